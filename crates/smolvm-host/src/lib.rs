@@ -1,0 +1,1 @@
+//! Every effect smolvm has on the host, behind narrow functions.

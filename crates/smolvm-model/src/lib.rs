@@ -1,0 +1,15 @@
+//! The pure rules of smolvm: names, states, ledger, plans, command lines.
+//!
+//! ```text
+//!   words typed by people ──► name/, quantity ──► spec
+//!                                                  │
+//!   observation of the host ──► state, select ◄────┤
+//!                                  │               ▼
+//!                                  └──► ledger ──► teardown plan ──► (effects, in smolvm-host)
+//! ```
+//!
+//! Invariants: no I/O, no clock, no randomness in this crate; every match over a state or a kind is
+//! exhaustive; a value that exists is a valid one (constructors refuse, nothing is checked twice).
+
+pub mod error_code;
+pub mod name;

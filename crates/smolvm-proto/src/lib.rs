@@ -1,0 +1,1 @@
+//! Wire format between smolvm's host side and its guest agent.

@@ -1,0 +1,1 @@
+//! The smolvm library: sandboxes, their lifecycle and their removal.
