@@ -1,1 +1,25 @@
 //! Every effect smolvm has on the host, behind narrow functions.
+//!
+//! ```text
+//!   proc/    run a tool, know a process, end a process
+//!   fsx/     files beneath a directory, atomically
+//!   lock     advisory locks
+//!   store/   the ledger in SQLite
+//!   net/     TAPs, nftables, sysctls, name service for guests
+//!   image/   kernel, initramfs, root images
+//!   engine/  QEMU: what it can, its command line, its control socket
+//!   jail/    the namespaces, ids and limits it runs in
+//! ```
+//!
+//! Invariants: nothing here knows the lifecycle of a sandbox and nothing calls upward; no function
+//! reads the environment; every effect can be done twice.
+
+pub mod embed;
+pub mod engine;
+pub mod fsx;
+pub mod image;
+pub mod jail;
+pub mod lock;
+pub mod net;
+pub mod proc;
+pub mod store;

@@ -13,3 +13,5 @@
 
 pub mod error_code;
 pub mod name;
+pub mod engine;
+pub mod network;

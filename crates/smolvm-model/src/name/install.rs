@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// Hex digits in an id: 40 bits, so that it fits beside a sandbox id in a mark and two
 /// installations on one machine do not meet by chance.
-pub const LEN: usize = 10;
+pub(super) const LEN: usize = 10;
 
 /// Ten lower-case hex digits, derived from machine id, uid and the state directory's canonical path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

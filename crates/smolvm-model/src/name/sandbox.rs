@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// Longest id in bytes: a DNS label (RFC 1123), because the id is the guest's hostname.
-pub const MAX_LEN: usize = 63;
+pub(super) const MAX_LEN: usize = 63;
 
 /// A sandbox's name and identity: `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

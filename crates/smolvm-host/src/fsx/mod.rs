@@ -1,0 +1,36 @@
+//! Files: made privately, replaced atomically, removed beneath a directory and through no symlink.
+
+mod copy;
+mod remove;
+mod write;
+
+pub use copy::copy_sparse;
+pub use remove::{Removed, remove_tree};
+pub use write::{create_private_dir, sync_dir, write_atomic};
+
+use std::path::{Path, PathBuf};
+
+/// A file operation that failed, and on what.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}", path.display())]
+pub struct FsError {
+    /// What was to be done, as a verb that reads before the path.
+    pub action: &'static str,
+    /// To which file.
+    pub path: PathBuf,
+    /// The kernel's reason.
+    pub source: std::io::Error,
+}
+
+impl FsError {
+    /// For `map_err`: names the action and the path.
+    pub fn on(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self { action, path, source }
+    }
+
+    /// Whether the disk (or the user's quota) is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self.source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded | std::io::ErrorKind::FileTooLarge)
+    }
+}

@@ -1,0 +1,37 @@
+//! Makes files and directories.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use super::FsError;
+
+/// Makes `path` and what leads to it, mode 0700; one that is there already stays as it is.
+pub fn create_private_dir(path: &Path) -> Result<(), FsError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(FsError::on("make the directory", path))
+}
+
+/// Writes a file so that readers see all of it or nothing, and that it survives a power cut.
+pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = path.with_file_name(name);
+    let write = || -> std::io::Result<()> {
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(mode).custom_flags(libc::O_NOFOLLOW).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)
+    };
+    write().map_err(|source| {
+        let _ = std::fs::remove_file(&temporary);
+        FsError { action: "write", path: path.to_owned(), source }
+    })?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Makes renames and removals in a directory durable.
+pub fn sync_dir(path: &Path) -> Result<(), FsError> {
+    File::open(path).and_then(|dir| dir.sync_all()).map_err(FsError::on("sync the directory", path))
+}

@@ -1,0 +1,145 @@
+//! Advisory locks on files (flock): one per sandbox, held for the length of an operation.
+//!
+//! The lock file is removed by whoever deletes the sandbox, while it holds the lock; whoever waited
+//! for the old file then notices that the name leads elsewhere and tries again. So a lock that was
+//! taken is always a lock on the file that the name leads to.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A held lock; dropping it lets go.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+    path: PathBuf,
+}
+
+/// Why a lock was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Somebody else holds it, and the wait is over.
+    #[error("another smolvm command is at work here")]
+    Busy {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// The lock file cannot be made or opened.
+    #[error("the lock file {} cannot be used", path.display())]
+    Io {
+        /// The lock file.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+}
+
+/// Takes the lock at `path`, waiting at most `wait`.
+pub fn take(path: &Path, wait: Duration) -> Result<Lock, LockError> {
+    let deadline = Instant::now() + wait;
+    let fail = |source| LockError::Io { path: path.to_owned(), source };
+    // flock has no timed form; the pause grows so that a long wait costs little.
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(path)
+            .map_err(fail)?;
+        match file.try_lock() {
+            Ok(()) if leads_here(&file, path).map_err(fail)? => return Ok(Lock { file, path: path.to_owned() }),
+            Ok(()) => continue,
+            Err(TryLockError::Error(source)) => return Err(fail(source)),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(LockError::Busy { path: path.to_owned() });
+        }
+        std::thread::sleep(pause.min(left));
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// Whether somebody holds the lock at `path`; a missing file is held by nobody.
+pub fn is_held(path: &Path) -> Result<bool, LockError> {
+    let fail = |source| LockError::Io { path: path.to_owned(), source };
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(fail(e)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(e)) => Err(fail(e)),
+    }
+}
+
+impl Lock {
+    /// Removes the lock file and lets go; for the deletion of what it guards.
+    pub fn remove(self) -> Result<(), LockError> {
+        match std::fs::remove_file(&self.path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(LockError::Io { path: self.path, source }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The open file, to hand to a process that shall hold the lock on.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+fn leads_here(file: &File, path: &Path) -> std::io::Result<bool> {
+    let here = file.metadata()?;
+    match std::fs::symlink_metadata(path) {
+        Ok(there) => Ok((here.dev(), here.ino()) == (there.dev(), there.ino())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn held_once_and_free_after_drop() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        let held = take(&path, Duration::ZERO).unwrap();
+        assert!(matches!(take(&path, Duration::from_millis(5)), Err(LockError::Busy { .. })));
+        assert!(is_held(&path).unwrap());
+        drop(held);
+        assert!(!is_held(&path).unwrap());
+        take(&path, Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn a_removed_lock_file_is_not_a_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        let first = take(&path, Duration::ZERO).unwrap();
+        let waiter = std::thread::spawn({
+            let path = path.clone();
+            move || take(&path, Duration::from_secs(5)).unwrap()
+        });
+        first.remove().unwrap();
+        let second = waiter.join().unwrap();
+        assert!(matches!(take(&path, Duration::ZERO), Err(LockError::Busy { .. })), "two holders");
+        drop(second);
+    }
+
+    #[test]
+    fn a_symlink_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", dir.path().join("l")).unwrap();
+        assert!(matches!(take(&dir.path().join("l"), Duration::ZERO), Err(LockError::Io { .. })));
+    }
+}

@@ -1,0 +1,159 @@
+//! Who a process is: pid, kernel start time, boot id and launch token together.
+//!
+//! A pid alone is a number that the kernel hands out again; a start time alone repeats after a
+//! reboot; a token alone can be copied into any argv. Only all of them together are a proof, and
+//! what cannot be read is *unknown*, never "gone".
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+/// Bytes of `/proc/PID/cmdline` that are read: our own argv is below 8 KiB, the token stands near its start.
+const CMDLINE_CAP: usize = 64 << 10;
+
+/// What the kernel says of one process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Clock ticks since boot at which it started (field 22 of `/proc/PID/stat`).
+    pub start_ticks: u64,
+    /// It has ended and waits to be reaped.
+    pub zombie: bool,
+}
+
+/// The answer to "is it still that process?".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence {
+    /// It is.
+    Alive,
+    /// There is no process of that pid, or it is a zombie.
+    Gone,
+    /// The pid belongs to another process now.
+    Recycled,
+    /// The evidence cannot be read.
+    Unknown {
+        /// What was to be read and why it could not.
+        evidence: String,
+    },
+}
+
+/// A process as it was recorded when it was started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded<'a> {
+    /// Its pid in the caller's pid namespace.
+    pub pid: u32,
+    /// Its start time in ticks.
+    pub start_ticks: u64,
+    /// The boot it was started in.
+    pub boot_id: &'a str,
+    /// The token that is one element of its argv.
+    pub token: &'a str,
+}
+
+/// Reads a process's start time and whether it is a zombie; `None` when there is no such process.
+pub fn look(proc: &Path, pid: u32) -> std::io::Result<Option<Seen>> {
+    match std::fs::read_to_string(proc.join(pid.to_string()).join("stat")) {
+        Ok(stat) => parse_stat(&stat).map(Some).ok_or_else(|| ErrorKind::InvalidData.into()),
+        // ESRCH: it ended between open and read.
+        Err(e) if e.kind() == ErrorKind::NotFound || e.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Compares the record with what is there now.
+pub fn presence(proc: &Path, recorded: &Recorded<'_>, boot_id: &str) -> Presence {
+    if recorded.boot_id != boot_id {
+        return Presence::Gone;
+    }
+    let unknown = |what: &str, e: &std::io::Error| Presence::Unknown { evidence: format!("/proc/{}/{what}: {e}", recorded.pid) };
+    let seen = match look(proc, recorded.pid) {
+        Ok(None) => return Presence::Gone,
+        Ok(Some(seen)) => seen,
+        Err(e) => return unknown("stat", &e),
+    };
+    if seen.start_ticks != recorded.start_ticks {
+        return Presence::Recycled;
+    }
+    if seen.zombie {
+        return Presence::Gone;
+    }
+    match argv(proc, recorded.pid) {
+        Ok(args) if args.iter().any(|a| a == recorded.token) => Presence::Alive,
+        // The memory of a process that is just exiting reads as empty.
+        Ok(args) if args.is_empty() => Presence::Gone,
+        Ok(_) => Presence::Recycled,
+        Err(e) if e.kind() == ErrorKind::NotFound => Presence::Gone,
+        Err(e) => unknown("cmdline", &e),
+    }
+}
+
+/// A process's argument vector, capped.
+pub fn argv(proc: &Path, pid: u32) -> std::io::Result<Vec<String>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    std::fs::File::open(proc.join(pid.to_string()).join("cmdline"))?.take(CMDLINE_CAP as u64).read_to_end(&mut bytes)?;
+    Ok(bytes.split(|b| *b == 0).filter(|a| !a.is_empty()).map(|a| String::from_utf8_lossy(a).into_owned()).collect())
+}
+
+/// The file a process executes, if that may be read.
+pub fn executable(proc: &Path, pid: u32) -> std::io::Result<PathBuf> {
+    std::fs::read_link(proc.join(pid.to_string()).join("exe"))
+}
+
+fn parse_stat(stat: &str) -> Option<Seen> {
+    // The second field is the name in parentheses and may itself hold spaces and parentheses.
+    let rest = stat.get(stat.rfind(')')? + 1..)?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?;
+    let start_ticks = fields.nth(18)?.parse().ok()?;
+    Some(Seen { start_ticks, zombie: matches!(state, "Z" | "X" | "x") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fake(stat: &str, cmdline: &[u8]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("7")).unwrap();
+        std::fs::write(dir.path().join("7/stat"), stat).unwrap();
+        std::fs::write(dir.path().join("7/cmdline"), cmdline).unwrap();
+        dir
+    }
+
+    fn stat(name: &str, state: char, start: u64) -> String {
+        format!("7 ({name}) {state} 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 {start} 20 21")
+    }
+
+    const RECORD: Recorded<'static> = Recorded { pid: 7, start_ticks: 42, boot_id: "b", token: "tok" };
+
+    #[test]
+    fn all_parts_must_agree() {
+        let table = [
+            (stat("qemu", 'S', 42), b"x\0tok\0".to_vec(), Presence::Alive),
+            (stat("a) Z 9 (b", 'S', 42), b"x\0tok\0".to_vec(), Presence::Alive),
+            (stat("qemu", 'Z', 42), b"".to_vec(), Presence::Gone),
+            (stat("qemu", 'S', 43), b"x\0tok\0".to_vec(), Presence::Recycled),
+            (stat("qemu", 'S', 42), b"x\0tok2\0".to_vec(), Presence::Recycled),
+        ];
+        for (stat, cmdline, want) in table {
+            assert_eq!(presence(fake(&stat, &cmdline).path(), &RECORD, "b"), want, "{stat}");
+        }
+    }
+
+    #[test]
+    fn another_boot_is_gone_whatever_runs() {
+        assert_eq!(presence(fake(&stat("qemu", 'S', 42), b"tok\0").path(), &RECORD, "other"), Presence::Gone);
+    }
+
+    #[test]
+    fn unreadable_evidence_is_unknown_and_absence_is_gone() {
+        assert!(matches!(presence(fake("garbage", b"").path(), &RECORD, "b"), Presence::Unknown { .. }));
+        assert_eq!(presence(tempfile::tempdir().unwrap().path(), &RECORD, "b"), Presence::Gone);
+    }
+
+    #[test]
+    fn reads_this_very_process() {
+        let me = look(Path::new("/proc"), std::process::id()).unwrap().unwrap();
+        assert!(me.start_ticks > 0 && !me.zombie);
+        assert!(!argv(Path::new("/proc"), std::process::id()).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,7 @@
+//! Processes: run a tool, know a process, end a process.
+
+pub mod boot;
+pub mod identity;
+pub mod kill;
+pub mod scan;
+pub mod tool;

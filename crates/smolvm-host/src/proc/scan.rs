@@ -1,0 +1,67 @@
+//! Finds processes by the ownership mark in their argv.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use smolvm_model::name::{InstallId, Mark};
+
+use super::identity;
+
+/// A process that carries a mark.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marked {
+    /// Its pid.
+    pub pid: u32,
+    /// Its start time in ticks.
+    pub start_ticks: u64,
+    /// The mark it carries.
+    pub mark: Mark,
+    /// Whether everything else about it says hypervisor of ours too.
+    pub proof: Proof,
+}
+
+/// How sure it is that a marked process is a hypervisor of this installation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// Mark at its fixed place, the hypervisor's executable, and bound to the sandbox's directory.
+    Ours,
+    /// The mark stands there, but something else about the process does not fit or cannot be read.
+    Unknown,
+}
+
+/// The argv element that carries the mark: `argv[2]`, the value of `-name`.
+pub const MARK_AT: usize = 2;
+
+/// Lists every process that has a mark of `install` at its fixed place.
+///
+/// `is_hypervisor` judges the executable by device and inode; `holds` tells whether the process has
+/// its root, working directory or an open file in the sandbox's directory.
+pub fn marked(
+    proc: &Path,
+    install: &InstallId,
+    is_hypervisor: impl Fn(u64, u64) -> bool,
+    holds: impl Fn(&Path, &Mark) -> bool,
+) -> std::io::Result<Vec<Marked>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(proc)? {
+        let Some(pid) = entry.ok().and_then(|e| e.file_name().to_str().and_then(|n| n.parse::<u32>().ok())) else { continue };
+        // A process that ends while it is looked at is no finding.
+        let Ok(args) = identity::argv(proc, pid) else { continue };
+        let Some(mark) = args.get(MARK_AT).and_then(|a| a.parse::<Mark>().ok()).filter(|m| m.install == *install) else { continue };
+        let Ok(Some(seen)) = identity::look(proc, pid) else { continue };
+        if seen.zombie {
+            continue;
+        }
+        let dir = proc.join(pid.to_string());
+        let exe = std::fs::metadata(dir.join("exe")).is_ok_and(|m| is_hypervisor(m.dev(), m.ino()));
+        let proof = if exe && holds(&dir, &mark) { Proof::Ours } else { Proof::Unknown };
+        found.push(Marked { pid, start_ticks: seen.start_ticks, mark, proof });
+    }
+    Ok(found)
+}
+
+/// Whether a process has an open file at or beneath `dir`.
+pub fn has_open_beneath(process: &Path, dir: &Path) -> bool {
+    let Ok(fds) = std::fs::read_dir(process.join("fd")) else { return false };
+    fds.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target.starts_with(dir)))
+}
