@@ -1,0 +1,70 @@
+//! What the host says on stream 0.
+
+use serde::{Deserialize, Serialize};
+
+use crate::hex::Entropy;
+
+/// Host to agent. All of generation 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum HostMessage {
+    /// Who the guest is; answered by `ready` or `failed`. Once per boot; a later one is answered by `ready` as it was.
+    Boot(BootConfig),
+    /// Answered by `pong` with the same number.
+    Ping {
+        /// Anything.
+        seq: u64,
+    },
+    /// End all processes, sync, answer `halted`, power off.
+    Shutdown {
+        /// Time between SIGTERM and SIGKILL.
+        grace_ms: u64,
+    },
+    /// A type this build does not know; ignored.
+    #[serde(other, skip_serializing)]
+    Unknown,
+}
+
+/// Everything that makes one guest differ from another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootConfig {
+    /// The sandbox's id.
+    pub hostname: String,
+    /// For `/etc/machine-id`: 32 lower-case hex digits.
+    pub machine_id: String,
+    /// The host's clock when it sent the message.
+    pub time: UnixTime,
+    /// Credited to the kernel's generator, which is then reseeded.
+    pub entropy: Entropy,
+    /// Configures `eth0`; without it no network module is loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkConfig>,
+    /// Whether there is a disk with `serial=data` for the upper layer; without one it is memory.
+    #[serde(default)]
+    pub data_disk: bool,
+}
+
+/// A moment of the host's real-time clock, in two numbers that every JSON reader keeps whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnixTime {
+    /// Whole seconds since 1970.
+    pub secs: u64,
+    /// And nanoseconds, below 10^9.
+    pub nanos: u32,
+}
+
+/// A static address on a point-to-point link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkConfig {
+    /// `02:…`, set from inside the guest; the host enforces it.
+    pub mac: String,
+    /// The guest's IPv4 address.
+    pub address: String,
+    /// Bits of the network, mostly 32.
+    pub prefix: u8,
+    /// Default gateway, reached on the link whatever the prefix.
+    pub gateway: String,
+    /// Name servers for `/etc/resolv.conf`.
+    #[serde(default)]
+    pub dns: Vec<String>,
+}

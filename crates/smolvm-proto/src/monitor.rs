@@ -1,0 +1,71 @@
+//! What a client and a monitor say on stream 0 of the monitor's socket.
+//!
+//! The socket carries the same frames; other streams are relayed to the agent and back. One
+//! request, one reply, in order; `Stop` is answered by `Stopping` and, when it is done, `Stopped`.
+
+use serde::{Deserialize, Serialize};
+
+/// Client to monitor. All of generation 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum MonitorRequest {
+    /// Who are you, and what do you run?
+    Status,
+    /// Orderly shutdown of the guest, then of the monitor.
+    Stop {
+        /// Time the guest's processes get between SIGTERM and SIGKILL.
+        grace_ms: u64,
+    },
+    /// End the hypervisor at once, then the monitor.
+    Kill,
+    /// A type this build does not know; answered by an error.
+    #[serde(other, skip_serializing)]
+    Unknown,
+}
+
+/// Monitor to client. All of generation 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum MonitorReply {
+    /// Answer to `status`.
+    Status {
+        /// The sandbox's id.
+        id: String,
+        /// The generation of the row this monitor serves.
+        generation: u64,
+        /// The hypervisor's pid.
+        pid: u32,
+        /// What the agent said in `hello`; nothing before it did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent_version: Option<String>,
+    },
+    /// The stop has begun.
+    Stopping,
+    /// The hypervisor is gone; the monitor ends next.
+    Stopped,
+    /// The request was not done.
+    Error {
+        /// The class, for programs.
+        code: MonitorErrorCode,
+        /// For people.
+        message: String,
+    },
+    /// A type this build does not know; ignored.
+    #[serde(other, skip_serializing)]
+    Unknown,
+}
+
+/// Why a monitor did not do what it was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MonitorErrorCode {
+    /// The agent has not said `ready`, or no longer answers.
+    GuestNotReady,
+    /// The guest did not end in time.
+    Timeout,
+    /// A request this monitor does not know.
+    Unsupported,
+    /// The hypervisor could not be controlled.
+    #[serde(other)]
+    Engine,
+}
