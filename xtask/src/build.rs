@@ -1,0 +1,103 @@
+//! `cargo xtask build`: the static agent, then `smolvm` with the agent inside.
+//!
+//! ```text
+//!   smolvm-agent ──(profile agent, static, own target directory)──► target/agent/…/smolvm-agent
+//!                                                                        │ SMOLVM_AGENT_BIN
+//!   smolvm-cli ──(release or debug)──► target/<profile>/smolvm ◄─────────┘
+//!                                      target/<profile>/smolvm-cleanup → smolvm
+//! ```
+//!
+//! The static flags are given to the agent's build alone, in the environment and with `--target`:
+//! in `.cargo/config.toml`, or without `--target`, they reach procedural macros and break every build.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use crate::elf;
+use crate::sh::step;
+use crate::workspace::{Workspace, cargo};
+
+const GUEST: &str = "x86_64-unknown-linux-gnu";
+const STATIC: &str = "-C target-feature=+crt-static -C relocation-model=static";
+/// Promised in docs/promises.md; every sandbox carries this in its initramfs.
+const AGENT_LIMIT: usize = 2 * 1024 * 1024;
+
+/// How the host's binary is built; the agent is always built for size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// What users run.
+    Release,
+    /// What tests run: quick to build.
+    Debug,
+}
+
+impl Profile {
+    fn directory(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Debug => "debug",
+        }
+    }
+}
+
+/// The task: builds, and says where the result is.
+pub(crate) fn run(workspace: &Workspace, profile: Profile) -> Result<()> {
+    let built = smolvm(workspace, profile)?;
+    println!("{}", built.smolvm.display());
+    Ok(())
+}
+
+/// What a build leaves.
+#[derive(Debug)]
+pub(crate) struct Built {
+    /// The static agent.
+    pub(crate) agent: PathBuf,
+    /// The command, with the agent embedded.
+    pub(crate) smolvm: PathBuf,
+}
+
+/// Builds agent and command.
+pub(crate) fn smolvm(workspace: &Workspace, profile: Profile) -> Result<Built> {
+    let agent = agent(workspace)?;
+    step(&format!("building smolvm ({})", profile.directory()));
+    let mut build = cargo().dir(&workspace.root).args(["build", "--locked", "--package=smolvm-cli", "--bin=smolvm"]);
+    if profile == Profile::Release {
+        build = build.arg("--release");
+    }
+    build.env("SMOLVM_AGENT_BIN", &agent).run()?;
+    let directory = workspace.target.join(profile.directory());
+    let cleanup = directory.join("smolvm-cleanup");
+    match fs::read_link(&cleanup) {
+        Ok(target) if target.as_os_str() == "smolvm" => {}
+        _ => {
+            fs::remove_file(&cleanup).ok();
+            symlink("smolvm", &cleanup).with_context(|| format!("cannot link {}", cleanup.display()))?;
+        }
+    }
+    Ok(Built { agent, smolvm: directory.join("smolvm") })
+}
+
+/// Builds the agent alone, and proves that it is static and small.
+pub(crate) fn agent(workspace: &Workspace) -> Result<PathBuf> {
+    step("building the static agent");
+    let target = workspace.beneath_target("agent");
+    cargo()
+        .dir(&workspace.root)
+        .args(["build", "--locked", "--package=smolvm-agent", "--profile=agent", "--target", GUEST, "--target-dir"])
+        .arg(&target)
+        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", STATIC)
+        // Both would take the place of the flags above.
+        .without_env("RUSTFLAGS")
+        .without_env("CARGO_ENCODED_RUSTFLAGS")
+        .run()?;
+    let agent = target.join(GUEST).join("agent/smolvm-agent");
+    let image = fs::read(&agent).with_context(|| format!("cannot read {}", agent.display()))?;
+    elf::check_static(&image).with_context(|| agent.display().to_string())?;
+    if image.len() > AGENT_LIMIT {
+        bail!("the agent has {} bytes; it may have {AGENT_LIMIT}, for every sandbox's memory holds it", image.len());
+    }
+    Ok(agent)
+}

@@ -1,0 +1,68 @@
+//! Where `unsafe` may stand.
+
+use super::{Finding, Tree};
+
+/// File, and why nothing safe does the job.
+const ALLOWED: &[(&str, &str)] = &[("crates/testkit/src/netns.rs", "unshare(2) of one thread into a private network and mount namespace")];
+
+/// Unlisted files with `unsafe`, listed files without, and blocks without a SAFETY comment.
+pub(super) fn check(tree: &Tree) -> Vec<Finding> {
+    judge(tree, ALLOWED)
+}
+
+fn judge(tree: &Tree, allowed: &[(&str, &str)]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for file in tree.rust().filter(|file| !file.path.starts_with("xtask/src/tidy/")) {
+        let lines: Vec<&str> = file.text.lines().collect();
+        let uses: Vec<usize> = (0..lines.len()).filter(|&index| uses_unsafe(lines[index])).collect();
+        let listed = allowed.iter().any(|(path, _)| *path == file.path);
+        match uses.first() {
+            Some(&first) if !listed => {
+                findings.push(Finding::line(
+                    &file.path,
+                    first + 1,
+                    "unsafe in a file that tidy's list does not name (xtask/src/tidy/unsafety.rs)",
+                ));
+            }
+            Some(_) | None => {}
+        }
+        for index in uses {
+            if lines[index].contains("unsafe {") && !argued(&lines, index) {
+                findings.push(Finding::line(&file.path, index + 1, "an unsafe block without `// SAFETY:` above it"));
+            }
+        }
+    }
+    for (path, _) in allowed {
+        if !tree.file(path).is_some_and(|file| file.text.lines().any(uses_unsafe)) {
+            findings.push(Finding::file(path, "is on the list of files with unsafe but has none: strike it"));
+        }
+    }
+    findings
+}
+
+fn uses_unsafe(line: &str) -> bool {
+    let code = line.trim_start();
+    !code.starts_with("//")
+        && ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "allow(unsafe_code"].iter().any(|word| code.contains(word))
+}
+
+/// The comment stands in the lines above, with nothing but its own continuation, attributes or the statement's first line between.
+fn argued(lines: &[&str], index: usize) -> bool {
+    lines[..=index].iter().rev().take(8).any(|line| line.contains("SAFETY:"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sample;
+    use super::*;
+
+    #[test]
+    fn unlisted_unargued_and_outdated_are_found() {
+        let list = &[("crates/a/src/sys.rs", "reason")];
+        let argued = "#![allow(unsafe_code)]\n// SAFETY: it is.\nunsafe { f() }";
+        assert!(judge(&sample(&[("crates/a/src/sys.rs", argued)]), list).is_empty());
+        assert_eq!(judge(&sample(&[("crates/a/src/sys.rs", "unsafe { f() }")]), list).len(), 1);
+        assert_eq!(judge(&sample(&[("crates/a/src/sys.rs", "fn f() {}")]), list).len(), 1);
+        assert_eq!(judge(&sample(&[("crates/a/src/sys.rs", argued), ("crates/b/src/x.rs", argued)]), list).len(), 1);
+    }
+}
