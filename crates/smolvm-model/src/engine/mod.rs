@@ -1,1 +1,5 @@
-//! (being written)
+//! QEMU as data: accelerators, machine shapes, command lines.
+
+mod accelerator;
+
+pub use accelerator::{Accelerator, AcceleratorRequest};

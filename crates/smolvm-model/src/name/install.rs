@@ -19,7 +19,7 @@ pub struct InstallIdError;
 impl InstallId {
     /// Takes the first 40 bits of a digest made by the caller.
     pub fn from_digest(digest: [u8; 32]) -> Self {
-        Self(digest[..LEN / 2].iter().map(|b| format!("{b:02x}")).collect())
+        Self(super::hex::encode(&digest[..LEN / 2]))
     }
 
     /// The id as text.

@@ -11,6 +11,7 @@
 //! mark read back from the host that does not parse is by definition not ours.
 
 mod device;
+mod hex;
 mod install;
 mod mark;
 mod sandbox;

@@ -1,0 +1,204 @@
+//! What a sandbox shall be: everything `create` was told, with the defaults filled in.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::engine::AcceleratorRequest;
+use crate::quantity::{Cpus, DiskSize, Memory};
+
+/// Most environment variables, and most labels, of one sandbox.
+pub const MAX_PAIRS: usize = 256;
+/// Longest value of a variable or a label in bytes.
+const MAX_VALUE: usize = 32 << 10;
+
+/// A sandbox as it was asked for; never changes after `create`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spec {
+    /// The image's name.
+    pub image: ImageName,
+    /// The image's content digest at creation: `start` uses this very image.
+    pub image_digest: String,
+    /// Virtual processors.
+    pub cpus: Cpus,
+    /// Guest memory.
+    pub memory: Memory,
+    /// Size of the data disk.
+    pub disk: DiskSize,
+    /// How it reaches the network.
+    pub network: NetworkMode,
+    /// Variables for every command in it.
+    pub env: BTreeMap<VarName, String>,
+    /// The user's own marks.
+    pub labels: BTreeMap<LabelKey, String>,
+    /// Which accelerator was asked for.
+    pub accelerator: AcceleratorRequest,
+}
+
+/// How a sandbox reaches the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkMode {
+    /// Its own TAP, routed and filtered by the host; needs network rights.
+    Tap,
+    /// Through a helper process of the user's; needs no rights.
+    User,
+    /// No network device at all.
+    None,
+}
+
+impl NetworkMode {
+    /// The word users type and read.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tap => "tap",
+            Self::User => "user",
+            Self::None => "none",
+        }
+    }
+}
+
+impl fmt::Display for NetworkMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a text does not fit into a specification.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    /// Not an image name.
+    #[error("{0:?} is not an image name: a-z, 0-9, '.', '_' and '-', at most 64 characters, a letter or digit first")]
+    ImageName(String),
+    /// Not the name of an environment variable.
+    #[error("{0:?} is not a variable name: letters, digits and _, not a digit first")]
+    VarName(String),
+    /// Not a label key.
+    #[error("{0:?} is not a label key: letters, digits, '.', '_', '/' and '-', at most 63 characters")]
+    LabelKey(String),
+    /// `KEY=VALUE` was expected.
+    #[error("{0:?} has no '=': write KEY=VALUE")]
+    NoEquals(String),
+    /// A value with a NUL byte, or too long.
+    #[error("the value of {key} cannot be kept: at most 32 KiB, and no NUL")]
+    Value {
+        /// The key whose value it is.
+        key: String,
+    },
+    /// Not a network mode.
+    #[error("{0:?} is not a network mode: tap, user or none")]
+    NetworkMode(String),
+    /// More pairs than anyone needs.
+    #[error("too many of them: at most {MAX_PAIRS}")]
+    TooMany,
+}
+
+impl FromStr for NetworkMode {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, SpecError> {
+        match text {
+            "tap" => Ok(Self::Tap),
+            "user" => Ok(Self::User),
+            "none" => Ok(Self::None),
+            _ => Err(SpecError::NetworkMode(shorten(text))),
+        }
+    }
+}
+
+/// An image's name in the local store.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageName(String);
+
+/// The name of an environment variable.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VarName(String);
+
+/// The key of a label.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LabelKey(String);
+
+macro_rules! checked_text {
+    ($name:ident, $max:literal, $first:expr, $rest:expr, $error:expr) => {
+        impl $name {
+            /// The text itself.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = SpecError;
+
+            fn from_str(text: &str) -> Result<Self, SpecError> {
+                let (first, rest): (fn(u8) -> bool, fn(u8) -> bool) = ($first, $rest);
+                let ok = text.len() <= $max && text.bytes().next().is_some_and(first) && text.bytes().all(rest);
+                if ok { Ok(Self(text.to_owned())) } else { Err($error(shorten(text))) }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+checked_text!(
+    ImageName,
+    64,
+    |b| b.is_ascii_lowercase() || b.is_ascii_digit(),
+    |b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'),
+    SpecError::ImageName
+);
+checked_text!(VarName, 255, |b| b.is_ascii_alphabetic() || b == b'_', |b| b.is_ascii_alphanumeric() || b == b'_', SpecError::VarName);
+checked_text!(
+    LabelKey,
+    63,
+    |b| b.is_ascii_alphanumeric(),
+    |b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'/' | b'-'),
+    SpecError::LabelKey
+);
+
+impl ImageName {
+    /// The image a sandbox gets when none is named.
+    pub fn debian() -> Self {
+        Self("debian".to_owned())
+    }
+}
+
+/// Splits `KEY=VALUE` and checks both halves.
+pub fn parse_pair<K: FromStr<Err = SpecError>>(text: &str) -> Result<(K, String), SpecError> {
+    let (key, value) = text.split_once('=').ok_or_else(|| SpecError::NoEquals(shorten(text)))?;
+    let parsed = key.parse()?;
+    if value.len() > MAX_VALUE || value.contains('\0') {
+        return Err(SpecError::Value { key: shorten(key) });
+    }
+    Ok((parsed, value.to_owned()))
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs() {
+        assert_eq!(parse_pair::<VarName>("A=b=c").unwrap(), ("A".parse().unwrap(), "b=c".to_owned()));
+        for bad in ["A", "=x", "1A=x", "A B=x", "A=\0"] {
+            assert!(parse_pair::<VarName>(bad).is_err(), "{bad:?}");
+        }
+        assert!(parse_pair::<LabelKey>("team/owner=x").is_ok());
+    }
+
+    #[test]
+    fn image_names_are_no_paths() {
+        for bad in ["", "..", "/etc", "a/b", ".hidden", "A", &"x".repeat(65)] {
+            assert!(bad.parse::<ImageName>().is_err(), "{bad:?}");
+        }
+        assert!("debian".parse::<ImageName>().is_ok());
+    }
+}
