@@ -1,1 +1,97 @@
-//! (being written)
+//! The ledger's file: SQLite, shared by every smolvm command and monitor of one installation.
+//!
+//! ```text
+//!   Store ── read ──► Row::{Whole, Broken}       a row that does not parse is shown, never acted on
+//!     └──── write ──► Writing (BEGIN IMMEDIATE)  one transaction, one fsync, never across an effect
+//! ```
+//!
+//! Invariants: WAL, `synchronous=FULL` (an intent that a power cut loses while its file survives is
+//! a leak), foreign keys RESTRICT; a newer schema is refused; readers take no lock of ours.
+
+mod open;
+mod read;
+mod record;
+mod write;
+
+pub use open::{SCHEMA_VERSION, Store};
+pub use record::{BrokenRow, Exit, Failure, Run, SandboxRecord, SharedPart, Table};
+pub use write::{NewSandbox, Writing};
+
+use std::path::PathBuf;
+
+use smolvm_model::ledger::Kind;
+
+/// Why the ledger could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Its directory or file cannot be made, opened or written.
+    #[error("the state database {} cannot be opened", path.display())]
+    Open {
+        /// The database file.
+        path: PathBuf,
+        /// The reason.
+        source: rusqlite::Error,
+    },
+    /// It is not a database, or damaged.
+    #[error("the state database {} is damaged", path.display())]
+    Corrupt {
+        /// The database file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// A newer smolvm made it.
+    #[error("the state database {} has version {found}, and this smolvm knows up to {known}", path.display())]
+    Newer {
+        /// The database file.
+        path: PathBuf,
+        /// Its version.
+        found: i64,
+        /// The newest version this program knows.
+        known: i64,
+    },
+    /// The disk is full.
+    #[error("the disk is full")]
+    Full,
+    /// The file or its directory cannot be written.
+    #[error("the state database cannot be written")]
+    ReadOnly,
+    /// Somebody else kept it locked for longer than the busy timeout.
+    #[error("the state database is locked by another process")]
+    Busy,
+    /// The sandbox's name is taken.
+    #[error("the name is taken")]
+    NameTaken,
+    /// A reserved key is taken by another sandbox.
+    #[error("the {kind} {key} is taken")]
+    KeyTaken {
+        /// What kind of resource.
+        kind: Kind,
+        /// Which one.
+        key: String,
+    },
+    /// The row changed since it was read.
+    #[error("another command changed the sandbox meanwhile")]
+    Changed,
+    /// Entries are still recorded under the row.
+    #[error("the ledger still has entries of this sandbox")]
+    StillHeld,
+    /// Anything else SQLite reports.
+    #[error("a database operation failed")]
+    Sql {
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(source: rusqlite::Error) -> Self {
+        use rusqlite::ErrorCode as C;
+        match source.sqlite_error_code() {
+            Some(C::DiskFull) => Self::Full,
+            Some(C::ReadOnly | C::CannotOpen) => Self::ReadOnly,
+            Some(C::DatabaseBusy | C::DatabaseLocked) => Self::Busy,
+            _ => Self::Sql { source },
+        }
+    }
+}

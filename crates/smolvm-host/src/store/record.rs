@@ -1,0 +1,191 @@
+//! Rows as values, and the JSON inside them.
+//!
+//! Serializing is promising: these private shapes are what databases in the field hold. They are
+//! parsed back through the same constructors as user input, so a hostile row cannot become a value.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use smolvm_model::ledger::{Entry, ProcessIdentity};
+use smolvm_model::name::SandboxId;
+use smolvm_model::quantity::{Cpus, DiskSize, Memory};
+use smolvm_model::spec::Spec;
+use smolvm_model::state::State;
+
+/// A sandbox as recorded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SandboxRecord {
+    /// Its id.
+    pub id: SandboxId,
+    /// Order of creation.
+    pub seq: i64,
+    /// Recorded state.
+    pub state: State,
+    /// Raised by every change of state; writers compare it first.
+    pub generation: i64,
+    /// What was asked for.
+    pub spec: Spec,
+    /// Creation, milliseconds since 1970 UTC.
+    pub created_ms: i64,
+    /// When its time to live passes, milliseconds since 1970 UTC.
+    pub expires_ms: Option<i64>,
+    /// The present or last run.
+    pub run: Option<Run>,
+    /// Why the last start or stop failed.
+    pub failure: Option<Failure>,
+    /// How the last run ended.
+    pub exit: Option<Exit>,
+}
+
+/// Facts of one run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// `kvm` or `tcg`.
+    pub accelerator: String,
+    /// Why that one.
+    pub accelerator_reason: String,
+    /// When the start began, milliseconds since 1970 UTC.
+    pub started_ms: i64,
+    /// What the jail enforced, read back from the running process.
+    #[serde(default)]
+    pub enforced: serde_json::Value,
+    /// Kernel release the guest boots.
+    #[serde(default)]
+    pub kernel: String,
+    /// The hypervisor's version.
+    #[serde(default)]
+    pub hypervisor: String,
+    /// Version of the agent that answered.
+    #[serde(default)]
+    pub agent: String,
+}
+
+/// Why an operation failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Stable error code.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// `start` or `stop`.
+    pub during: String,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// `stopped`, `guest_poweroff`, `guest_reset`, `hypervisor_exit`, `hypervisor_signal`.
+    pub kind: String,
+    /// Exit status of the hypervisor.
+    pub code: Option<i32>,
+    /// Signal that ended it.
+    pub signal: Option<i32>,
+    /// When, milliseconds since 1970 UTC.
+    pub at_ms: i64,
+}
+
+/// A row that is not a valid sandbox or entry; shown to people, never acted on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokenRow {
+    /// The text in the id column, as it stands there.
+    pub raw_id: String,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// All rows of one look.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Table {
+    /// Sandboxes in order of creation.
+    pub sandboxes: Vec<SandboxRecord>,
+    /// Their ledger entries.
+    pub entries: Vec<Entry>,
+    /// Rows that cannot be taken seriously.
+    pub broken: Vec<BrokenRow>,
+}
+
+/// Something all sandboxes share on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedPart {
+    /// `nft_table` or `sysctl`.
+    pub kind: String,
+    /// Which one.
+    pub key: String,
+    /// Its value before smolvm changed it.
+    pub before: Option<String>,
+    /// The value smolvm gave it.
+    pub after: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SpecJson {
+    image: String,
+    image_digest: String,
+    cpus: u32,
+    memory_mib: u64,
+    disk_bytes: u64,
+    network: String,
+    #[serde(default)]
+    env: BTreeMap<String, String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    accelerator: String,
+}
+
+pub(super) fn spec_to_json(spec: &Spec) -> String {
+    let json = SpecJson {
+        image: spec.image.to_string(),
+        image_digest: spec.image_digest.clone(),
+        cpus: spec.cpus.get().into(),
+        memory_mib: spec.memory.mib().into(),
+        disk_bytes: spec.disk.bytes(),
+        network: spec.network.to_string(),
+        env: spec.env.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
+        labels: spec.labels.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
+        accelerator: spec.accelerator.as_str().to_owned(),
+    };
+    to_json(&json)
+}
+
+pub(super) fn spec_from_json(text: &str) -> Result<Spec, String> {
+    let json: SpecJson = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    let text = |e: &dyn std::error::Error| e.to_string();
+    Ok(Spec {
+        image: json.image.parse().map_err(|e| text(&e))?,
+        image_digest: json.image_digest,
+        cpus: Cpus::new(json.cpus).map_err(|e| text(&e))?,
+        memory: Memory::from_mib(json.memory_mib).map_err(|e| text(&e))?,
+        disk: DiskSize::from_bytes(json.disk_bytes).map_err(|e| text(&e))?,
+        network: json.network.parse().map_err(|e| text(&e))?,
+        env: json.env.into_iter().map(|(k, v)| Ok((k.parse().map_err(|e| text(&e))?, v))).collect::<Result<_, String>>()?,
+        labels: json.labels.into_iter().map(|(k, v)| Ok((k.parse().map_err(|e| text(&e))?, v))).collect::<Result<_, String>>()?,
+        accelerator: json.accelerator.parse().map_err(|e| text(&e))?,
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+struct IdentityJson {
+    pid: u32,
+    start_ticks: u64,
+    boot_id: String,
+    token: String,
+}
+
+pub(super) fn identity_to_json(identity: &ProcessIdentity) -> String {
+    to_json(&IdentityJson {
+        pid: identity.pid,
+        start_ticks: identity.start_ticks,
+        boot_id: identity.boot_id.clone(),
+        token: identity.token.clone(),
+    })
+}
+
+pub(super) fn identity_from_json(text: &str) -> Result<ProcessIdentity, String> {
+    let json: IdentityJson = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    Ok(ProcessIdentity { pid: json.pid, start_ticks: json.start_ticks, boot_id: json.boot_id, token: json.token })
+}
+
+pub(super) fn to_json(value: &impl Serialize) -> String {
+    // Plain structs of strings and numbers: serde_json can fail only on maps with other keys.
+    serde_json::to_string(value).unwrap_or_default()
+}

@@ -1,0 +1,285 @@
+//! Changes the ledger: one immediate transaction for everything that belongs together.
+
+use rusqlite::{Transaction, TransactionBehavior, params};
+use smolvm_model::ledger::{Entry, Kind, ProcessIdentity, Status};
+use smolvm_model::name::SandboxId;
+use smolvm_model::spec::Spec;
+use smolvm_model::state::State;
+
+use super::record::{Exit, Failure, Run, SharedPart, identity_to_json, spec_to_json, to_json};
+use super::{Store, StoreError};
+
+/// A sandbox about to be recorded.
+#[derive(Debug)]
+pub struct NewSandbox<'a> {
+    /// Its id.
+    pub id: &'a SandboxId,
+    /// What was asked for.
+    pub spec: &'a Spec,
+    /// Now, milliseconds since 1970 UTC.
+    pub created_ms: i64,
+    /// When its time to live passes.
+    pub expires_ms: Option<i64>,
+}
+
+/// An open transaction; it is rolled back unless [`Store::write`]'s closure returns `Ok`.
+#[derive(Debug)]
+pub struct Writing<'a> {
+    tx: Transaction<'a>,
+}
+
+impl Store {
+    /// Runs `change` in one immediate transaction and commits it, with one fsync.
+    pub fn write<T, E: From<StoreError>>(&mut self, change: impl FnOnce(&Writing<'_>) -> Result<T, E>) -> Result<T, E> {
+        let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(StoreError::from)?;
+        let writing = Writing { tx };
+        let value = change(&writing)?;
+        writing.tx.commit().map_err(StoreError::from)?;
+        Ok(value)
+    }
+}
+
+impl Writing<'_> {
+    /// Inserts a sandbox in state `creating`, generation 0.
+    pub fn insert_sandbox(&self, new: &NewSandbox<'_>) -> Result<(), StoreError> {
+        let done = self
+            .tx
+            .prepare_cached("INSERT INTO sandbox (id, state, spec, created_ms, expires_ms) VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![new.id.as_str(), State::Creating.as_str(), spec_to_json(new.spec), new.created_ms, new.expires_ms]);
+        match done {
+            Ok(_) => Ok(()),
+            Err(e) if is_constraint(&e) => Err(StoreError::NameTaken),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Inserts an entry; its key is then taken for everybody.
+    pub fn insert_entry(&self, entry: &Entry) -> Result<(), StoreError> {
+        let identity = entry.identity.as_ref().map(identity_to_json);
+        let done = self
+            .tx
+            .prepare_cached("INSERT INTO ledger (kind, key, sandbox, status, identity) VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![entry.kind.as_str(), entry.key, entry.sandbox.as_str(), entry.status.as_str(), identity]);
+        match done {
+            Ok(_) => Ok(()),
+            Err(e) if is_constraint(&e) => Err(StoreError::KeyTaken { kind: entry.kind, key: entry.key.clone() }),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Whether a key is taken.
+    pub fn is_taken(&self, kind: Kind, key: &str) -> Result<bool, StoreError> {
+        Ok(self.tx.prepare_cached("SELECT 1 FROM ledger WHERE kind = ?1 AND key = ?2")?.exists(params![kind.as_str(), key])?)
+    }
+
+    /// Moves an entry to another status.
+    pub fn set_status(&self, kind: Kind, key: &str, status: Status) -> Result<(), StoreError> {
+        self.tx.prepare_cached("UPDATE ledger SET status = ?3 WHERE kind = ?1 AND key = ?2")?.execute(params![
+            kind.as_str(),
+            key,
+            status.as_str()
+        ])?;
+        Ok(())
+    }
+
+    /// Records who a process is; its entry becomes held.
+    pub fn set_identity(&self, kind: Kind, key: &str, identity: &ProcessIdentity) -> Result<(), StoreError> {
+        let changed = self
+            .tx
+            .prepare_cached("UPDATE ledger SET status = ?3, identity = ?4 WHERE kind = ?1 AND key = ?2")?
+            .execute(params![kind.as_str(), key, Status::Held.as_str(), identity_to_json(identity)])?;
+        if changed == 0 { Err(StoreError::Changed) } else { Ok(()) }
+    }
+
+    /// Removes an entry whose resource is proven gone.
+    pub fn drop_entry(&self, kind: Kind, key: &str) -> Result<(), StoreError> {
+        self.tx.prepare_cached("DELETE FROM ledger WHERE kind = ?1 AND key = ?2")?.execute(params![kind.as_str(), key])?;
+        Ok(())
+    }
+
+    /// Moves a sandbox to another state if its generation is still `expected`; returns the new generation.
+    pub fn set_state(&self, id: &SandboxId, expected: i64, state: State) -> Result<i64, StoreError> {
+        let changed = self
+            .tx
+            .prepare_cached("UPDATE sandbox SET state = ?3, generation = generation + 1 WHERE id = ?1 AND generation = ?2")?
+            .execute(params![id.as_str(), expected, state.as_str()])?;
+        if changed == 0 { Err(StoreError::Changed) } else { Ok(expected + 1) }
+    }
+
+    /// Records facts of the present run; a new run forgets how the last one ended.
+    pub fn set_run(&self, id: &SandboxId, run: &Run) -> Result<(), StoreError> {
+        self.set_text(id, "UPDATE sandbox SET run = ?2, failure = NULL, exit = NULL WHERE id = ?1", Some(to_json(run)))
+    }
+
+    /// Adds facts to the present run.
+    pub fn update_run(&self, id: &SandboxId, run: &Run) -> Result<(), StoreError> {
+        self.set_text(id, "UPDATE sandbox SET run = ?2 WHERE id = ?1", Some(to_json(run)))
+    }
+
+    /// Records why an operation failed.
+    pub fn set_failure(&self, id: &SandboxId, failure: Option<&Failure>) -> Result<(), StoreError> {
+        self.set_text(id, "UPDATE sandbox SET failure = ?2 WHERE id = ?1", failure.map(to_json))
+    }
+
+    /// Records how a run ended.
+    pub fn set_exit(&self, id: &SandboxId, exit: Option<&Exit>) -> Result<(), StoreError> {
+        self.set_text(id, "UPDATE sandbox SET exit = ?2 WHERE id = ?1", exit.map(to_json))
+    }
+
+    /// Removes a sandbox's row; refused while the ledger has entries of it.
+    pub fn delete_sandbox(&self, id: &SandboxId) -> Result<(), StoreError> {
+        match self.tx.prepare_cached("DELETE FROM sandbox WHERE id = ?1")?.execute([id.as_str()]) {
+            Ok(_) => Ok(()),
+            Err(e) if is_constraint(&e) => Err(StoreError::StillHeld),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Drops a row that is no valid sandbox, and its entries, touching nothing else.
+    pub fn drop_broken(&self, raw_id: &str) -> Result<(), StoreError> {
+        self.tx.execute("DELETE FROM ledger WHERE sandbox = ?1", [raw_id])?;
+        self.tx.execute("DELETE FROM sandbox WHERE id = ?1", [raw_id])?;
+        Ok(())
+    }
+
+    /// Notes a shared part before it is changed; one that is noted keeps its first `before`.
+    pub fn note_shared(&self, part: &SharedPart) -> Result<(), StoreError> {
+        self.tx
+            .prepare_cached("INSERT INTO shared (kind, key, before, after) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?
+            .execute(params![part.kind, part.key, part.before, part.after])?;
+        Ok(())
+    }
+
+    /// Forgets a shared part that was put back.
+    pub fn forget_shared(&self, part: &SharedPart) -> Result<(), StoreError> {
+        self.tx.prepare_cached("DELETE FROM shared WHERE kind = ?1 AND key = ?2")?.execute(params![part.kind, part.key])?;
+        Ok(())
+    }
+
+    /// Sets a setting of the installation.
+    pub fn set_meta(&self, key: &str, value: &str) -> Result<(), StoreError> {
+        self.tx.execute("INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2", [key, value])?;
+        Ok(())
+    }
+
+    fn set_text(&self, id: &SandboxId, sql: &str, json: Option<String>) -> Result<(), StoreError> {
+        let changed = self.tx.prepare_cached(sql)?.execute(params![id.as_str(), json])?;
+        if changed == 0 { Err(StoreError::Changed) } else { Ok(()) }
+    }
+}
+
+fn is_constraint(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smolvm_model::engine::AcceleratorRequest;
+    use smolvm_model::quantity::{Cpus, DiskSize, Memory};
+    use smolvm_model::spec::NetworkMode;
+
+    fn spec() -> Spec {
+        Spec {
+            image: "minimal".parse().unwrap(),
+            image_digest: "d".to_owned(),
+            cpus: Cpus::default(),
+            memory: Memory::from_mib(128).unwrap(),
+            disk: DiskSize::default(),
+            network: NetworkMode::Tap,
+            env: [("A".parse().unwrap(), "b".to_owned())].into(),
+            labels: [("team/x".parse().unwrap(), "1".to_owned())].into(),
+            accelerator: AcceleratorRequest::Auto,
+        }
+    }
+
+    fn with_one() -> (tempfile::TempDir, Store, SandboxId) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&dir.path().join("state.db")).unwrap();
+        let id: SandboxId = "vm-a".parse().unwrap();
+        let entry =
+            Entry { sandbox: id.clone(), kind: Kind::Address, key: "10.0.0.2".to_owned(), status: Status::Reserved, identity: None };
+        store
+            .write(|w| {
+                w.insert_sandbox(&NewSandbox { id: &id, spec: &spec(), created_ms: 5, expires_ms: Some(9) })?;
+                w.insert_entry(&entry)
+            })
+            .unwrap();
+        (dir, store, id)
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let (_dir, mut store, id) = with_one();
+        let identity = ProcessIdentity { pid: 1, start_ticks: 2, boot_id: "b".to_owned(), token: "t".to_owned() };
+        let process = Entry { sandbox: id.clone(), kind: Kind::Process, key: "t".to_owned(), status: Status::Intended, identity: None };
+        store
+            .write(|w| {
+                w.insert_entry(&process)?;
+                w.set_identity(Kind::Process, "t", &identity)?;
+                w.set_state(&id, 0, State::Created)
+            })
+            .unwrap();
+        let (record, entries) = store.sandbox(&id).unwrap().unwrap();
+        assert_eq!((record.state, record.generation, record.created_ms, record.expires_ms), (State::Created, 1, 5, Some(9)));
+        assert_eq!(record.spec, spec());
+        assert_eq!(entries.iter().find(|e| e.kind == Kind::Process).unwrap().identity, Some(identity));
+        let table = store.table().unwrap();
+        assert_eq!((table.sandboxes.len(), table.entries.len(), table.broken.len()), (1, 2, 0));
+    }
+
+    #[test]
+    fn a_row_cannot_vanish_while_anything_is_recorded_under_it() {
+        let (_dir, mut store, id) = with_one();
+        assert!(matches!(store.write(|w| w.delete_sandbox(&id)), Err(StoreError::StillHeld)));
+        store
+            .write(|w| {
+                w.drop_entry(Kind::Address, "10.0.0.2")?;
+                w.delete_sandbox(&id)
+            })
+            .unwrap();
+        assert!(store.sandbox(&id).unwrap().is_none());
+    }
+
+    #[test]
+    fn names_and_keys_are_taken_once_and_a_failed_write_leaves_nothing() {
+        let (_dir, mut store, id) = with_one();
+        let twice = store.write(|w| w.insert_sandbox(&NewSandbox { id: &id, spec: &spec(), created_ms: 0, expires_ms: None }));
+        assert!(matches!(twice, Err(StoreError::NameTaken)));
+        let other: SandboxId = "vm-b".parse().unwrap();
+        let clash = store.write(|w| {
+            w.insert_sandbox(&NewSandbox { id: &other, spec: &spec(), created_ms: 0, expires_ms: None })?;
+            w.insert_entry(&Entry {
+                sandbox: other.clone(),
+                kind: Kind::Address,
+                key: "10.0.0.2".to_owned(),
+                status: Status::Reserved,
+                identity: None,
+            })
+        });
+        assert!(matches!(clash, Err(StoreError::KeyTaken { kind: Kind::Address, .. })));
+        assert!(store.sandbox(&other).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_stale_generation_changes_nothing() {
+        let (_dir, mut store, id) = with_one();
+        store.write(|w| w.set_state(&id, 0, State::Created)).unwrap();
+        assert!(matches!(store.write(|w| w.set_state(&id, 0, State::Deleting)), Err(StoreError::Changed)));
+        assert_eq!(store.sandbox(&id).unwrap().unwrap().0.state, State::Created);
+    }
+
+    #[test]
+    fn hostile_rows_are_shown_and_never_parsed_into_values() {
+        let (_dir, mut store, _) = with_one();
+        for raw in ["../..", "/etc", "a\nb", &"x".repeat(300)] {
+            store.connection.execute("INSERT INTO sandbox (id, state, spec, created_ms) VALUES (?1, 'running', '{}', 0)", [raw]).unwrap();
+        }
+        let table = store.table().unwrap();
+        assert_eq!((table.sandboxes.len(), table.broken.len()), (1, 4));
+        for broken in table.broken {
+            store.write(|w| w.drop_broken(&broken.raw_id)).unwrap();
+        }
+        assert_eq!(store.count().unwrap(), 1);
+    }
+}
