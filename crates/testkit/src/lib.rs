@@ -1,1 +1,36 @@
-//! Sealed environments and the leak oracle, for tests only; uses no product code.
+//! What tests stand on: sealed environments, private networks, strangers, and the leak oracle.
+//!
+//! ```text
+//!   SealedEnv   a home of its own, a cleared environment, commands with deadlines
+//!   NetnsHost   a private network ("the host") with a server behind a veth pair
+//!   FakeStranger   a process that must live whatever smolvm does
+//!   LeakOracle  the host before ──► test ──► the host after: every difference is a leak
+//! ```
+//!
+//! Invariants: no product code in here, or product and judge are wrong together; nothing is killed
+//! by name or bare pid; everything made is removed on drop, also when the test panics; waiting is
+//! polling with a deadline.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::missing_panics_doc,
+    reason = "test support runs arbitrary commands, reads its environment, removes its own directories and fails by panicking"
+)]
+
+pub mod dns;
+pub mod http;
+pub mod netns;
+pub mod oracle;
+pub mod poll;
+pub mod prerequisite;
+pub mod process;
+pub mod sealed;
+pub mod stranger;
+
+pub use dns::DnsServer;
+pub use http::HttpServer;
+pub use netns::{Netns, NetnsHost};
+pub use oracle::{Diff, LeakOracle, Scope};
+pub use poll::until;
+pub use sealed::{Cmd, Ran, Running, SealedEnv, Stdin};
+pub use stranger::FakeStranger;
