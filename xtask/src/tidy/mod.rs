@@ -39,8 +39,8 @@ pub(crate) struct Tree {
     pub(crate) files: Vec<Source>,
     /// Everything else, by path.
     pub(crate) binaries: Vec<String>,
-    /// Where the checkout is, if that is a path that means something (never part of a test's tree).
-    pub(crate) root: Option<String>,
+    /// Directories of this machine that no file may name (none in a test's tree).
+    pub(crate) places: Vec<String>,
 }
 
 /// One thing that is wrong.
@@ -166,8 +166,10 @@ pub(crate) fn run(workspace: &Workspace, index: Index) -> Result<()> {
 
 impl Tree {
     fn read(root: &Path) -> Result<Self> {
-        let shown = root.to_string_lossy().into_owned();
-        let mut tree = Self { root: (root.components().count() > 2).then_some(shown), ..Self::default() };
+        let home = std::env::home_dir();
+        // `/root` and `/src` may well stand in a file for another reason; two names in a row hardly.
+        let places = [Some(root.to_owned()), home].into_iter().flatten().filter(|place| place.components().count() > 2);
+        let mut tree = Self { places: places.map(|place| place.to_string_lossy().into_owned()).collect(), ..Self::default() };
         tree.walk(root, "")?;
         tree.files.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(tree)
