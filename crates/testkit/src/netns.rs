@@ -1,4 +1,3 @@
-#![allow(unsafe_code, reason = "unshare(2) of one thread; there is no safe call for it")]
 //! A private network that plays the host, and a server behind it.
 //!
 //! ```text
@@ -10,6 +9,8 @@
 //! The namespaces have no name and no holder process: descriptors hold them, so they vanish with
 //! the test, however it ends. Each also has a mount namespace whose `/sys` shows its own devices.
 //! A guest's address reaches the server only if somebody translates it: the server has no way back.
+
+#![allow(unsafe_code, reason = "unshare(2) of one thread; there is no safe call for it")]
 
 use std::fs::File;
 use std::io;
