@@ -129,7 +129,7 @@ fn install(names: &[&str]) -> Result<()> {
         updated = true;
     }
     step(&format!("installing {}", names.join(" ")));
-    let attempt = || apt(&elevate).args(["install", "--yes", "--no-install-recommends"]).args(names).inherit_stdin().run();
+    let attempt = || apt(&elevate).args(["install", "--yes", "--no-install-recommends"]).args(names).run();
     match attempt() {
         Ok(()) => Ok(()),
         // A list that is too old names files the mirror no longer has.
@@ -156,12 +156,16 @@ fn elevation(names: &[&str]) -> Result<Vec<&'static str>> {
 fn apt(elevate: &[&'static str]) -> Cmd {
     let words: Vec<&str> = elevate.iter().copied().chain(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]).collect();
     // Somebody else's apt may be running: wait for it rather than fail.
-    Cmd::new(words[0]).args(&words[1..]).args(["-o", "DPkg::Lock::Timeout=120", "-qq"])
+    Cmd::new(words[0])
+        .args(&words[1..])
+        .args(["-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0", "-qq"])
+        .inherit_stdin()
+        .stdout_to_stderr()
 }
 
 fn update(elevate: &[&'static str]) -> Result<()> {
     step("apt-get update");
-    apt(elevate).arg("update").inherit_stdin().run().context("the package lists could not be refreshed")
+    apt(elevate).arg("update").run().context("the package lists could not be refreshed")
 }
 
 fn lists_are_empty(lists: &Path) -> bool {

@@ -57,6 +57,12 @@ impl Cmd {
         self
     }
 
+    /// Sends its stdout to our stderr: progress, not a result.
+    pub(crate) fn stdout_to_stderr(mut self) -> Self {
+        self.command.stdout(std::io::stderr());
+        self
+    }
+
     /// Runs with our stdout and stderr; anything but success is an error.
     pub(crate) fn run(mut self) -> Result<()> {
         std::io::stdout().flush().ok();
