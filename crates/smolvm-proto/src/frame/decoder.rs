@@ -82,6 +82,16 @@ impl Decoder {
         Ok(Some(FrameRef { kind: header.kind, flags: header.flags, stream: header.stream, payload: &self.buffer[body..next] }))
     }
 
+    /// Whether the frame boundary is lost, so that [`take_rest`](Self::take_rest) is the way on.
+    pub fn next_is_garbage(&mut self) -> bool {
+        if self.failed.is_none()
+            && let Some(header) = self.buffer[self.start..self.end].first_chunk::<HEADER_LEN>()
+        {
+            self.failed = Header::parse(*header).err();
+        }
+        self.failed.is_some()
+    }
+
     /// Takes out all unread bytes, from the header that failed on, and forgets the failure.
     pub fn take_rest(&mut self) -> Vec<u8> {
         let rest = self.buffer[self.start..self.end].to_vec();

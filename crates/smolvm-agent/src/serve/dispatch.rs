@@ -1,0 +1,176 @@
+//! What each frame from the host means.
+//!
+//! A host side that breaks a rule on a stream gets `Reset` on that stream and its command is
+//! killed; frames for streams that are over are ignored, because they may have crossed the `Exit`.
+
+use std::time::{Duration, Instant};
+
+use smolvm_proto::{
+    AgentMessage, AttachRequest, BootConfig, Channel, ExecErrorKind, ExecExit, ExecRequest, Frame, FrameKind, FrameRef, HostMessage,
+    StreamControl, decode,
+};
+
+use super::Server;
+use super::link::Incoming;
+
+/// Most streams at a time: descriptors and memory are finite, and so is a host's honest need.
+const MOST_STREAMS: usize = 256;
+
+/// What a frame asks for, freed from the buffer it came in.
+enum Request {
+    Attach(AttachRequest),
+    Host(HostMessage),
+    Open {
+        stream: u32,
+        request: Box<Result<ExecRequest, String>>,
+    },
+    /// The stream broke a rule, or the host gave it up.
+    Abort {
+        stream: u32,
+        tell: bool,
+    },
+    Answer {
+        stream: u32,
+        frame: Frame,
+    },
+    Nothing,
+}
+
+impl Server<'_> {
+    /// Deals with everything that came in.
+    pub(super) fn dispatch(&mut self) {
+        while self.link.outbox.takes_answers() {
+            let Some(incoming) = self.link.next() else { return };
+            let request = match incoming {
+                Incoming::Attach(request) => Request::Attach(request),
+                Incoming::Frame(frame) => read(frame, &mut self.execs),
+            };
+            self.perform(request);
+        }
+    }
+
+    fn perform(&mut self, request: Request) {
+        match request {
+            Request::Attach(request) => self.attach(&request),
+            Request::Host(HostMessage::Boot(config)) => self.boot(&config),
+            Request::Host(HostMessage::Ping { seq }) => self.say(&AgentMessage::Pong { seq }),
+            Request::Host(HostMessage::Shutdown { grace_ms }) => {
+                let act = self.phase.ask(Duration::from_millis(grace_ms), Instant::now());
+                self.act(act);
+            }
+            Request::Open { stream, request } => self.open(stream, *request),
+            Request::Abort { stream, tell } => self.abort(stream, tell),
+            Request::Answer { stream, frame } => {
+                debug_assert_eq!(stream, frame.stream, "an answer stays on its stream");
+                self.link.outbox.push(frame.as_ref());
+            }
+            Request::Host(HostMessage::Unknown) | Request::Nothing => {}
+        }
+    }
+
+    fn attach(&mut self, request: &AttachRequest) {
+        self.drop_streams();
+        let reply = request.answer();
+        self.link.outbox.push_raw(&reply.to_bytes());
+        if let Ok(generation) = reply.generation() {
+            let agent_version = env!("CARGO_PKG_VERSION").to_owned();
+            self.say(&AgentMessage::Hello { agent_version, generation, booted: self.ready.is_some() });
+        }
+    }
+
+    fn boot(&mut self, config: &BootConfig) {
+        if let Some(ready) = &self.ready {
+            let again = AgentMessage::Ready(ready.clone());
+            return self.say(&again);
+        }
+        match self.guest.boot(config) {
+            Ok(ready) => {
+                self.ready = Some(ready.clone());
+                self.say(&AgentMessage::Ready(ready));
+            }
+            Err(failure) => {
+                crate::log::line(&failure);
+                self.say(&AgentMessage::Failed { step: failure.step.to_owned(), message: failure.message });
+            }
+        }
+    }
+
+    fn open(&mut self, stream: u32, request: Result<ExecRequest, String>) {
+        if self.execs.iter().any(|e| e.stream == stream) {
+            return self.abort(stream, true);
+        }
+        let refuse = |why: &str| Err(ExecExit::failed(ExecErrorKind::SpawnFailed, why));
+        let started = if self.ready.is_none() {
+            refuse("the guest has not booted")
+        } else if self.phase.has_begun() {
+            refuse("the guest is shutting down")
+        } else if self.execs.len() >= MOST_STREAMS {
+            refuse("too many commands are running")
+        } else {
+            request
+                .map_err(|message| ExecExit::failed(ExecErrorKind::BadRequest, message))
+                .and_then(|request| self.starter.start(stream, &request, Instant::now()))
+        };
+        match started {
+            Ok(exec) => self.execs.push(exec),
+            Err(exit) => self.answer(FrameKind::Exit, stream, &exit),
+        }
+    }
+
+    fn abort(&mut self, stream: u32, tell: bool) {
+        if let Some(index) = self.execs.iter().position(|e| e.stream == stream) {
+            let exec = self.execs.swap_remove(index);
+            exec.signal(libc::SIGKILL);
+            self.leftovers.extend(exec.into_leftovers());
+        }
+        if tell {
+            self.link.outbox.push(Frame::reset(stream).as_ref());
+        }
+    }
+}
+
+/// Takes a frame apart; bytes for a command go straight to it.
+fn read(frame: FrameRef<'_>, execs: &mut [super::Exec]) -> Request {
+    let stream = frame.stream;
+    match frame.kind {
+        FrameKind::Control => return decode(frame.payload).map_or(Request::Nothing, Request::Host),
+        FrameKind::Open => {
+            let request = decode::<ExecRequest>(frame.payload).map_err(|e| match std::error::Error::source(&e) {
+                Some(source) => format!("{e}: {source}"),
+                None => e.to_string(),
+            });
+            return Request::Open { stream, request: Box::new(request) };
+        }
+        FrameKind::Data | FrameKind::Eof | FrameKind::Credit | FrameKind::StreamControl | FrameKind::Exit | FrameKind::Reset => {}
+    }
+    let Some(exec) = execs.iter_mut().find(|e| e.stream == stream) else { return Request::Nothing };
+    let broken = Request::Abort { stream, tell: true };
+    match (frame.kind, frame.channel()) {
+        (FrameKind::Data, Some(Channel::Stdin)) => match exec.input.receive(frame.payload) {
+            Ok(Some(grant)) => Request::Answer { stream, frame: Frame::credit(stream, Channel::Stdin, grant) },
+            Ok(None) => Request::Nothing,
+            Err(_) => broken,
+        },
+        (FrameKind::Eof, Some(Channel::Stdin)) => {
+            exec.input.end();
+            Request::Nothing
+        }
+        (FrameKind::Credit, Some(channel @ (Channel::Stdout | Channel::Stderr))) => {
+            let output = &mut exec.outputs[usize::from(channel == Channel::Stderr)];
+            match frame.granted().map(|bytes| output.grant(bytes)) {
+                Some(Ok(())) => Request::Nothing,
+                _ => broken,
+            }
+        }
+        (FrameKind::StreamControl, _) => {
+            if let Ok(StreamControl::Signal { signal }) = decode(frame.payload)
+                && crate::sys::kill::is_signal(signal)
+            {
+                exec.signal(signal);
+            }
+            Request::Nothing
+        }
+        (FrameKind::Reset, _) => Request::Abort { stream, tell: false },
+        _ => broken,
+    }
+}

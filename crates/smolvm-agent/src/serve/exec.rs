@@ -1,0 +1,163 @@
+//! One running command and its stream.
+//!
+//! ```text
+//!   Running ──main process ends──► Ending ──both pipes at their end──────────────► Exit is sent
+//!                                    └──────pipes dry, GRACE passed──────────────► Exit is sent
+//! ```
+//!
+//! What the main process wrote is in the pipes before it ends, so it is never lost. A background
+//! child that still holds a pipe gets [`GRACE`] to say something more; then the exec is over, the
+//! child goes on, and what it writes from then on is read and thrown away: closing the pipe would
+//! kill a daemon at its next line of log.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, WaitStatus};
+use smolvm_proto::{Channel, ExecErrorKind, ExecExit, ExecRequest};
+
+use super::input::Input;
+use super::outbox::Outbox;
+use super::output::{Output, Writer};
+use crate::command::{Command, explain};
+use crate::sys::spawn::{Plan, Spawner};
+use crate::users::Users;
+
+/// How long a pipe may stay open after the main process has ended.
+pub(crate) const GRACE: Duration = Duration::from_millis(200);
+
+/// What starting a command takes from the agent.
+pub(crate) struct Starter {
+    spawner: Spawner,
+    users: Users,
+    null: OwnedFd,
+}
+
+/// A command that runs or is ending.
+pub(crate) struct Exec {
+    pub(crate) stream: u32,
+    pub(crate) input: Input,
+    pub(crate) outputs: [Output; 2],
+    pid: Pid,
+    deadline: Option<Instant>,
+    timed_out: bool,
+    ended: Option<(WaitStatus, Instant)>,
+}
+
+impl Starter {
+    /// Opens what every command needs.
+    pub(crate) fn new() -> Result<Self, rustix::io::Errno> {
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+        Ok(Self { spawner: Spawner::new(), users: Users::default(), null })
+    }
+
+    /// Starts the command of a request, or says why it never ran.
+    pub(crate) fn start(&mut self, stream: u32, request: &ExecRequest, now: Instant) -> Result<Exec, ExecExit> {
+        request.validate().map_err(|e| ExecExit::failed(ExecErrorKind::BadRequest, e.to_string()))?;
+        let account = self.users.resolve(request.user.as_deref()).map_err(|e| ExecExit::failed(ExecErrorKind::BadUser, e.to_string()))?;
+        let command = Command::prepare(request, &account);
+        let no_pipe = |e: rustix::io::Errno| ExecExit::failed(ExecErrorKind::SpawnFailed, format!("pipe: {e}"));
+        let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(no_pipe);
+        let (stdout, stdout_end) = pipe()?;
+        let (stderr, stderr_end) = pipe()?;
+        let (stdin_end, stdin) = if request.stdin {
+            let (end, stdin) = pipe()?;
+            (Some(end), Some(stdin))
+        } else {
+            (None, None)
+        };
+        // Only our ends must not block: the flag belongs to an end, and programs do not expect it on theirs.
+        for end in [Some(&stdout), Some(&stderr), stdin.as_ref()].into_iter().flatten() {
+            rustix::io::ioctl_fionbio(end, true).map_err(no_pipe)?;
+        }
+        let plan = Plan {
+            candidates: &command.candidates,
+            argv: &command.argv,
+            env: &command.env,
+            cwd: &command.cwd,
+            ids: account.ids.as_ref(),
+            stdio: [stdin_end.as_ref().unwrap_or(&self.null).as_fd(), stdout_end.as_fd(), stderr_end.as_fd()],
+        };
+        let pid = self.spawner.spawn(&plan).map_err(|failure| explain(request, failure))?;
+        Ok(Exec {
+            stream,
+            input: Input::new(stdin),
+            outputs: [Output::new(Channel::Stdout, stdout), Output::new(Channel::Stderr, stderr)],
+            pid,
+            deadline: request.timeout_ms.and_then(|ms| now.checked_add(Duration::from_millis(ms))),
+            timed_out: false,
+            ended: None,
+        })
+    }
+}
+
+impl Exec {
+    /// The main process, which leads a process group.
+    pub(crate) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Whether the main process has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// Notes the end of the main process.
+    pub(crate) fn end(&mut self, status: WaitStatus, now: Instant) {
+        self.ended = Some((status, now));
+        for output in &mut self.outputs {
+            output.set_ready(true);
+        }
+    }
+
+    /// Sends a signal to the process group. After the main process its number may be somebody else's.
+    pub(crate) fn signal(&self, number: i32) {
+        if self.ended.is_none() {
+            crate::sys::kill::group(self.pid, number);
+        }
+    }
+
+    /// When this exec wants to be looked at again, whatever its pipes do.
+    ///
+    /// Past its grace it waits only for the host to take what is in the pipes.
+    pub(crate) fn wakes_at(&self, now: Instant) -> Option<Instant> {
+        match self.ended {
+            Some((_, at)) => Some(at + GRACE).filter(|at| *at > now),
+            None => self.deadline.filter(|_| !self.timed_out),
+        }
+    }
+
+    /// Enforces the time limit.
+    pub(crate) fn check_deadline(&mut self, now: Instant) {
+        if self.ended.is_none() && !self.timed_out && self.deadline.is_some_and(|at| at <= now) {
+            self.timed_out = true;
+            self.signal(libc::SIGKILL);
+        }
+    }
+
+    /// Moves output to the outbox.
+    pub(crate) fn pump(&mut self, outbox: &mut Outbox) {
+        let writer = if self.has_ended() { Writer::Ended } else { Writer::Alive };
+        for output in &mut self.outputs {
+            output.pump(self.stream, outbox, writer);
+        }
+    }
+
+    /// The result, once there is nothing more to wait for.
+    pub(crate) fn result(&self, now: Instant) -> Option<ExecExit> {
+        let (status, at) = self.ended?;
+        let closed = self.outputs.iter().all(Output::is_closed);
+        let waited = || now >= at + GRACE && self.outputs.iter().all(Output::is_dry);
+        if !closed && !waited() {
+            return None;
+        }
+        Some(ExecExit { code: status.exit_status(), signal: status.terminating_signal(), timed_out: self.timed_out, error: None })
+    }
+
+    /// The pipes that somebody in the background may still write to.
+    pub(crate) fn into_leftovers(self) -> impl Iterator<Item = OwnedFd> {
+        self.outputs.into_iter().filter_map(Output::into_pipe)
+    }
+}

@@ -1,0 +1,66 @@
+//! The seam between serving and the machine that is served.
+
+use rustix::process::Pid;
+use smolvm_proto::{BootConfig, Ready};
+
+/// A step of the boot that failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{step}: {message}")]
+pub(crate) struct BootFailure {
+    /// One word.
+    pub(crate) step: &'static str,
+    /// What the kernel said, about what.
+    pub(crate) message: String,
+}
+
+/// What only pid 1 of a real guest may do.
+pub(crate) trait Guest {
+    /// Makes the guest what the host asked for.
+    fn boot(&mut self, config: &BootConfig) -> Result<Ready, BootFailure>;
+
+    /// Sends a signal to every process of the guest; `groups` are those of the running execs.
+    fn signal_all(&mut self, signal: i32, groups: &mut dyn Iterator<Item = Pid>);
+
+    /// Brings the disks to rest. All processes are gone.
+    fn settle(&mut self);
+
+    /// Ends the machine; returns where that is not its to end.
+    fn power_off(&mut self);
+
+    /// Whether the loop goes on waiting when the host's end of the line closes.
+    fn outlives_host(&self) -> bool;
+}
+
+/// A guest that is no machine: the serve loop on a plain host, for tests.
+pub(crate) struct Bystander;
+
+impl Guest for Bystander {
+    fn boot(&mut self, config: &BootConfig) -> Result<Ready, BootFailure> {
+        if config.data_disk {
+            return Err(BootFailure { step: "disks", message: "there is no data disk here".to_owned() });
+        }
+        Ok(Ready {
+            hostname: config.hostname.clone(),
+            machine_id: config.machine_id.clone(),
+            address: None,
+            time: config.time,
+            entropy_bytes: 0,
+            uptime_ms: crate::sys::clock::uptime_us() / 1000,
+            steps: Vec::new(),
+        })
+    }
+
+    fn signal_all(&mut self, signal: i32, groups: &mut dyn Iterator<Item = Pid>) {
+        for leader in groups {
+            crate::sys::kill::group(leader, signal);
+        }
+    }
+
+    fn settle(&mut self) {}
+
+    fn power_off(&mut self) {}
+
+    fn outlives_host(&self) -> bool {
+        false
+    }
+}

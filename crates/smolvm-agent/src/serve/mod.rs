@@ -1,0 +1,292 @@
+//! The agent at work: one thread, one poll, one line.
+//!
+//! ```text
+//!   poll ─┬─ signals ──► reap ──► Exec::end          poweroff ──► Phase::ask
+//!         ├─ link ─────► frames ─► Boot, Open, Data, Credit, …
+//!         ├─ pipes ────► Input::pump, Output::pump ──► Outbox ──► link
+//!         └─ time ─────► deadlines, grace, shutdown
+//! ```
+//!
+//! Invariants: nothing here blocks but poll (and the boot and the last sync, when nothing else is
+//! to be done); what is polled is exactly what can make progress now, so a slow host costs nothing
+//! but its own patience; no descriptor survives into a command.
+
+mod dispatch;
+mod exec;
+mod guest;
+mod input;
+mod leftovers;
+mod link;
+mod outbox;
+mod output;
+mod shutdown;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::process::WaitOptions;
+use smolvm_proto::{AgentMessage, Frame, FrameKind, Ready, encode};
+
+use exec::{Exec, Starter};
+pub(crate) use guest::{BootFailure, Bystander, Guest};
+use leftovers::Leftovers;
+use link::Link;
+use shutdown::{Act, OWN_GRACE, Phase};
+
+/// How often a port without a host is looked at: it is always "ready", so it cannot be polled.
+const HANG_UP_CHECK: Duration = Duration::from_millis(100);
+
+/// How long `halted` may take to leave.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Everything the loop holds.
+pub(crate) struct Server<'a> {
+    guest: &'a mut dyn Guest,
+    link: Link,
+    signals: OwnedFd,
+    starter: Starter,
+    execs: Vec<Exec>,
+    leftovers: Leftovers,
+    phase: Phase,
+    ready: Option<Ready>,
+    /// Who gets to fill the outbox first; goes round, so that one flood does not silence the rest.
+    turn: usize,
+}
+
+/// Serves until the guest powers off or, where that ends it, the host goes.
+pub(crate) fn serve(line: OwnedFd, signals: OwnedFd, guest: &mut dyn Guest) -> Result<(), Errno> {
+    let starter = Starter::new()?;
+    let mut server = Server {
+        guest,
+        link: Link::new(line),
+        signals,
+        starter,
+        execs: Vec::new(),
+        leftovers: Leftovers::new(),
+        phase: Phase::Running,
+        ready: None,
+        turn: 0,
+    };
+    while server.round()? {}
+    Ok(())
+}
+
+impl Server<'_> {
+    /// Waits for something and deals with it. False when all is over.
+    fn round(&mut self) -> Result<bool, Errno> {
+        let woken = self.wait()?;
+        if woken.link && !self.link.receive()? {
+            if !self.guest.outlives_host() {
+                self.drop_streams();
+                return Ok(false);
+            }
+            self.link.hang_up();
+        }
+        self.dispatch();
+        if woken.signals {
+            self.take_signals();
+        }
+        if woken.leftovers {
+            self.leftovers.drain();
+        }
+        let now = Instant::now();
+        self.pump(now);
+        self.finish(now);
+        self.link.flush()?;
+        if self.phase.has_begun() {
+            return Ok(!self.shut_down(now));
+        }
+        Ok(true)
+    }
+
+    fn wait(&mut self) -> Result<Woken, Errno> {
+        let line = self.link_interest();
+        // Polled even when nothing is wanted from it it would say "hung up" for ever, so then it is left out.
+        let polls_link = !self.link.is_hung_up() && !line.is_empty();
+        let takes_data = self.link.outbox.takes_data();
+        let mut fds = Vec::with_capacity(2 + 3 * self.execs.len());
+        fds.push(PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN));
+        if polls_link {
+            fds.push(PollFd::from_borrowed_fd(self.link.as_fd(), line));
+        }
+        for exec in &self.execs {
+            if takes_data {
+                fds.extend(exec.outputs.iter().filter_map(|o| o.wants()).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+            }
+            fds.extend(exec.input.wants().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT)));
+        }
+        fds.extend(self.leftovers.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let timeout = self.timeout();
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+        let events: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
+        drop(fds);
+        let mut events = events.into_iter();
+        let mut next = || events.next().unwrap_or(PollFlags::empty());
+        let signals = !next().is_empty();
+        let line = if polls_link { next() } else { PollFlags::empty() };
+        // The same order as above, and nothing has changed what anybody wants since.
+        for exec in &mut self.execs {
+            for output in &mut exec.outputs {
+                if takes_data && output.wants().is_some() {
+                    output.set_ready(!next().is_empty());
+                }
+            }
+            if exec.input.wants().is_some() {
+                exec.input.set_ready(!next().is_empty());
+            }
+        }
+        let leftovers = events.any(|e| !e.is_empty());
+        self.link.look_again();
+        // A hang-up is read too: the read gives what came before it, then the end.
+        Ok(Woken { signals, link: line.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR), leftovers })
+    }
+
+    fn link_interest(&self) -> PollFlags {
+        let mut line = PollFlags::empty();
+        if self.link.outbox.takes_answers() {
+            line |= PollFlags::IN;
+        }
+        if !self.link.outbox.is_empty() {
+            line |= PollFlags::OUT;
+        }
+        line
+    }
+
+    fn timeout(&self) -> Option<Timespec> {
+        let now = Instant::now();
+        let mut soonest = self.execs.iter().filter_map(|e| e.wakes_at(now)).chain(self.phase.wakes_at()).min();
+        if self.link.is_hung_up() {
+            let check = now + HANG_UP_CHECK;
+            soonest = Some(soonest.map_or(check, |at| at.min(check)));
+        }
+        let left = soonest?.saturating_duration_since(now);
+        // Rounded up: waking a moment too early would spin until the moment has passed.
+        let millis = i64::try_from(left.as_millis()).unwrap_or(i64::MAX).saturating_add(1);
+        Some(Timespec { tv_sec: millis / 1000, tv_nsec: millis % 1000 * 1_000_000 })
+    }
+
+    fn take_signals(&mut self) {
+        while let Some(signal) = crate::sys::signals::next(&self.signals) {
+            match signal {
+                libc::SIGCHLD => {
+                    self.reap();
+                }
+                _ => {
+                    let act = self.phase.ask(OWN_GRACE, Instant::now());
+                    self.act(act);
+                }
+            }
+        }
+    }
+
+    /// Takes every process that has ended, ours and the orphans of others. True: some live on.
+    fn reap(&mut self) -> bool {
+        let now = Instant::now();
+        loop {
+            match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => {
+                    if let Some(exec) = self.execs.iter_mut().find(|e| e.pid() == pid && !e.has_ended()) {
+                        exec.end(status, now);
+                    }
+                }
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+
+    fn pump(&mut self, now: Instant) {
+        let count = self.execs.len();
+        for i in 0..count {
+            let exec = &mut self.execs[(self.turn + i) % count];
+            exec.check_deadline(now);
+            if let Some(grant) = exec.input.pump() {
+                self.link.outbox.push(Frame::credit(exec.stream, smolvm_proto::Channel::Stdin, grant).as_ref());
+            }
+            exec.pump(&mut self.link.outbox);
+        }
+        self.turn = self.turn.wrapping_add(1);
+    }
+
+    fn finish(&mut self, now: Instant) {
+        let mut i = 0;
+        while i < self.execs.len() {
+            let Some(result) = self.execs[i].result(now) else {
+                i += 1;
+                continue;
+            };
+            let exec = self.execs.swap_remove(i);
+            self.answer(FrameKind::Exit, exec.stream, &result);
+            self.leftovers.extend(exec.into_leftovers());
+        }
+    }
+
+    /// Kills every exec without an answer: the host that asked for them is gone.
+    fn drop_streams(&mut self) {
+        for exec in self.execs.drain(..) {
+            exec.signal(libc::SIGKILL);
+            self.leftovers.extend(exec.into_leftovers());
+        }
+    }
+
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Nothing | Act::Halt => {}
+            Act::Signal(signal) => {
+                let mut groups = self.execs.iter().filter(|e| !e.has_ended()).map(Exec::pid);
+                self.guest.signal_all(signal, &mut groups);
+            }
+        }
+    }
+
+    /// One step of the way out. True when it is done and the machine is not ours to end.
+    fn shut_down(&mut self, now: Instant) -> bool {
+        // While any process is left, pid 1 has a child.
+        let anyone_left = self.reap();
+        let act = self.phase.step(anyone_left, now);
+        if act != Act::Halt {
+            self.act(act);
+            return false;
+        }
+        self.pump(now);
+        self.finish(now + exec::GRACE);
+        self.guest.settle();
+        self.say(&AgentMessage::Halted);
+        let until = Instant::now() + LAST_WORDS;
+        while !self.link.outbox.is_empty() && !self.link.is_hung_up() && Instant::now() < until {
+            let mut fds = [PollFd::from_borrowed_fd(self.link.as_fd(), PollFlags::OUT)];
+            let _ = rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 50_000_000 }));
+            if fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR) || self.link.flush().is_err() {
+                break;
+            }
+        }
+        self.guest.power_off();
+        true
+    }
+
+    fn say(&mut self, message: &AgentMessage) {
+        match encode(message) {
+            Ok(payload) => self.link.outbox.push(Frame::control(payload).as_ref()),
+            Err(error) => crate::log::line(error),
+        }
+    }
+
+    fn answer<T: serde::Serialize>(&mut self, kind: FrameKind, stream: u32, message: &T) {
+        match encode(message) {
+            Ok(payload) => self.link.outbox.push(Frame::on_stream(kind, stream, payload).as_ref()),
+            Err(_) => self.link.outbox.push(Frame::reset(stream).as_ref()),
+        }
+    }
+}
+
+/// What poll said.
+struct Woken {
+    signals: bool,
+    link: bool,
+    leftovers: bool,
+}
