@@ -1,1 +1,61 @@
-//! (being written)
+//! What guests boot: kernel, initramfs, root images, data disks; made by `setup`, found by every start.
+//!
+//! ```text
+//!   the host's apt sources ──(Debian's keyring only)──► apt/ ──► packages, signature-checked
+//!                                                                  │
+//!     kernel/    cloud kernel ──► vmlinux + modules ◄──────────────┤
+//!     initramfs  modules + embedded agent ──► one cpio archive     │
+//!     minimal    busybox ──► ext4  ◄───────────────────────────────┤
+//!     debian     mmdebstrap ──► ext4 ◄─────────────────────────────┘
+//!     disk       an empty ext4, copied sparsely for each sandbox
+//!
+//!   cache/  images/<digest>/{image.ext4,manifest.json}  images/by-name/<name>
+//!           kernels/<release>-<digest>/{vmlinux,modules/,manifest.json}  kernels/current
+//!           initramfs/<digest>/{initramfs.cpio,manifest.json}            initramfs/current
+//!           disks/  apt/  locks/  tmp/<artefact>.<random>/
+//! ```
+//!
+//! Invariants: an artefact is built in `tmp/` under its lock and published by one rename, so what has
+//! its final name is whole; a published file is never changed; nothing is installed on the host, and
+//! no maintainer script of a package runs outside the image it is for.
+
+mod apt;
+mod boot;
+mod build;
+mod checks;
+mod cpio;
+mod debian;
+mod digest;
+mod disk;
+mod error;
+mod ext4;
+mod initramfs;
+mod kernel;
+mod layout;
+mod manifest;
+mod minimal;
+mod packages;
+mod progress;
+mod remove;
+mod store;
+mod workdir;
+
+pub use apt::{AptError, SkipReason, SourceProblem};
+pub use boot::{BootFiles, boot_files, boot_files_with};
+pub use build::{BuiltIn, Renew, prepare_image};
+pub use checks::{Check, CheckStatus, checks, verify_all};
+pub use debian::DebianError;
+pub use digest::{Digest, DigestError};
+pub use disk::{DataDisk, DiskError, blank, make_data_disk};
+pub use error::ImageError;
+pub use ext4::Ext4Error;
+pub use initramfs::InitramfsError;
+pub use kernel::{
+    BzImageError, ElfError, Group, Kernel, KernelError, Lz4Error, Module, ModulesError, PayloadFormat, current_kernel, prepare_kernel,
+};
+pub use manifest::ManifestError;
+pub use minimal::MinimalError;
+pub use packages::{PackageError, Requirement, When, install_packages, missing_packages, required_tools};
+pub use progress::{Progress, Report};
+pub use remove::{remove, sweep};
+pub use store::{Image, list, remove_all, resolve, resolve_digest, verify};

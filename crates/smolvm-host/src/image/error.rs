@@ -1,0 +1,95 @@
+//! Why there is no kernel, no initramfs or no image.
+
+use std::path::PathBuf;
+
+use super::apt::AptError;
+use super::debian::DebianError;
+use super::disk::DiskError;
+use super::ext4::Ext4Error;
+use super::initramfs::InitramfsError;
+use super::kernel::KernelError;
+use super::manifest::ManifestError;
+use super::minimal::MinimalError;
+use super::packages::PackageError;
+use crate::fsx::FsError;
+use crate::lock::LockError;
+
+/// What can go wrong with what guests boot.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// No image has this name.
+    #[error("there is no image `{name}`")]
+    NotFound {
+        /// The name (or digest) that was asked for.
+        name: String,
+        /// The names that there are.
+        available: Vec<String>,
+    },
+    /// `setup` has not prepared a kernel.
+    #[error("no kernel has been prepared")]
+    NoKernel,
+    /// This program carries no guest agent.
+    #[error("this smolvm was built without the guest agent")]
+    NoAgent,
+    /// A published file does not have the content its address names.
+    #[error("{} is damaged: it has {actual}, not {expected}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The digest it was published under.
+        expected: super::Digest,
+        /// The digest it has now.
+        actual: super::Digest,
+    },
+    /// A published file is gone or has another length.
+    #[error("{} is damaged: it should have {expected} bytes", path.display())]
+    WrongSize {
+        /// The file.
+        path: PathBuf,
+        /// Bytes it was published with.
+        expected: u64,
+    },
+    /// There is not enough room for a build.
+    #[error("{} has {available_mib} MiB free, and {needed_mib} MiB are needed", path.display())]
+    NoSpace {
+        /// A directory on the full file system.
+        path: PathBuf,
+        /// What the build needs.
+        needed_mib: u64,
+        /// What there is.
+        available_mib: u64,
+    },
+    /// The packages did not arrive.
+    #[error(transparent)]
+    Apt(#[from] AptError),
+    /// The kernel could not be taken out of its package.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The initramfs could not be put together.
+    #[error(transparent)]
+    Initramfs(#[from] InitramfsError),
+    /// The `minimal` image could not be built.
+    #[error(transparent)]
+    Minimal(#[from] MinimalError),
+    /// The `debian` image could not be built.
+    #[error(transparent)]
+    Debian(#[from] DebianError),
+    /// A file system could not be made.
+    #[error(transparent)]
+    Ext4(#[from] Ext4Error),
+    /// A data disk could not be made.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// Packages could not be installed on the host.
+    #[error(transparent)]
+    Packages(#[from] PackageError),
+    /// A manifest cannot be used.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// A file operation failed.
+    #[error(transparent)]
+    Fs(#[from] FsError),
+    /// Another command is building the same, or the lock cannot be used.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+}

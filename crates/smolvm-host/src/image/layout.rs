@@ -1,0 +1,52 @@
+//! Where things lie in the cache directory.
+
+use std::path::{Path, PathBuf};
+
+use crate::fsx::{FsError, create_private_dir};
+
+/// Content-addressed root images.
+pub(super) fn images(cache: &Path) -> PathBuf {
+    cache.join("images")
+}
+
+/// Names of images: files that hold a digest.
+pub(super) fn names(cache: &Path) -> PathBuf {
+    images(cache).join("by-name")
+}
+
+/// Unpacked kernels with their modules.
+pub(super) fn kernels(cache: &Path) -> PathBuf {
+    cache.join("kernels")
+}
+
+/// Content-addressed initramfs archives.
+pub(super) fn initramfs(cache: &Path) -> PathBuf {
+    cache.join("initramfs")
+}
+
+/// Empty data disks.
+pub(super) fn disks(cache: &Path) -> PathBuf {
+    cache.join("disks")
+}
+
+/// Our own package lists and apt's other state.
+pub(super) fn apt(cache: &Path) -> PathBuf {
+    cache.join("apt")
+}
+
+/// Builds under way, each in its own directory.
+pub(super) fn temporary(cache: &Path) -> PathBuf {
+    cache.join("tmp")
+}
+
+/// The lock of one artefact; its directory is made.
+pub(super) fn lock(cache: &Path, artefact: &str) -> Result<PathBuf, FsError> {
+    let locks = locks(cache);
+    create_private_dir(&locks)?;
+    Ok(locks.join(format!("{artefact}.lock")))
+}
+
+/// All of the cache's locks.
+pub(super) fn locks(cache: &Path) -> PathBuf {
+    cache.join("locks")
+}

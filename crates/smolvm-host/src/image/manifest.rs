@@ -1,0 +1,129 @@
+//! The small JSON files beside published artefacts: versioned, refused when newer, read with a cap.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The version this program writes, and the newest it reads.
+pub(super) const VERSION: u32 = 1;
+/// A manifest has a few hundred bytes; more than this is not one.
+const CAP: u64 = 1 << 20;
+
+/// Why a manifest cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// A newer program wrote it.
+    #[error("{} has version {found}, and this smolvm knows up to {VERSION}", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// It is not what a manifest looks like.
+    #[error("{} is not a manifest", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says.
+        source: serde_json::Error,
+    },
+    /// It is longer than any manifest.
+    #[error("{} is too long for a manifest", path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+    },
+    /// It cannot be read.
+    #[error("{} cannot be read", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+}
+
+#[derive(serde::Deserialize)]
+struct Version {
+    version: u32,
+}
+
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    version: u32,
+    #[serde(flatten)]
+    body: &'a T,
+}
+
+/// Reads and checks one.
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ManifestError> {
+    let bytes = read_small(path)?;
+    let malformed = |source| ManifestError::Malformed { path: path.to_owned(), source };
+    // The version first: a newer body may not parse at all.
+    let Version { version } = serde_json::from_slice(&bytes).map_err(malformed)?;
+    if version > VERSION {
+        return Err(ManifestError::Newer { path: path.to_owned(), found: version });
+    }
+    serde_json::from_slice(&bytes).map_err(malformed)
+}
+
+/// The text of one, for `fsx::write_atomic`.
+pub(super) fn text<T: Serialize>(body: &T) -> Vec<u8> {
+    // Plain structs of text and numbers: there is nothing in them that JSON cannot say.
+    let mut text = serde_json::to_vec_pretty(&Versioned { version: VERSION, body }).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+/// A file of one line, such as a pointer to a digest.
+pub(super) fn read_line(path: &Path) -> Result<String, ManifestError> {
+    Ok(String::from_utf8_lossy(&read_small(path)?).trim_end().to_owned())
+}
+
+impl ManifestError {
+    /// Whether there simply is none.
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self, Self::Unreadable { source, .. } if source.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
+fn read_small(path: &Path) -> Result<Vec<u8>, ManifestError> {
+    let unreadable = |source| ManifestError::Unreadable { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    File::open(path).and_then(|file| file.take(CAP + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    if bytes.len() as u64 > CAP {
+        return Err(ManifestError::TooLong { path: path.to_owned() });
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, serde::Deserialize)]
+    struct Body {
+        name: String,
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_and_newer_ones_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m");
+        std::fs::write(&path, text(&Body { name: "a".into() })).unwrap();
+        assert_eq!(read::<Body>(&path).unwrap(), Body { name: "a".into() });
+        std::fs::write(&path, r#"{"version":1,"name":"a","later":[1]}"#).unwrap();
+        assert_eq!(read::<Body>(&path).unwrap(), Body { name: "a".into() });
+        std::fs::write(&path, r#"{"version":2,"nom":"a"}"#).unwrap();
+        assert!(matches!(read::<Body>(&path), Err(ManifestError::Newer { found: 2, .. })));
+        std::fs::write(&path, "{").unwrap();
+        assert!(matches!(read::<Body>(&path), Err(ManifestError::Malformed { .. })));
+        File::create(&path).unwrap().set_len(CAP * 4096).unwrap();
+        assert!(matches!(read::<Body>(&path), Err(ManifestError::TooLong { .. })));
+        assert!(read::<Body>(&dir.path().join("none")).unwrap_err().is_absent());
+    }
+}
