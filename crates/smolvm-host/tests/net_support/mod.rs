@@ -151,6 +151,10 @@ impl Played {
         Self { guest, tap }
     }
 
+    pub(crate) fn hold(guest: Guest, tap: OwnedFd) -> Self {
+        Self { guest, tap }
+    }
+
     /// Sends a whole Ethernet frame.
     pub(crate) fn frame(&self, frame: &[u8]) {
         let mut bytes = vec![0; VNET];
