@@ -6,6 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use smolvm_proto::ExecErrorKind::{BadCwd, BadRequest, BadUser, NotExecutable, NotFound};
 use smolvm_proto::*;
 use support::{Agent, DEADLINE, Pace, command, sh};
 
@@ -22,7 +23,7 @@ fn stdout_and_stderr_are_separate_and_whole() {
 #[test]
 fn ten_megabytes_go_through_stdin_and_back() {
     let mut agent = Agent::start();
-    let bytes: Vec<u8> = (0..10_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let bytes: Vec<u8> = (0..10_000_000_u32).map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()[2]).collect();
     let request = ExecRequest { stdin: true, ..command(&["cat"]) };
     let done = agent.run(&request, &bytes);
     assert_eq!(done.code(), Some(0));
@@ -161,7 +162,6 @@ fn commands_that_cannot_run_say_why() {
     let orphan = file("orphan", "#!/no/such/interpreter\n", 0o755);
     let garbage = file("garbage", "\u{1}\u{2}\u{3}\u{4}", 0o755);
     let error = |agent: &mut Agent, request: &ExecRequest| agent.run(request, b"").error();
-    use ExecErrorKind::{BadCwd, BadRequest, BadUser, NotExecutable, NotFound};
     assert_eq!(error(&mut agent, &command(&["no-such-command"])), Some(NotFound));
     assert_eq!(error(&mut agent, &command(&["/no/such/file"])), Some(NotFound));
     assert_eq!(error(&mut agent, &command(&["/bin/sh/x"])), Some(NotFound));

@@ -104,14 +104,14 @@ mod tests {
     fn a_reader_that_left_does_not_stall_the_host() {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
         let mut input = Input::new(Some(write));
-        let mut credit = input.receive(&[0; 60_000]).unwrap().unwrap_or(0);
-        credit += input.receive(&[0; 60_000]).unwrap().unwrap_or(0);
+        let mut credit = input.receive(&vec![0; 60_000]).unwrap().unwrap_or(0);
+        credit += input.receive(&vec![0; 60_000]).unwrap().unwrap_or(0);
         assert!(input.wants().is_some());
         drop(read);
         input.set_ready(true);
         credit += input.pump().unwrap_or(0);
         for _ in 0..10 {
-            credit += input.receive(&[0; 60_000]).unwrap().unwrap_or(0);
+            credit += input.receive(&vec![0; 60_000]).unwrap().unwrap_or(0);
         }
         assert!(credit > 500_000, "{credit}");
         assert!(input.wants().is_none());
@@ -122,7 +122,7 @@ mod tests {
         let (_read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
         let mut input = Input::new(Some(write));
         for _ in 0..8 {
-            if input.receive(&[0; 64 * 1024]).is_err() {
+            if input.receive(&vec![0; 64 * 1024]).is_err() {
                 return;
             }
         }

@@ -62,7 +62,8 @@ impl Link {
                 break;
             }
             match rustix::io::read(&self.line, &mut *space) {
-                Ok(0) => return Ok(false),
+                // The port says the second when the host's end closes between poll and read.
+                Ok(0) | Err(Errno::PIPE | Errno::NODEV) => return Ok(false),
                 Ok(count) => {
                     self.decoder.filled(count);
                     if count < PAGE {
@@ -72,8 +73,6 @@ impl Link {
                 }
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => {}
-                // The port says so when the host's end closes between poll and read.
-                Err(Errno::PIPE | Errno::NODEV) => return Ok(false),
                 Err(error) => return Err(error),
             }
         }

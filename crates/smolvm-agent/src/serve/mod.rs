@@ -113,7 +113,7 @@ impl Server<'_> {
         }
         for exec in &self.execs {
             if takes_data {
-                fds.extend(exec.outputs.iter().filter_map(|o| o.wants()).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+                fds.extend(exec.outputs.iter().filter_map(output::Output::wants).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
             }
             fds.extend(exec.input.wants().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT)));
         }
@@ -172,14 +172,11 @@ impl Server<'_> {
 
     fn take_signals(&mut self) {
         while let Some(signal) = crate::sys::signals::next(&self.signals) {
-            match signal {
-                libc::SIGCHLD => {
-                    self.reap();
-                }
-                _ => {
-                    let act = self.phase.ask(OWN_GRACE, Instant::now());
-                    self.act(act);
-                }
+            if signal == libc::SIGCHLD {
+                self.reap();
+            } else {
+                let act = self.phase.ask(OWN_GRACE, Instant::now());
+                self.act(act);
             }
         }
     }

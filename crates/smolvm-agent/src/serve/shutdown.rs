@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const KILL_TIME: Duration = Duration::from_secs(2);
 
 /// The longest grace a host may ask for.
-const MOST_GRACE: Duration = Duration::from_secs(600);
+const MOST_GRACE: Duration = Duration::from_mins(10);
 
 /// The grace when the guest itself asked to power off.
 pub(crate) const OWN_GRACE: Duration = Duration::from_secs(2);

@@ -1,0 +1,85 @@
+//! The real guest behind the [`Guest`] seam.
+
+use rustix::process::Pid;
+use rustix::system::RebootCommand;
+use smolvm_proto::{BootConfig, Ready, UnixTime};
+
+use super::modules::Group;
+use super::overlay::{Disk, Upper};
+use super::steps::Steps;
+use super::{entropy, identity, modules, mounts, network, overlay};
+use crate::serve::{BootFailure, Guest};
+
+/// What pid 1 holds between boot and power-off.
+pub(super) struct Machine {
+    image: Result<(), BootFailure>,
+    steps: Steps,
+    disk: Option<Disk>,
+}
+
+impl Machine {
+    /// A guest that has done the early part; `image` is what mounting the root image gave.
+    pub(super) fn new(image: Result<(), BootFailure>, steps: Steps) -> Self {
+        Self { image, steps, disk: None }
+    }
+}
+
+impl Guest for Machine {
+    fn boot(&mut self, config: &BootConfig) -> Result<Ready, BootFailure> {
+        self.steps.done("wait");
+        self.image.clone()?;
+        entropy::set_clock(config.time)?;
+        let entropy_bytes = entropy::seed(&config.entropy)?;
+        identity::set_hostname(&config.hostname)?;
+        self.steps.done("entropy");
+        network::loopback()?;
+        let address = match &config.network {
+            Some(wanted) => {
+                modules::load(Group::Net)?;
+                Some(network::configure(wanted)?)
+            }
+            None => None,
+        };
+        self.steps.done("network");
+        self.disk = Some(overlay::assemble(if config.data_disk { Upper::DataDisk } else { Upper::Memory })?);
+        self.steps.done("overlay");
+        modules::forget();
+        overlay::switch_root()?;
+        mounts::finish()?;
+        self.steps.done("root");
+        identity::write(config)?;
+        let machine_id = identity::machine_id()?;
+        self.steps.done("identity");
+        let (secs, nanos) = crate::sys::clock::wall();
+        Ok(Ready {
+            hostname: identity::hostname(),
+            machine_id,
+            address,
+            time: UnixTime { secs, nanos },
+            entropy_bytes,
+            uptime_ms: crate::sys::clock::uptime_us() / 1000,
+            steps: self.steps.taken(),
+        })
+    }
+
+    fn signal_all(&mut self, signal: i32, _groups: &mut dyn Iterator<Item = Pid>) {
+        if let Err(errno) = crate::sys::kill::everything(signal) {
+            crate::log::line(format_args!("signal {signal} to all: {errno}"));
+        }
+    }
+
+    fn settle(&mut self) {
+        rustix::fs::sync();
+        if let Some(Err(errno)) = self.disk.as_ref().map(Disk::settle) {
+            crate::log::line(format_args!("the data disk could not be made read-only: {errno}"));
+        }
+    }
+
+    fn power_off(&mut self) {
+        let _ = rustix::system::reboot(RebootCommand::PowerOff);
+    }
+
+    fn outlives_host(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,141 @@
+//! `lo` and `eth0`, over rtnetlink.
+
+mod netlink;
+
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
+use smolvm_proto::NetworkConfig;
+
+use super::failed;
+use crate::serve::BootFailure;
+use netlink::{Batch, Link, Reply};
+
+const STEP: &str = "network";
+
+/// How long the driver may take to make the interface.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A config in the kernel's terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Parsed {
+    mac: [u8; 6],
+    address: Ipv4Addr,
+    prefix: u8,
+    gateway: Ipv4Addr,
+}
+
+/// Brings up the loopback; a guest without it would surprise every daemon.
+pub(super) fn loopback() -> Result<(), BootFailure> {
+    let mut batch = Batch::new();
+    // The first interface of every network namespace.
+    batch.set_link(Link { index: 1, mac: None, up: true });
+    talk(&route_socket()?, batch).map_err(failed(STEP, "lo"))
+}
+
+/// Sets up `eth0`; gives the address as the kernel has it afterwards.
+pub(super) fn configure(config: &NetworkConfig) -> Result<String, BootFailure> {
+    let parsed = parse(config)?;
+    let socket = route_socket()?;
+    let index = index_of(&socket, "eth0")?;
+    let mut batch = Batch::new();
+    batch.set_link(Link { index, mac: Some(parsed.mac), up: false });
+    batch.set_link(Link { index, mac: None, up: true });
+    batch.add_address(index, parsed.address, parsed.prefix);
+    batch.add_default_route(index, parsed.gateway, parsed.address);
+    talk(&socket, batch).map_err(failed(STEP, "eth0"))?;
+    read_back(&socket, index)
+}
+
+fn parse(config: &NetworkConfig) -> Result<Parsed, BootFailure> {
+    let bad = |field: &str, text: &str| BootFailure { step: STEP, message: format!("{text:?} is no {field}") };
+    let mut mac = [0; 6];
+    let mut parts = config.mac.split(':');
+    for byte in &mut mac {
+        *byte = parts.next().and_then(|p| u8::from_str_radix(p, 16).ok()).ok_or_else(|| bad("mac", &config.mac))?;
+    }
+    if config.prefix > 32 {
+        return Err(bad("prefix", &config.prefix.to_string()));
+    }
+    let ip = |field, text: &str| text.parse::<Ipv4Addr>().map_err(|_| bad(field, text));
+    Ok(Parsed { mac, address: ip("address", &config.address)?, prefix: config.prefix, gateway: ip("gateway", &config.gateway)? })
+}
+
+/// Protocol 0 of this family is routing.
+fn route_socket() -> Result<OwnedFd, BootFailure> {
+    socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).map_err(failed(STEP, "socket"))
+}
+
+/// Waits for the interface: the device is found by a thread of the kernel.
+fn index_of(socket: &OwnedFd, name: &str) -> Result<u32, BootFailure> {
+    let start = Instant::now();
+    loop {
+        match rustix::net::netdevice::name_to_index(socket, name) {
+            Err(Errno::NODEV) if start.elapsed() < PATIENCE => std::thread::sleep(Duration::from_micros(200)),
+            other => return other.map_err(failed(STEP, name)),
+        }
+    }
+}
+
+/// Sends a batch and waits for every answer; gives the first refusal.
+fn talk(socket: &OwnedFd, batch: Batch) -> Result<(), Errno> {
+    let (bytes, mut waiting) = batch.finish();
+    send(socket, &bytes, SendFlags::empty())?;
+    let mut buffer = [0; 8192];
+    let mut refusal = None;
+    while waiting > 0 {
+        let (count, _) = recv(socket, &mut buffer[..], RecvFlags::empty())?;
+        for reply in netlink::replies(&buffer[..count]) {
+            if let Reply::Answer(code) = reply {
+                waiting -= 1;
+                if code != 0 && refusal.is_none() {
+                    refusal = Some(Errno::from_raw_os_error(code));
+                }
+            }
+        }
+    }
+    refusal.map_or(Ok(()), Err)
+}
+
+fn read_back(socket: &OwnedFd, index: u32) -> Result<String, BootFailure> {
+    send(socket, &netlink::dump_addresses(), SendFlags::empty()).map_err(failed(STEP, "read back"))?;
+    let mut buffer = [0; 8192];
+    let mut found = None;
+    loop {
+        let (count, _) = recv(socket, &mut buffer[..], RecvFlags::empty()).map_err(failed(STEP, "read back"))?;
+        for reply in netlink::replies(&buffer[..count]) {
+            match reply {
+                Reply::Address { index: i, address } if i == index => found = Some(address),
+                Reply::Done | Reply::Answer(_) => {
+                    let missing = || BootFailure { step: STEP, message: "eth0 has no address".to_owned() };
+                    return found.map(|a: Ipv4Addr| a.to_string()).ok_or_else(missing);
+                }
+                Reply::Address { .. } | Reply::Else => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_configs_are_taken() {
+        let good = NetworkConfig {
+            mac: "02:00:00:00:00:01".to_owned(),
+            address: "10.0.0.2".to_owned(),
+            prefix: 32,
+            gateway: "10.0.0.1".to_owned(),
+            dns: Vec::new(),
+        };
+        assert!(parse(&good).is_ok());
+        assert!(parse(&NetworkConfig { mac: "02:00".to_owned(), ..good.clone() }).is_err());
+        assert!(parse(&NetworkConfig { address: "10.0.0".to_owned(), ..good.clone() }).is_err());
+        assert!(parse(&NetworkConfig { prefix: 33, ..good.clone() }).is_err());
+        assert!(parse(&NetworkConfig { gateway: String::new(), ..good }).is_err());
+    }
+}

@@ -1,0 +1,205 @@
+//! The five rtnetlink messages that are needed, as bytes.
+//!
+//! Numbers are the kernel's ABI (rtnetlink(7)); integers are in the machine's order, and every
+//! part is padded to four bytes.
+
+use std::net::Ipv4Addr;
+
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const RTM_NEWLINK: u16 = 16;
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
+const RTM_NEWROUTE: u16 = 24;
+
+const REQUEST: u16 = 0x1;
+const ACK: u16 = 0x4;
+const DUMP: u16 = 0x300;
+const CREATE_OR_REPLACE: u16 = 0x400 | 0x100;
+
+const AF_INET: u8 = 2;
+const IFF_UP: u32 = 1;
+const IFLA_ADDRESS: u16 = 1;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PREFSRC: u16 = 7;
+const RT_TABLE_MAIN: u8 = 254;
+const RTPROT_BOOT: u8 = 3;
+const RTN_UNICAST: u8 = 1;
+/// The gateway is on the link, whatever the addresses say.
+const RTNH_F_ONLINK: u32 = 4;
+
+/// A change of an interface.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) mac: Option<[u8; 6]>,
+    pub(super) up: bool,
+}
+
+/// Requests that go to the kernel in one call.
+pub(super) struct Batch {
+    bytes: Vec<u8>,
+    count: usize,
+}
+
+/// What the kernel says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// 0, or a positive errno.
+    Answer(i32),
+    Address {
+        index: u32,
+        address: Ipv4Addr,
+    },
+    Done,
+    Else,
+}
+
+impl Batch {
+    pub(super) fn new() -> Self {
+        Self { bytes: Vec::with_capacity(256), count: 0 }
+    }
+
+    pub(super) fn set_link(&mut self, link: Link) {
+        let flags = if link.up { IFF_UP } else { 0 };
+        let mut body = vec![0, 0, 0, 0];
+        body.extend_from_slice(&link.index.to_ne_bytes());
+        body.extend_from_slice(&flags.to_ne_bytes());
+        body.extend_from_slice(&IFF_UP.to_ne_bytes());
+        if let Some(mac) = link.mac {
+            attribute(&mut body, IFLA_ADDRESS, &mac);
+        }
+        self.request(RTM_NEWLINK, 0, &body);
+    }
+
+    pub(super) fn add_address(&mut self, index: u32, address: Ipv4Addr, prefix: u8) {
+        let mut body = vec![AF_INET, prefix, 0, 0];
+        body.extend_from_slice(&index.to_ne_bytes());
+        attribute(&mut body, IFA_LOCAL, &address.octets());
+        attribute(&mut body, IFA_ADDRESS, &address.octets());
+        self.request(RTM_NEWADDR, CREATE_OR_REPLACE, &body);
+    }
+
+    pub(super) fn add_default_route(&mut self, index: u32, gateway: Ipv4Addr, source: Ipv4Addr) {
+        let mut body = vec![AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST];
+        body.extend_from_slice(&RTNH_F_ONLINK.to_ne_bytes());
+        attribute(&mut body, RTA_GATEWAY, &gateway.octets());
+        attribute(&mut body, RTA_OIF, &index.to_ne_bytes());
+        attribute(&mut body, RTA_PREFSRC, &source.octets());
+        self.request(RTM_NEWROUTE, CREATE_OR_REPLACE, &body);
+    }
+
+    /// The bytes, and how many answers to wait for.
+    pub(super) fn finish(self) -> (Vec<u8>, usize) {
+        (self.bytes, self.count)
+    }
+
+    fn request(&mut self, kind: u16, flags: u16, body: &[u8]) {
+        self.count += 1;
+        message(&mut self.bytes, kind, REQUEST | ACK | flags, body);
+    }
+}
+
+/// Asks for all IPv4 addresses.
+pub(super) fn dump_addresses() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    message(&mut bytes, RTM_GETADDR, REQUEST | DUMP, &[AF_INET, 0, 0, 0, 0, 0, 0, 0]);
+    bytes
+}
+
+/// Takes a datagram of the kernel apart; what does not fit its own length ends it.
+pub(super) fn replies(mut bytes: &[u8]) -> impl Iterator<Item = Reply> {
+    std::iter::from_fn(move || {
+        let len = number(bytes, 0)? as usize;
+        let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
+        let body = bytes.get(16..len)?;
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some(match kind {
+            NLMSG_ERROR => Reply::Answer(number(body, 0).map_or(libc::EIO, |code| code.cast_signed().saturating_neg())),
+            NLMSG_DONE => Reply::Done,
+            RTM_NEWADDR => address(body).unwrap_or(Reply::Else),
+            _ => Reply::Else,
+        })
+    })
+}
+
+fn address(body: &[u8]) -> Option<Reply> {
+    let index = number(body, 4)?;
+    let mut rest = body.get(8..)?;
+    loop {
+        let len = usize::from(u16::from_ne_bytes(*rest.first_chunk()?));
+        let kind = u16::from_ne_bytes(*rest.get(2..)?.first_chunk()?);
+        let value = rest.get(4..len)?;
+        if let (IFA_LOCAL, Ok(octets)) = (kind, <[u8; 4]>::try_from(value)) {
+            return Some(Reply::Address { index, address: octets.into() });
+        }
+        rest = rest.get(len.next_multiple_of(4)..)?;
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|b| u32::from_ne_bytes(*b))
+}
+
+fn message(out: &mut Vec<u8>, kind: u16, flags: u16, body: &[u8]) {
+    let len = u32::try_from(16 + body.len()).unwrap_or(0);
+    out.extend_from_slice(&len.to_ne_bytes());
+    out.extend_from_slice(&kind.to_ne_bytes());
+    out.extend_from_slice(&flags.to_ne_bytes());
+    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(body);
+    out.resize(out.len().next_multiple_of(4), 0);
+}
+
+fn attribute(out: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let len = u16::try_from(4 + value.len()).unwrap_or(0);
+    out.extend_from_slice(&len.to_ne_bytes());
+    out.extend_from_slice(&kind.to_ne_bytes());
+    out.extend_from_slice(value);
+    out.resize(out.len().next_multiple_of(4), 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_padded_and_counted() {
+        let mut batch = Batch::new();
+        batch.set_link(Link { index: 2, mac: Some([2, 0, 0, 0, 0, 1]), up: false });
+        batch.add_address(2, Ipv4Addr::new(10, 0, 0, 2), 32);
+        let (bytes, count) = batch.finish();
+        assert_eq!(count, 2);
+        assert_eq!(bytes.len(), (16 + 16 + 12) + (16 + 8 + 8 + 8));
+        assert_eq!(number(&bytes, 0), Some(42 + 2));
+        assert_eq!(bytes[44 + 17], 32, "the prefix of the second request");
+    }
+
+    #[test]
+    fn replies_that_lie_about_their_length_end_the_list() {
+        let mut bytes = Vec::new();
+        message(&mut bytes, NLMSG_ERROR, 0, &(-17_i32).to_ne_bytes());
+        message(&mut bytes, NLMSG_ERROR, 0, &0_i32.to_ne_bytes());
+        assert_eq!(replies(&bytes).collect::<Vec<_>>(), [Reply::Answer(17), Reply::Answer(0)]);
+        bytes[20..24].copy_from_slice(&5000_u32.to_ne_bytes());
+        assert_eq!(replies(&bytes).collect::<Vec<_>>(), [Reply::Answer(17)]);
+        assert_eq!(replies(&[0; 40]).count(), 0);
+        assert_eq!(replies(&[255; 3]).count(), 0);
+    }
+
+    #[test]
+    fn addresses_are_found_among_attributes() {
+        let mut body = vec![AF_INET, 32, 0, 0];
+        body.extend_from_slice(&7_u32.to_ne_bytes());
+        attribute(&mut body, 3, b"eth0\0");
+        attribute(&mut body, IFA_LOCAL, &[10, 0, 0, 9]);
+        let mut bytes = Vec::new();
+        message(&mut bytes, RTM_NEWADDR, 0, &body);
+        message(&mut bytes, NLMSG_DONE, 0, &[0; 4]);
+        let expected = Reply::Address { index: 7, address: Ipv4Addr::new(10, 0, 0, 9) };
+        assert_eq!(replies(&bytes).collect::<Vec<_>>(), [expected, Reply::Done]);
+    }
+}

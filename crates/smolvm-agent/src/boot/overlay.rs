@@ -1,0 +1,97 @@
+//! The guest's root: a read-only image below, the sandbox's own disk above.
+//!
+//! ```text
+//!   initramfs  /lower  ◄── disk serial=root (ext4, read-only)
+//!              /data   ◄── disk serial=data (ext4), or memory when there is none
+//!              /newroot ◄── overlay(lower=/lower, upper=/data/upper, work=/data/work) ──► becomes /
+//! ```
+//!
+//! After the switch nothing in the guest can name `/data`: its only handle is the descriptor in
+//! [`Disk`], through which the shutdown makes the file system read-only and so clean.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::mount::{FsPickFlags, MountFlags, UnmountFlags, mount, mount_move, unmount};
+
+use super::mounts::make_directory;
+use super::{devices, failed};
+use crate::serve::BootFailure;
+
+const STEP: &str = "overlay";
+
+/// A handle on the mounted data disk.
+pub(super) struct Disk {
+    root: OwnedFd,
+}
+
+/// Mounts the image. Early: it is the same for every guest of a template.
+pub(super) fn mount_image() -> Result<(), BootFailure> {
+    let device = devices::disk("root").ok_or_else(|| missing("root"))?;
+    make_directory("/lower").map_err(failed("image", "/lower"))?;
+    mount(&device, "/lower", "ext4", MountFlags::RDONLY | MountFlags::NOATIME, None).map_err(failed("image", &device))
+}
+
+/// Whether there is a disk to keep things on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Upper {
+    DataDisk,
+    Memory,
+}
+
+/// Mounts the upper layer and the overlay.
+pub(super) fn assemble(upper: Upper) -> Result<Disk, BootFailure> {
+    make_directory("/data").map_err(failed(STEP, "/data"))?;
+    match upper {
+        Upper::DataDisk => {
+            let device = devices::disk("data").ok_or_else(|| missing("data"))?;
+            // Without noinit_itable a kernel thread would zero inode tables for minutes, and fill the sparse file with them.
+            mount(&device, "/data", "ext4", MountFlags::NOATIME, Some(c"noinit_itable")).map_err(failed(STEP, &device))?;
+        }
+        Upper::Memory => mount("tmpfs", "/data", "tmpfs", MountFlags::NOATIME, Some(c"mode=755")).map_err(failed(STEP, "/data"))?,
+    }
+    for path in ["/data/upper", "/data/work", "/newroot"] {
+        make_directory(path).map_err(failed(STEP, path))?;
+    }
+    let layers = c"lowerdir=/lower,upperdir=/data/upper,workdir=/data/work";
+    mount("overlay", "/newroot", "overlay", MountFlags::NOATIME, Some(layers)).map_err(failed(STEP, "mount"))?;
+    let root = open("/data", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(failed(STEP, "/data"))?;
+    Ok(Disk { root })
+}
+
+/// Makes the overlay the root of everything. `/proc`, `/sys` and `/dev` move with it.
+pub(super) fn switch_root() -> Result<(), BootFailure> {
+    for path in ["/proc", "/sys", "/dev"] {
+        let target = format!("/newroot{path}");
+        let moved = match mount_move(path, &target) {
+            Err(Errno::NOENT) => make_directory(&target).and_then(|()| mount_move(path, &target)),
+            other => other,
+        };
+        moved.map_err(failed("switch_root", &target))?;
+    }
+    let step = |what| failed("switch_root", what);
+    rustix::process::chdir("/newroot").map_err(step("chdir"))?;
+    mount_move(".", "/").map_err(step("move"))?;
+    rustix::process::chroot(".").map_err(step("chroot"))?;
+    rustix::process::chdir("/").map_err(step("chdir"))
+}
+
+impl Disk {
+    /// Brings everything to the disk and marks the file system clean.
+    pub(super) fn settle(&self) -> Result<(), Errno> {
+        rustix::fs::sync();
+        // In order from the top; what is still held by something is made read-only below it all the same.
+        for path in ["/tmp", "/run"] {
+            let _ = unmount(path, UnmountFlags::DETACH);
+        }
+        let _ = rustix::mount::mount_remount("/", MountFlags::RDONLY, "");
+        let context = rustix::mount::fspick(&self.root, "", FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH)?;
+        rustix::mount::fsconfig_set_flag(&context, "ro")?;
+        rustix::mount::fsconfig_reconfigure(&context)
+    }
+}
+
+fn missing(serial: &str) -> BootFailure {
+    BootFailure { step: "disks", message: format!("there is no disk with the serial {serial:?}") }
+}
