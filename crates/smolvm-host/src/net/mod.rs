@@ -13,6 +13,8 @@
 //! that does not carry the installation's mark; what is gone already is no error.
 
 pub mod accounts;
+mod bind_device;
+pub mod dns;
 pub mod links;
 pub mod netlink;
 pub mod nft;
