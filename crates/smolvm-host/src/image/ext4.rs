@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::namespace::Identity;
 use crate::fsx::FsError;
 use crate::proc::tool::{Output, Tool, ToolError};
 
@@ -107,6 +108,14 @@ pub(super) const ENVIRONMENT: [(&str, &str); 2] = [("MKE2FS_CONFIG", "/dev/null"
 pub(super) fn format(image: &Path, shape: Shape) -> Result<(), Ext4Error> {
     let kib = shape.bytes / 1024;
     let output = tool("mke2fs").args(shape.arguments()).arg(image).arg(format!("{kib}k")).timeout(TIMEOUT).run()?;
+    if output.status.success() { Ok(()) } else { Err(complain(image, &output)) }
+}
+
+/// Makes a file system with the content of the directory `tree`, whose owners are taken as `identity` sees them.
+pub(super) fn format_from(image: &Path, shape: Shape, tree: &Path, identity: Identity) -> Result<(), Ext4Error> {
+    let mke2fs = ENVIRONMENT.iter().fold(identity.tool("mke2fs"), |tool, (key, value)| tool.env(key, value));
+    let mke2fs = mke2fs.args(shape.arguments()).arg("-d").arg(tree).arg(image).arg(format!("{}k", shape.bytes / 1024));
+    let output = mke2fs.timeout(TIMEOUT).run()?;
     if output.status.success() { Ok(()) } else { Err(complain(image, &output)) }
 }
 

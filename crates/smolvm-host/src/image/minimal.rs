@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use self::files::{DIRECTORIES, FILES};
+use self::files::{DIRECTORIES, FILES, OWNERS};
 use super::apt::{self, Apt};
 use super::build::{Renew, intact};
 use super::error::ImageError;
@@ -117,6 +117,9 @@ fn script(applets: &[String]) -> String {
     script.push_str("write busybox bin/busybox\nsif bin/busybox mode 0100755\n");
     for (n, (path, mode, _)) in FILES.iter().enumerate() {
         let _ = write!(script, "write {n} {path}\nsif {path} mode 010{mode:04o}\n");
+    }
+    for (path, uid, gid) in OWNERS {
+        let _ = write!(script, "sif {path} uid {uid}\nsif {path} gid {gid}\n");
     }
     for applet in applets {
         let _ = writeln!(script, "symlink {applet} /bin/busybox");

@@ -34,6 +34,7 @@ mod kernel;
 mod layout;
 mod manifest;
 mod minimal;
+mod namespace;
 mod packages;
 mod progress;
 mod remove;

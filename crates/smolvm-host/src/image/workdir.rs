@@ -8,13 +8,14 @@
 //! A builder that is killed lets go of its lock with its life, so the next one of the same artefact,
 //! or [`sweep`], recognises what it left.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::ImageError;
 use super::layout;
+use super::namespace::{self, Identity};
 use crate::fsx::{FsError, create_private_dir, remove_tree};
 use crate::lock::{self, Lock, LockError};
 
@@ -51,7 +52,7 @@ impl Drop for Workdir {
     fn drop(&mut self) {
         // What cannot be removed now is found by the next builder under the same lock.
         if let Ok(parent) = File::open(&self.parent) {
-            let _ = remove_tree(parent, &self.name);
+            remove_build(&parent, &self.parent, &self.name);
         }
     }
 }
@@ -76,11 +77,25 @@ fn remove_left_by(parent: &Path, artefact: &str) -> Result<u64, FsError> {
     for entry in std::fs::read_dir(parent).map_err(FsError::on("read", parent))? {
         let name = entry.map_err(FsError::on("read", parent))?.file_name();
         if artefact_of(&name.to_string_lossy()) == Some(artefact) {
-            // A tool that outlived its builder may still be writing there: then it stays for later.
-            freed += remove_tree(&directory, &name).map_or(0, |removed| removed.bytes);
+            freed += remove_build(&directory, parent, &name);
         }
     }
     Ok(freed)
+}
+
+/// Removes one build's directory as far as that goes; gives back the bytes that were freed.
+///
+/// A tool that outlived its builder may still be writing there: then it stays for later.
+fn remove_build(directory: &File, parent: &Path, name: &OsStr) -> u64 {
+    match remove_tree(directory, name) {
+        Ok(removed) => removed.bytes,
+        Err(_) => {
+            if Identity::current() == Identity::User {
+                let _ = namespace::remove_mapped(&parent.join(name));
+            }
+            0
+        }
+    }
 }
 
 fn artefacts(parent: &Path) -> Result<Vec<String>, FsError> {

@@ -152,11 +152,6 @@ impl Apt {
         Ok(apt)
     }
 
-    /// The sources file, for a tool that shall use the same ones.
-    pub(super) fn sources_file(&self) -> PathBuf {
-        self.directory.join("sources.list")
-    }
-
     /// What a dependency like `linux-image-…-cloud-amd64` of a metapackage is called.
     pub(super) fn only_dependency(&self, package: &str) -> Result<String, AptError> {
         let output = self.tool("apt-cache").args(["show", "--no-all-versions", package]).run()?;
@@ -243,9 +238,33 @@ pub(super) fn unpack(package: &Path, into: &Path) -> Result<(), AptError> {
     if output.status.success() { Ok(()) } else { Err(complain(&output)) }
 }
 
-/// The host's release, as in `bookworm`.
-pub(super) fn codename() -> Result<String, AptError> {
-    release(Path::new("/etc"))
+/// Debian's own sources of this host, in the forms that building an image needs.
+#[derive(Debug)]
+pub(super) struct DebianSources {
+    /// As in `bookworm`.
+    pub(super) codename: String,
+    /// One-line entries, each held to the keyring.
+    pub(super) lines: Vec<String>,
+    /// A sources file for the image, without what only makes sense on this host.
+    pub(super) for_guests: String,
+    /// Environment variables for proxies that apt is configured to use.
+    pub(super) proxies: Vec<(&'static str, String)>,
+}
+
+/// Reads them.
+pub(super) fn debian_sources() -> Result<DebianSources, AptError> {
+    let etc = Path::new("/etc");
+    let (sources, keyring) = (host_sources(etc)?, keyring()?);
+    let mut proxies = Vec::new();
+    for (variable, option) in [("http_proxy", "Acquire::http::Proxy"), ("https_proxy", "Acquire::https::Proxy")] {
+        let output = Tool::new("apt-config").args(["dump", "--no-empty", "--format", "%v%n", option]).run()?;
+        let value = output.text().lines().next().unwrap_or_default().to_owned();
+        if value.starts_with("http") && value.bytes().all(|b| b.is_ascii_graphic()) {
+            proxies.push((variable, value));
+        }
+    }
+    let lines = sources.render(keyring, "amd64").lines().map(str::to_owned).collect();
+    Ok(DebianSources { codename: release(etc)?, lines, for_guests: sources.render_for_guests(keyring), proxies })
 }
 
 /// Debian's keyring on this host.
@@ -299,7 +318,7 @@ fn is_package_name(name: &str) -> bool {
 }
 
 /// Tells the causes apart that a person can do something about.
-fn complain(output: &Output) -> AptError {
+pub(super) fn complain(output: &Output) -> AptError {
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     let complaint = output.complaint();
     let says = |phrases: &[&str]| phrases.iter().any(|phrase| text.contains(phrase));

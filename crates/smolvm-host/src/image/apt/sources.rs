@@ -84,6 +84,17 @@ impl Sources {
         text
     }
 
+    /// In deb822 format for an image. A mirror that only this host can reach becomes Debian's own.
+    pub(super) fn render_for_guests(&self, keyring: &str) -> String {
+        let mut text = String::new();
+        for Source { uri, suite } in &self.used {
+            let public = if suite.contains("security") { "http://deb.debian.org/debian-security" } else { "http://deb.debian.org/debian" };
+            let uri = if uri.starts_with("http") { uri } else { public };
+            let _ = writeln!(text, "Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nSigned-By: {keyring}\n");
+        }
+        text
+    }
+
     fn judge(&mut self, file: &Path, entry: &Entry, codename: &str) {
         for uri in &entry.uris {
             let mut skip = |reason| self.skipped.push(SourceProblem { file: file.to_owned(), uri: uri.clone(), reason });
@@ -250,6 +261,9 @@ mod tests {
             ["http://mirror.example/debian/ bookworm", "mirror+file:///etc/apt/mirrors/debian-security.list bookworm-security"]
         );
         assert!(!sources.render("/k", "amd64").contains("trusted"));
+        let guests = sources.render_for_guests("/k");
+        assert!(guests.contains("URIs: http://deb.debian.org/debian-security\nSuites: bookworm-security\n"), "{guests}");
+        assert!(guests.contains("URIs: http://mirror.example/debian/\n") && !guests.contains("mirror+file"), "{guests}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub(super) const DIRECTORIES: &[(&str, u32)] = &[
     ("etc", 0o755),
     ("etc/profile.d", 0o755),
     ("home", 0o755),
+    ("home/user", 0o755),
     ("lib", 0o755),
     ("media", 0o755),
     ("mnt", 0o755),
@@ -34,6 +35,9 @@ pub(super) const DIRECTORIES: &[(&str, u32)] = &[
     ("var/tmp", 0o1777),
 ];
 
+/// Whose things are not root's: path, uid, gid.
+pub(super) const OWNERS: &[(&str, u32, u32)] = &[("home/user", 1000, 1000), ("etc/shadow", 0, 42)];
+
 /// Every file with its mode and content. Hostname, hosts, resolver and machine id are written by the
 /// agent at each start; they are here so that a look into the bare image finds them.
 pub(super) const FILES: &[(&str, u32, &str)] = &[
@@ -46,7 +50,7 @@ pub(super) const FILES: &[(&str, u32, &str)] = &[
          sys:x:3:3:sys:/dev:/bin/false\n\
          mail:x:8:8:mail:/var/mail:/bin/false\n\
          www-data:x:33:33:www-data:/var/www:/bin/false\n\
-         user:x:1000:1000:user:/home:/bin/sh\n\
+         user:x:1000:1000:user:/home/user:/bin/sh\n\
          nobody:x:65534:65534:nobody:/:/bin/false\n",
     ),
     (
