@@ -1,1 +1,18 @@
-//! (being written)
+//! QEMU: what it is and needs, what this host can run it with, its start and its control socket.
+//!
+//! ```text
+//!   probe   binary ──► version, libraries, firmware (cached by inode, verified by stat)
+//!   accel   /dev/kvm ──► ns per guest instruction; TSC frequency (cached per boot)
+//!   launch  both + files + sockets ──► jail ──► a hypervisor that has greeted on QMP, and what was enforced on it
+//!   qmp     its control socket: a blocking client, and a parser for poll loops
+//! ```
+//!
+//! Invariants: nothing is believed because a file is present; the hypervisor's output is capped and
+//! parsed as data from a stranger.
+
+pub mod accel;
+mod elf;
+mod kvm_ioctl;
+pub mod launch;
+pub mod probe;
+pub mod qmp;

@@ -1,0 +1,350 @@
+//! Starts a hypervisor in its jail and believes it only once it has greeted and been looked at.
+//!
+//! ```text
+//!   LaunchRequest ──► argv (model) + files (probe) + fd table ──► jail::spawn ──► greeting on QMP ──► jail::inspect ──► Launched
+//!                                                                     │ any failure after this kills and reaps it
+//! ```
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use smolvm_model::engine::{Accelerator, LaunchArgs, MachineShape, NetDevice, NetKind, argv, fd, qemu_argv};
+use smolvm_model::name::{LaunchToken, MacAddr, Mark};
+
+use super::probe::Engine;
+use crate::jail::{self, Enforced, JailError, JailFile, JailIdentity, JailSpec, Limits, inspect};
+use crate::proc::{identity, kill};
+
+/// From exec to the greeting takes about 20 ms; a host that swaps may need seconds.
+const GREETING_PATIENCE: Duration = Duration::from_secs(20);
+/// What is kept of the last words of a hypervisor that died.
+const STDERR_CAP: u64 = 4096;
+/// QEMU opens about thirty descriptors for a microvm, and two more per KVM queue.
+const OPEN_FILES: u64 = 256;
+/// Threads besides one per virtual processor: main loop, RCU, QMP, and the pool for disk requests (64).
+const THREADS: u64 = 80;
+
+/// The network device and what is behind it.
+#[derive(Debug)]
+pub struct NetAttach {
+    /// A TAP queue or a connected stream socket.
+    pub fd: OwnedFd,
+    /// Which of them.
+    pub kind: NetKind,
+    /// The device's address.
+    pub mac: MacAddr,
+}
+
+/// One start of one hypervisor.
+#[derive(Debug)]
+pub struct LaunchRequest<'a> {
+    /// The hypervisor.
+    pub engine: &'a Engine,
+    /// Whose it is.
+    pub mark: &'a Mark,
+    /// Which start it is.
+    pub token: &'a LaunchToken,
+    /// The machine.
+    pub shape: MachineShape,
+    /// The host's time stamp counter frequency ([`super::accel::HostSpeed`]).
+    pub tsc_khz: Option<u32>,
+    /// An ELF kernel; readable by the identity below (mode 0644).
+    pub kernel: &'a Path,
+    /// An initramfs; readable by the identity below (mode 0644).
+    pub initramfs: &'a Path,
+    /// The root image, opened read-only.
+    pub root_image: File,
+    /// The data disk, opened read-write.
+    pub data_disk: File,
+    /// The data disk's full size: no file of the hypervisor's can become longer.
+    pub data_disk_limit: u64,
+    /// The network device, if any.
+    pub net: Option<NetAttach>,
+    /// Who it runs as.
+    pub identity: JailIdentity,
+}
+
+/// A hypervisor that runs.
+#[derive(Debug)]
+pub struct Launched {
+    /// Its pid as the caller sees it.
+    pub pid: u32,
+    /// A handle on it; it is this process's child, to be reaped with [`jail::reap`].
+    pub pidfd: OwnedFd,
+    /// Its start time.
+    pub start_ticks: u64,
+    /// Its executable's device and inode.
+    pub exe: (u64, u64),
+    /// The control socket; the greeting waits in it to be read.
+    pub qmp: UnixStream,
+    /// The agent's byte stream.
+    pub agent: UnixStream,
+    /// The serial console, to be read (a socket: do not shut down its other direction).
+    pub console: OwnedFd,
+    /// Its standard error, to be read.
+    pub stderr: OwnedFd,
+    /// What the kernel says is enforced on it.
+    pub enforced: Enforced,
+}
+
+/// Why there is no hypervisor; nothing of one is left.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// A file it needs cannot be used.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+    /// A file exists but the jailed user could not open it.
+    #[error("{} cannot be read by the jailed hypervisor: its mode must allow everyone to read", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The KVM device cannot be given to the jailed user.
+    #[error("/dev/kvm cannot be given to the jailed hypervisor: neither its group nor everyone may use it")]
+    KvmNotGrantable,
+    /// The jail could not be made.
+    #[error("the hypervisor's jail could not be made")]
+    Jail(#[from] JailError),
+    /// It ended before it greeted.
+    #[error("the hypervisor ended at its start ({}): {stderr}", outcome)]
+    Died {
+        /// How.
+        outcome: Outcome,
+        /// Its last words.
+        stderr: String,
+    },
+    /// It did not greet in time.
+    #[error("the hypervisor did not greet within {} s", GREETING_PATIENCE.as_secs())]
+    Silent,
+    /// What is enforced on it could not be found out.
+    #[error("what is enforced on the hypervisor cannot be read")]
+    Inspect(#[from] inspect::InspectError),
+    /// A hard requirement does not hold.
+    #[error("the hypervisor's jail does not hold: {0}")]
+    Breach(inspect::Breach),
+    /// A system call failed.
+    #[error("cannot {action}")]
+    System {
+        /// What it was for.
+        action: &'static str,
+        /// The kernel's reason.
+        source: std::io::Error,
+    },
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// With a status.
+    Exited(i32),
+    /// By a signal.
+    Signalled(i32),
+    /// Nobody could tell.
+    Unknown,
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exited(status) => write!(f, "exit status {status}"),
+            Self::Signalled(signal) => write!(f, "signal {signal}"),
+            Self::Unknown => f.write_str("unknown cause"),
+        }
+    }
+}
+
+/// Starts the hypervisor; the calling process must have one thread and stay (see [`jail::spawn`]).
+pub fn launch(request: LaunchRequest<'_>) -> Result<Launched, LaunchError> {
+    let system = |action| move |source: std::io::Error| LaunchError::System { action, source };
+    let (qmp, qmp_theirs) = UnixStream::pair().map_err(system("make a socket"))?;
+    let (agent, agent_theirs) = UnixStream::pair().map_err(system("make a socket"))?;
+    let (console, console_theirs) = UnixStream::pair().map_err(system("make a socket"))?;
+    let (stderr, stderr_theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| system("make a pipe")(e.into()))?;
+    let null: OwnedFd = File::options().read(true).write(true).open("/dev/null").map_err(system("open /dev/null"))?.into();
+
+    let (root, data): (OwnedFd, OwnedFd) = (request.root_image.into(), request.data_disk.into());
+    let sockets: [OwnedFd; 3] = [qmp_theirs.into(), agent_theirs.into(), console_theirs.into()];
+    let mut fds = vec![
+        (&null, fd::STDIN),
+        (&null, fd::STDOUT),
+        (&stderr_theirs, fd::STDERR),
+        (&root, fd::ROOT),
+        (&data, fd::DATA),
+        (&sockets[0], fd::QMP),
+        (&sockets[1], fd::AGENT),
+        (&sockets[2], fd::CONSOLE),
+    ];
+    fds.extend(request.net.as_ref().map(|net| (&net.fd, fd::NET)));
+
+    let args = LaunchArgs {
+        mark: request.mark.clone(),
+        token: request.token.clone(),
+        shape: request.shape,
+        net: request.net.as_ref().map(|net| NetDevice { kind: net.kind, mac: net.mac }),
+        tsc_khz: request.tsc_khz,
+    };
+    let program = request.engine.binary.target.clone();
+    let (devices, groups) = devices(request.shape.accelerator, request.identity)?;
+    let spec = JailSpec {
+        argv: qemu_argv(&program.to_string_lossy(), &args),
+        program,
+        files: files(request.engine, request.kernel, request.initramfs)?,
+        devices,
+        fds,
+        identity: request.identity,
+        groups,
+        limits: Limits {
+            file_size: request.data_disk_limit,
+            open_files: OPEN_FILES,
+            // Another process of the same user would count too.
+            threads: matches!(request.identity, JailIdentity::Uid(_)).then_some(THREADS + u64::from(request.shape.cpus.get())),
+        },
+    };
+    let jailed = jail::spawn(&spec)?;
+    drop(spec);
+    drop((sockets, stderr_theirs, root, data, request.net));
+
+    let mut running = Running { pidfd: Some(jailed.pidfd) };
+    running.await_greeting(&qmp, &stderr)?;
+    let mut enforced = inspect::read(Path::new("/proc"), jailed.pid)?;
+    if let Some(breach) = enforced.breach() {
+        return Err(LaunchError::Breach(breach));
+    }
+    enforced.landlock_abi = jailed.landlock_abi;
+    enforced.missing = jailed.missing;
+    let seen = identity::look(Path::new("/proc"), jailed.pid).map_err(system("read the hypervisor's start time"))?;
+    let (Some(seen), Some(pidfd)) = (seen, running.pidfd.take()) else {
+        return Err(LaunchError::Died { outcome: Outcome::Unknown, stderr: String::new() });
+    };
+    Ok(Launched {
+        pid: jailed.pid,
+        pidfd,
+        start_ticks: seen.start_ticks,
+        exe: (request.engine.binary.id.dev, request.engine.binary.id.ino),
+        qmp,
+        agent,
+        console: console.into(),
+        stderr,
+        enforced,
+    })
+}
+
+/// Every file it sees: its own, the kernel, the initramfs.
+fn files(engine: &Engine, kernel: &Path, initramfs: &Path) -> Result<Vec<JailFile>, LaunchError> {
+    let own = std::iter::once(&engine.binary).chain(&engine.libraries).map(|f| JailFile {
+        source: f.source.clone(),
+        target: f.target.clone(),
+        executable: f.target == engine.binary.target || f.target.to_string_lossy().contains(".so"),
+    });
+    let mut files: Vec<JailFile> = own.collect();
+    for (path, target) in [(kernel, argv::KERNEL), (initramfs, argv::INITRD)] {
+        let source = path.canonicalize().map_err(|source| LaunchError::File { path: path.to_owned(), source })?;
+        files.push(JailFile { source, target: target.into(), executable: false });
+    }
+    for file in &files {
+        let meta = std::fs::metadata(&file.source).map_err(|source| LaunchError::File { path: file.source.clone(), source })?;
+        if meta.mode() & 0o004 == 0 && meta.uid() != rustix::process::geteuid().as_raw().max(1) {
+            return Err(LaunchError::Unreadable { path: file.source.clone() });
+        }
+    }
+    Ok(files)
+}
+
+/// The device nodes it sees, and the groups it needs for them.
+fn devices(accelerator: Accelerator, identity: JailIdentity) -> Result<(Vec<PathBuf>, Vec<u32>), LaunchError> {
+    let mut devices = vec![PathBuf::from("/dev/null"), PathBuf::from("/dev/zero"), PathBuf::from("/dev/urandom")];
+    let mut groups = Vec::new();
+    match accelerator {
+        Accelerator::Tcg => {}
+        Accelerator::Kvm => {
+            let path = PathBuf::from("/dev/kvm");
+            let meta = std::fs::metadata(&path).map_err(|source| LaunchError::File { path: path.clone(), source })?;
+            let by_group = meta.mode() & 0o060 == 0o060 && meta.gid() != 0;
+            match identity {
+                // An ordinary user keeps the groups it has, and the probe has opened the device with them.
+                JailIdentity::Caller => {}
+                JailIdentity::Uid(_) if meta.mode() & 0o006 == 0o006 => {}
+                JailIdentity::Uid(_) if by_group => groups.push(meta.gid()),
+                JailIdentity::Uid(_) => return Err(LaunchError::KvmNotGrantable),
+            }
+            devices.push(path);
+        }
+    }
+    Ok((devices, groups))
+}
+
+/// A hypervisor that is killed and reaped unless it was taken out.
+struct Running {
+    pidfd: Option<OwnedFd>,
+}
+
+impl Running {
+    /// Waits until the control socket has something to read; the bytes stay there.
+    fn await_greeting(&mut self, qmp: &UnixStream, stderr: &OwnedFd) -> Result<(), LaunchError> {
+        let deadline = Instant::now() + GREETING_PATIENCE;
+        loop {
+            let Some(pidfd) = &self.pidfd else { return Err(LaunchError::Silent) };
+            let left = deadline.saturating_duration_since(Instant::now());
+            let time = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+            let mut set = [PollFd::new(qmp, PollFlags::IN), PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
+            match poll(&mut set, Some(&time)) {
+                Ok(0) => return Err(LaunchError::Silent),
+                Ok(_) if !set[1].revents().is_empty() || set[0].revents().contains(PollFlags::HUP) => return Err(self.death(stderr)),
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(LaunchError::System { action: "wait for the hypervisor", source: errno.into() }),
+            }
+        }
+    }
+
+    fn death(&mut self, stderr: &OwnedFd) -> LaunchError {
+        let outcome = match self.pidfd.take() {
+            Some(pidfd) => {
+                // It closed its control socket: it is ending, or had better.
+                let _ = kill::wait_all(std::slice::from_ref(&pidfd), Duration::from_millis(500));
+                let _ = kill::kill(&pidfd);
+                outcome(&pidfd)
+            }
+            None => Outcome::Unknown,
+        };
+        let mut words = Vec::new();
+        if let Ok(stderr) = stderr.try_clone() {
+            let _ = File::from(stderr).take(STDERR_CAP).read_to_end(&mut words);
+        }
+        LaunchError::Died { outcome, stderr: String::from_utf8_lossy(&words).trim().to_owned() }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(pidfd) = &self.pidfd {
+            let _ = kill::kill(pidfd);
+            let _ = jail::reap(pidfd);
+        }
+    }
+}
+
+/// Takes the status of a child that has ended or is being killed.
+pub fn outcome(pidfd: &OwnedFd) -> Outcome {
+    match jail::reap(pidfd) {
+        Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+            (Some(status), _) => Outcome::Exited(status),
+            (None, Some(signal)) => Outcome::Signalled(signal),
+            (None, None) => Outcome::Unknown,
+        },
+        Ok(None) | Err(_) => Outcome::Unknown,
+    }
+}

@@ -1,0 +1,150 @@
+//! Everything the child needs, laid out in memory before it exists.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::ffi::{CString, c_char, c_int};
+use std::fmt::Write as _;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::spawn::{JailError, JailFile, JailIdentity, JailSpec};
+
+/// Where the host's files are while the child still sees them.
+const HOST: &str = "/host";
+
+/// A file to bind.
+#[derive(Debug)]
+pub(super) struct Bind {
+    pub source: CString,
+    pub target: CString,
+    pub executable: bool,
+}
+
+/// A device node to bind; `tree` is the detached mount while the child is at it.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub source: CString,
+    pub target: CString,
+    pub tree: Cell<c_int>,
+}
+
+/// The text of the two id maps of a user namespace.
+#[derive(Debug)]
+pub(super) struct IdMaps {
+    pub uid: Vec<u8>,
+    pub gid: Vec<u8>,
+}
+
+/// The child's instructions.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub dirs: Vec<CString>,
+    pub files: Vec<Bind>,
+    pub devices: Vec<Device>,
+    pub fds: Vec<(c_int, c_int)>,
+    /// The child's notes: where each descriptor was copied to.
+    pub aside: Vec<Cell<c_int>>,
+    pub limits: Vec<(u32, u64)>,
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    pub id_maps: Option<IdMaps>,
+    pub landlock: Option<c_int>,
+    pub status: c_int,
+    pub go: c_int,
+    /// Set by the child once the pipes stand at their own numbers.
+    pub moved: Cell<bool>,
+    pub program: CString,
+    /// Owns what `argv` points to.
+    _args: Vec<CString>,
+    argv: Vec<*const c_char>,
+    envp: [*const c_char; 1],
+}
+
+/// The descriptors the plan names besides the caller's.
+pub(super) struct Pipes<'a> {
+    pub status: BorrowedFd<'a>,
+    pub go: BorrowedFd<'a>,
+    pub landlock: Option<BorrowedFd<'a>>,
+}
+
+impl Plan {
+    pub(super) fn new(spec: &JailSpec<'_>, identity: JailIdentity, pipes: &Pipes<'_>) -> Result<Self, JailError> {
+        let mut dirs = BTreeSet::new();
+        let mut bind = |file: &JailFile| -> Result<Bind, JailError> {
+            let target = absolute(&file.target)?;
+            add_parents(&mut dirs, &file.target)?;
+            Ok(Bind { source: beneath_host(&file.source)?, target, executable: file.executable })
+        };
+        let files = spec.files.iter().map(&mut bind).collect::<Result<Vec<_>, _>>()?;
+        let mut devices = Vec::new();
+        for path in &spec.devices {
+            add_parents(&mut dirs, path)?;
+            devices.push(Device { source: beneath_host(path)?, target: absolute(path)?, tree: Cell::new(-1) });
+        }
+        let args = spec.argv.iter().map(|a| c_string(a.as_bytes())).collect::<Result<Vec<_>, _>>()?;
+        let argv = args.iter().map(|a| a.as_ptr()).chain([std::ptr::null()]).collect();
+        let (uid, gid) = match identity {
+            JailIdentity::Uid(uid) => (uid, uid),
+            JailIdentity::Caller => (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
+        };
+        let id_maps = (identity == JailIdentity::Caller)
+            .then(|| IdMaps { uid: format!("{uid} {uid} 1").into_bytes(), gid: format!("{gid} {gid} 1").into_bytes() });
+        Ok(Self {
+            dirs: dirs.into_iter().map(|d| c_string(d.as_bytes())).collect::<Result<_, _>>()?,
+            files,
+            devices,
+            fds: spec.fds.iter().map(|(fd, target)| (fd.as_raw_fd(), *target)).collect(),
+            aside: vec![Cell::new(-1); spec.fds.len() + 3],
+            limits: spec.limits.table(),
+            uid,
+            gid,
+            groups: spec.groups.clone(),
+            id_maps,
+            landlock: pipes.landlock.map(|fd| fd.as_raw_fd()),
+            status: pipes.status.as_raw_fd(),
+            go: pipes.go.as_raw_fd(),
+            moved: Cell::new(false),
+            program: absolute(&spec.program)?,
+            _args: args,
+            argv,
+            envp: [std::ptr::null()],
+        })
+    }
+
+    pub(super) fn argv_ptrs(&self) -> *const *const c_char {
+        self.argv.as_ptr()
+    }
+
+    pub(super) fn env_ptrs(&self) -> *const *const c_char {
+        self.envp.as_ptr()
+    }
+}
+
+fn c_string(bytes: &[u8]) -> Result<CString, JailError> {
+    CString::new(bytes).map_err(|_| JailError::NulByte)
+}
+
+/// A path that means the same whatever the working directory, and leads nowhere else by `..`.
+fn absolute(path: &Path) -> Result<CString, JailError> {
+    let plain = path.is_absolute() && path.components().all(|c| !matches!(c, std::path::Component::ParentDir));
+    if plain { c_string(path.as_os_str().as_bytes()) } else { Err(JailError::PathNotPlain { path: path.to_owned() }) }
+}
+
+fn beneath_host(path: &Path) -> Result<CString, JailError> {
+    let path = absolute(path)?;
+    c_string(&[HOST.as_bytes(), path.as_bytes()].concat())
+}
+
+/// Adds every directory above `path`; sorted order makes parents come first.
+fn add_parents(dirs: &mut BTreeSet<String>, path: &Path) -> Result<(), JailError> {
+    let parent = path.parent().ok_or_else(|| JailError::PathNotPlain { path: path.to_owned() })?;
+    let mut dir = String::new();
+    for part in parent.components().skip(1) {
+        let part = part.as_os_str().to_str().ok_or_else(|| JailError::PathNotPlain { path: path.to_owned() })?;
+        let _ = write!(dir, "/{part}");
+        dirs.insert(dir.clone());
+    }
+    Ok(())
+}
