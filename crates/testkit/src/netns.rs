@@ -37,6 +37,13 @@ impl Netns {
     /// An empty one: only `lo`, and that is up.
     pub fn new() -> Result<Self> {
         let netns = thread::scope(|scope| scope.spawn(Self::make).join()).unwrap_or_else(|_| bail!("the thread panicked"))?;
+        // Without it addresses of devices change by themselves for seconds, and the oracle would call that a leak.
+        netns.enter(|| {
+            for scope in ["all", "default"] {
+                // A kernel without IPv6 has no such file, and no such trouble.
+                std::fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/accept_dad"), "0").ok();
+            }
+        });
         netns.ip("link set lo up")?;
         Ok(netns)
     }
@@ -134,9 +141,15 @@ impl NetnsHost {
         server.ip(&format!("addr add {}/24 dev srv0", Self::SERVER))?;
         server.ip("link set srv0 up")?;
         host.ip(&format!("route add default via {}", Self::SERVER))?;
-        // The carrier comes up a moment after the second end does.
-        crate::until("the veth pair has a carrier", std::time::Duration::from_secs(5), || {
-            host.ip("-br link show up0").ok().filter(|line| line.contains("LOWER_UP"))
+        // The carrier comes up a moment after the second end does, and the link-local address after that.
+        let settled = |netns: &Netns, device: &str| {
+            let carrier = netns.ip(&format!("-br link show {device}")).is_ok_and(|line| line.contains("LOWER_UP"));
+            let ipv6 = netns.enter(|| Path::new("/proc/sys/net/ipv6/conf").join(device).is_dir());
+            let address = || netns.ip(&format!("-6 route show table local dev {device}")).is_ok_and(|line| line.contains("local fe80:"));
+            carrier && (!ipv6 || address())
+        };
+        crate::until("the veth pair is up", std::time::Duration::from_secs(5), || {
+            (settled(&host, "up0") && settled(&server, "srv0")).then_some(())
         });
         Ok(Self { host, server })
     }
