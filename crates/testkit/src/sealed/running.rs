@@ -61,14 +61,16 @@ impl Running {
             }
             if self.begin.elapsed() > self.timeout {
                 self.kill_group();
-                let (out, err) = (collect(&self.stdout), collect(&self.stderr));
+                let deadline = Instant::now() + PIPES;
+                let (out, err) = (collect(&self.stdout, deadline), collect(&self.stderr, deadline));
                 panic!("not within {:?}: `{}`\n--- stdout\n{}\n--- stderr\n{}", self.timeout, self.shown, text(&out.0), text(&err.0));
             }
             thread::sleep(Duration::from_millis(2));
         };
         self.ended = true;
         let elapsed = self.begin.elapsed();
-        let ((out, out_end), (err, err_end)) = (collect(&self.stdout), collect(&self.stderr));
+        let deadline = Instant::now() + PIPES;
+        let ((out, out_end), (err, err_end)) = (collect(&self.stdout, deadline), collect(&self.stderr, deadline));
         let ran = Ran { shown: self.shown.clone(), status, stdout: text(&out), stderr: text(&err), stdout_bytes: out, elapsed };
         assert!(out_end && err_end, "`{}` has ended but somebody still holds its output pipes\n{ran}", self.shown);
         ran
@@ -112,8 +114,7 @@ fn drain(pipe: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
 }
 
 /// Everything that came, and whether the pipe's end was seen.
-fn collect(pipe: &Receiver<Vec<u8>>) -> (Vec<u8>, bool) {
-    let deadline = Instant::now() + PIPES;
+fn collect(pipe: &Receiver<Vec<u8>>, deadline: Instant) -> (Vec<u8>, bool) {
     let mut bytes = Vec::new();
     loop {
         match pipe.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
