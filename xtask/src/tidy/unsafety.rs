@@ -9,7 +9,12 @@ const ALLOWED: &[(&str, &str)] = &[
     ("crates/smolvm-agent/src/sys/random.rs", "ioctls of random(4)"),
     ("crates/smolvm-agent/src/sys/signals.rs", "signalfd"),
     ("crates/smolvm-agent/src/sys/spawn.rs", "clone with shared memory, and what the child does before execve"),
+    ("crates/smolvm-host/src/engine/kvm_ioctl.rs", "KVM's ioctls with raw pointers and a shared mapping"),
+    ("crates/smolvm-host/src/jail/child.rs", "clone with namespaces, and what the child does before execve"),
+    ("crates/smolvm-host/src/jail/spawn.rs", "the pidfd that clone hands over as a number"),
+    ("crates/smolvm-host/src/net/bind_device.rs", "setsockopt with the name of a device"),
     ("crates/smolvm-host/src/net/tun.rs", "ioctls of /dev/net/tun"),
+    ("crates/smolvm-host/tests/net_support/mod.rs", "unshare(2) of one thread into a private network namespace"),
     ("crates/testkit/src/netns.rs", "unshare(2) of one thread into a private network and mount namespace"),
 ];
 
