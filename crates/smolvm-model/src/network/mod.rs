@@ -12,6 +12,7 @@
 //! input gives the same answer; nothing that reaches the text of a rule is a free string.
 
 mod element;
+mod frame;
 mod group;
 mod ifname;
 mod ipv4net;
@@ -20,6 +21,7 @@ mod ruleset;
 mod uid;
 
 pub use element::{ElementKey, ElementKeyError, ElementOwner, Guest, SetName, displaced};
+pub use frame::{FramePolicy, MAX_NAME_REPLY, Verdict, judge, name_reply};
 pub use group::LinkGroup;
 pub use ifname::{IfName, IfNameError};
 pub use ipv4net::{Ipv4Net, Ipv4NetError};
