@@ -20,7 +20,7 @@ pub(super) fn no_async(tree: &Tree) -> Vec<Finding> {
     find(files, |line| {
         ["async fn", "async move", "async {", ".await", "tokio::"]
             .iter()
-            .find(|word| line.contains(**word))
+            .find(|word| stands_alone(line, word))
             .map(|word| format!("`{word}` outside smolvm-api"))
     })
 }
