@@ -1,0 +1,159 @@
+//! The monitor's part in the jail's tests: one thread, the production launch code, and then whatever
+//! the test asks for. One JSON object on standard output says what was started.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::num::{NonZeroU8, NonZeroU32};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use smolvm_host::engine::launch::{LaunchRequest, Launched, NetAttach, launch, outcome};
+use smolvm_host::engine::probe::Engine;
+use smolvm_host::engine::qmp::Qmp;
+use smolvm_host::engine::accel;
+use smolvm_host::jail::{Enforced, JailIdentity};
+use smolvm_model::engine::{Accelerator, MachineShape, NetKind};
+use smolvm_model::name::{LaunchToken, MacAddr};
+use standin::Targets;
+
+/// What to do, read from standard input's first line.
+#[derive(Deserialize)]
+struct Job {
+    engine: Option<PathBuf>,
+    cache: PathBuf,
+    kernel: PathBuf,
+    initramfs: PathBuf,
+    root: PathBuf,
+    data: PathBuf,
+    /// `null`: the caller's own.
+    uid: Option<u32>,
+    memory_mib: u32,
+    net: bool,
+    targets: Option<Targets>,
+    then: After,
+}
+
+/// What happens once the hypervisor runs.
+#[derive(Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+enum After {
+    /// Copy the console to standard output until the hypervisor ends.
+    Console,
+    /// Ask QMP for the status, say so, then stay until killed.
+    Stay,
+    /// Wait for this word on the console, then quit through QMP.
+    Quit,
+}
+
+#[derive(Serialize)]
+struct Started {
+    pid: u32,
+    start_ticks: u64,
+    exe: (u64, u64),
+    launch_us: u128,
+    enforced: Enforced,
+}
+
+#[allow(clippy::print_stdout, clippy::print_stderr, reason = "a program of the tests")]
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut text = error.to_string();
+            let mut source = error.source();
+            while let Some(cause) = source {
+                text = format!("{text}: {cause}");
+                source = cause.source();
+            }
+            println!("{}", serde_json::json!({ "error": text }));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "a program of the tests")]
+fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    let job: Job = serde_json::from_str(&line)?;
+    let engine = Engine::find(job.engine.as_deref(), &job.cache)?;
+    let speed = accel::host_speed(&job.cache, "test");
+    let data = OpenOptions::new().read(true).write(true).open(&job.data)?;
+    let limit = data.metadata()?.len();
+    let frames = UnixStream::pair()?;
+    let request = LaunchRequest {
+        engine: &engine,
+        mark: &"smolvm:0123456789:jail-test".parse()?,
+        token: &LaunchToken::from_random(std::array::from_fn(|i| u8::try_from(i).unwrap_or(0))),
+        shape: MachineShape {
+            cpus: NonZeroU8::MIN,
+            memory_mib: NonZeroU32::new(job.memory_mib).ok_or("no memory")?,
+            accelerator: Accelerator::Tcg,
+        },
+        tsc_khz: speed.tsc_khz,
+        kernel: &job.kernel,
+        initramfs: &job.initramfs,
+        root_image: File::open(&job.root)?,
+        data_disk: data,
+        data_disk_limit: limit,
+        net: job.net.then(|| NetAttach { fd: frames.0.into(), kind: NetKind::Stream, mac: MacAddr::local([1, 2, 3, 4, 5]) }),
+        identity: job.uid.map_or(JailIdentity::Caller, JailIdentity::Uid),
+    };
+    let start = Instant::now();
+    let mut vm = launch(request)?;
+    let started = Started {
+        pid: vm.pid,
+        start_ticks: vm.start_ticks,
+        exe: vm.exe,
+        launch_us: start.elapsed().as_micros(),
+        enforced: vm.enforced.clone(),
+    };
+    println!("{}", serde_json::to_string(&started)?);
+    if let Some(targets) = &job.targets {
+        let mut text = serde_json::to_vec(targets)?;
+        text.push(b'\n');
+        vm.agent.write_all(&text)?;
+    }
+    after(&job.then, vm, start)
+}
+
+#[allow(clippy::print_stdout, reason = "a program of the tests")]
+fn after(then: &After, vm: Launched, start: Instant) -> Result<(), Box<dyn std::error::Error>> {
+    let console = File::from(vm.console);
+    match then {
+        After::Console => {
+            for line in BufReader::new(console).lines() {
+                println!("{}", line?);
+            }
+            let mut words = String::new();
+            File::from(vm.stderr).read_to_string(&mut words)?;
+            println!("{}", serde_json::json!({ "outcome": outcome(&vm.pidfd).to_string(), "stderr": words }));
+        }
+        After::Stay => {
+            let mut qmp = Qmp::open(vm.qmp, Duration::from_secs(10))?;
+            println!("{}", qmp.execute("query-status", None)?);
+            loop {
+                std::thread::park();
+            }
+        }
+        After::Quit => {
+            let mut seen = String::new();
+            for line in BufReader::new(console).lines() {
+                let line = line?;
+                if line.contains("READY") {
+                    println!("{}", serde_json::json!({ "ready_us": start.elapsed().as_micros() }));
+                    break;
+                }
+                seen.push_str(&line);
+            }
+            let mut qmp = Qmp::open(vm.qmp, Duration::from_secs(10))?;
+            // It may be powering off by itself already.
+            let _ = qmp.execute("quit", None);
+            println!("{}", serde_json::json!({ "outcome": outcome(&vm.pidfd).to_string(), "console": seen }));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! Stands in the hypervisor's place and tries to get out.
+//!
+//! Called with QEMU's argument vector it greets on the control socket, reads its [`Targets`] from the
+//! agent's socket and reports on the console's. Called as `standin --outside < targets.json` it makes
+//! the same attempts without a jail, each in a process of its own: the control that shows that they can succeed.
+
+mod attempts;
+mod sys;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::ExitCode;
+
+use smolvm_model::engine::fd;
+use standin::{END, Targets, Then, Tried};
+
+#[allow(clippy::print_stdout, reason = "answers the questions QEMU answers on its standard output")]
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().collect();
+    match args.get(1).map(String::as_str) {
+        Some("--version") => println!("QEMU emulator version 7.2.22 (stand-in)"),
+        Some("-L") => println!("/usr/share/qemu\n/usr/share/seabios"),
+        Some("--outside") => outside(),
+        Some("-name") => inside(),
+        _ => return ExitCode::from(2),
+    }
+    ExitCode::SUCCESS
+}
+
+fn inside() {
+    // The launcher believes no hypervisor without a seccomp filter. This one forbids nothing, so that
+    // what is tested is the jail alone.
+    sys::allow_everything_filter().expect("a seccomp filter");
+    sys::adopt(fd::QMP).write_all(b"{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n").expect("greet");
+    let mut line = String::new();
+    BufReader::new(sys::adopt(fd::AGENT)).read_line(&mut line).expect("targets");
+    let targets: Targets = serde_json::from_str(&line).expect("targets as JSON");
+    let mut console = sys::adopt(fd::CONSOLE);
+    for attempt in attempts::ALL {
+        say(&mut console, attempt.name, (attempt.run)(&targets));
+    }
+    for number in attempts::open_descriptors() {
+        say(&mut console, &format!("descriptor {number}"), Ok(()));
+    }
+    say(&mut console, END, Ok(()));
+    match targets.then {
+        Then::Exit => {}
+        Then::Stay => {
+            let _ = sys::adopt(fd::AGENT).read(&mut [0]);
+            loop {
+                std::thread::park();
+            }
+        }
+        Then::Abort => std::process::abort(),
+    }
+}
+
+fn outside() {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).expect("targets");
+    let targets: Targets = serde_json::from_str(&text).expect("targets as JSON");
+    let mut out = sys::adopt(1);
+    for attempt in attempts::ALL {
+        let result = sys::in_child(|| (attempt.run)(&targets));
+        say(&mut out, attempt.name, result);
+    }
+}
+
+fn say(out: &mut File, what: &str, result: Result<(), i32>) {
+    let tried = Tried { what: what.to_owned(), errno: result.err().unwrap_or(0) };
+    let mut line = serde_json::to_vec(&tried).expect("JSON");
+    line.push(b'\n');
+    out.write_all(&line).expect("report");
+}
