@@ -29,6 +29,8 @@ pub enum ErrorCode {
     PartialFailure,
     /// Another live command holds what is needed.
     Busy,
+    /// It changed between the question and the answer.
+    Changed,
     /// Too little disk, memory or address space for what was asked.
     ResourceExhausted,
     /// The state database cannot be used as it is.
@@ -41,7 +43,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order of the documentation page.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::UsageError,
         Self::NotFound,
         Self::AlreadyExists,
@@ -54,6 +56,7 @@ impl ErrorCode {
         Self::GuestError,
         Self::PartialFailure,
         Self::Busy,
+        Self::Changed,
         Self::ResourceExhausted,
         Self::StateCorrupt,
         Self::Interrupted,
@@ -75,6 +78,7 @@ impl ErrorCode {
             Self::GuestError => "guest_error",
             Self::PartialFailure => "partial_failure",
             Self::Busy => "busy",
+            Self::Changed => "changed",
             Self::ResourceExhausted => "resource_exhausted",
             Self::StateCorrupt => "state_corrupt",
             Self::Interrupted => "interrupted",
@@ -98,6 +102,7 @@ impl ErrorCode {
             | Self::GuestError
             | Self::PartialFailure
             | Self::Busy
+            | Self::Changed
             | Self::ResourceExhausted
             | Self::StateCorrupt
             | Self::Internal => 1,

@@ -1,1 +1,47 @@
 //! The smolvm library: sandboxes, their lifecycle and their removal.
+//!
+//! ```text
+//!   verbs        create start stop delete list inspect exec run logs cleanup setup doctor
+//!                   │      │     │     │                          │
+//!                   ▼      ▼     └──┬──┴──────────────────────────┘
+//!   network/    reserve  raise      ▼
+//!   monitor/             one per run   teardown/  the one path that takes anything back
+//!                   │      │           │
+//!                   └──────┴─────┬─────┘
+//!                                ▼
+//!                 smolvm-host (effects)   smolvm-model (rules)
+//! ```
+//!
+//! Invariants: an effect is recorded before it happens; no database transaction is open across an
+//! effect; whoever changes a sandbox holds its lock; a look changes nothing; nothing here prints,
+//! exits or reads the environment.
+
+mod auto_name;
+mod capacity;
+pub mod cleanup;
+pub mod clock;
+pub mod create;
+pub mod delete;
+pub mod doctor;
+pub mod error;
+pub mod exec;
+pub mod inspect;
+pub mod installation;
+pub mod list;
+pub mod logs;
+pub mod monitor;
+mod network;
+mod observe;
+pub mod paths;
+pub mod run;
+mod session;
+pub mod setup;
+pub mod start;
+pub mod stop;
+mod teardown;
+pub mod time;
+pub mod view;
+
+pub use error::Error;
+pub use installation::{Settings, Smolvm};
+pub use paths::Paths;

@@ -58,13 +58,6 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Every key of one kind that is taken, whoever has it.
-    pub fn taken(&self, kind: smolvm_model::ledger::Kind) -> Result<Vec<String>, StoreError> {
-        let mut statement = self.connection.prepare_cached("SELECT key FROM ledger WHERE kind = ?1")?;
-        let rows = statement.query_map([kind.as_str()], |row| row.get(0))?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
-
     /// One setting of the installation.
     pub fn meta(&self, key: &str) -> Result<Option<String>, StoreError> {
         Ok(self.connection.prepare_cached("SELECT value FROM meta WHERE key = ?1")?.query_row([key], |row| row.get(0)).optional()?)

@@ -72,6 +72,13 @@ impl Writing<'_> {
         Ok(self.tx.prepare_cached("SELECT 1 FROM ledger WHERE kind = ?1 AND key = ?2")?.exists(params![kind.as_str(), key])?)
     }
 
+    /// Every key of one kind that is taken, as this transaction sees it.
+    pub fn taken(&self, kind: Kind) -> Result<Vec<String>, StoreError> {
+        let mut statement = self.tx.prepare_cached("SELECT key FROM ledger WHERE kind = ?1")?;
+        let rows = statement.query_map([kind.as_str()], |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
     /// Moves an entry to another status.
     pub fn set_status(&self, kind: Kind, key: &str, status: Status) -> Result<(), StoreError> {
         self.tx.prepare_cached("UPDATE ledger SET status = ?3 WHERE kind = ?1 AND key = ?2")?.execute(params![
@@ -79,6 +86,13 @@ impl Writing<'_> {
             key,
             status.as_str()
         ])?;
+        Ok(())
+    }
+
+    /// Moves a sandbox's entries of one kind to another status.
+    pub fn set_status_of_kind(&self, id: &SandboxId, kind: Kind, status: Status) -> Result<(), StoreError> {
+        let mut statement = self.tx.prepare_cached("UPDATE ledger SET status = ?3 WHERE sandbox = ?1 AND kind = ?2")?;
+        statement.execute(params![id.as_str(), kind.as_str(), status.as_str()])?;
         Ok(())
     }
 

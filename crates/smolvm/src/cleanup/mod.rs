@@ -1,0 +1,15 @@
+//! `cleanup`: find what is stale, automatic, interrupted or orphaned, and remove it without a trace.
+//!
+//! ```text
+//!   cleanup_plan (looks, changes nothing) ──► shown, asked ──► cleanup_apply ──► report with proof
+//!        records held against the host            │                 judged again under each lock
+//!        marks on the host held against records   │                 one teardown for all
+//! ```
+
+mod apply;
+mod orphans;
+mod plan;
+
+pub use apply::{CleanupReport, SharedReport};
+pub use orphans::Orphan;
+pub use plan::{CleanupPlan, Failed, StepView, Target};

@@ -1,0 +1,159 @@
+//! What carries this installation's mark and is in no record.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use smolvm_host::engine::probe::Engine;
+use smolvm_host::net::{nft, tap};
+use smolvm_host::proc::scan::{self, Proof};
+use smolvm_host::store::Table;
+use smolvm_model::ledger::{Entry, Kind, ProcessIdentity, Status};
+use smolvm_model::name::{Mark, SandboxId};
+use smolvm_model::network::{ElementKey, ElementOwner, table_name};
+use smolvm_model::select::Scope;
+
+use crate::error::Error;
+use crate::installation::Smolvm;
+use crate::paths::OWNER;
+
+/// One resource without a record.
+#[derive(Debug, Clone)]
+pub struct Orphan {
+    /// A kind of the ledger, or `nft_table`, `forwarding`, `trash`.
+    pub kind: String,
+    /// Which one.
+    pub key: String,
+    /// The mark it carries.
+    pub owner: String,
+    /// Whether this cleanup is to remove it.
+    pub remove: bool,
+    /// Whether it was removed.
+    pub removed: bool,
+    /// What the teardown needs, where it is a sandbox's.
+    pub(super) entry: Option<Entry>,
+    /// Why it is not touched although it was asked for.
+    pub(super) doubt: Option<String>,
+}
+
+/// Looks for marks on the host. What cannot be looked at (no `nft`, no rights) is not there for this user.
+pub(super) fn find(vm: &Smolvm, scope: &Scope, table: &Table) -> Result<Vec<Orphan>, Error> {
+    let known: BTreeSet<&str> = table.sandboxes.iter().map(|r| r.id.as_str()).collect();
+    let is_known = |id: &SandboxId| known.contains(id.as_str());
+    let mut entries: Vec<(Entry, Option<String>)> = Vec::new();
+    entries.extend(processes(vm).into_iter().filter(|(e, _)| !is_known(&e.sandbox)));
+    entries.extend(taps(vm).into_iter().filter(|e| !is_known(&e.sandbox)).map(|e| (e, None)));
+    let (elements, shared) = filter_objects(vm, table);
+    entries.extend(elements.into_iter().filter(|e| !is_known(&e.sandbox)).map(|e| (e, None)));
+    for kind in [Kind::RunDir, Kind::StateDir] {
+        entries.extend(dirs(vm, kind).into_iter().filter(|e| !is_known(&e.sandbox)).map(|e| (e, None)));
+    }
+    let meant = |id: &SandboxId| match scope {
+        Scope::All => true,
+        Scope::Prefix(prefix) => prefix.matches(id),
+    };
+    let mut orphans: Vec<Orphan> = entries
+        .into_iter()
+        .map(|(entry, doubt)| Orphan {
+            kind: entry.kind.to_string(),
+            key: entry.identity.as_ref().map_or_else(|| entry.key.clone(), |i| i.pid.to_string()),
+            owner: vm.mark(&entry.sandbox).to_string(),
+            remove: meant(&entry.sandbox),
+            removed: false,
+            entry: Some(entry),
+            doubt,
+        })
+        .collect();
+    let all = *scope == Scope::All;
+    orphans.extend(shared.into_iter().map(|(kind, key)| Orphan {
+        kind,
+        key,
+        owner: format!("smolvm:{}", vm.install),
+        remove: all,
+        removed: false,
+        entry: None,
+        doubt: None,
+    }));
+    Ok(orphans)
+}
+
+fn orphan_entry(sandbox: SandboxId, kind: Kind, key: String, identity: Option<ProcessIdentity>) -> Entry {
+    Entry { sandbox, kind, key, status: Status::Held, identity }
+}
+
+/// Hypervisors by argv, executable and an open file beneath the sandbox's directory; less than all three is a doubt.
+fn processes(vm: &Smolvm) -> Vec<(Entry, Option<String>)> {
+    let engine = Engine::find(vm.settings.hypervisor.as_deref(), &vm.paths().cache).ok();
+    let is_hypervisor = |dev, ino| engine.as_ref().is_some_and(|e| (e.binary.id.dev, e.binary.id.ino) == (dev, ino));
+    let holds = |process: &Path, mark: &Mark| {
+        scan::has_open_beneath(process, &vm.paths().sandbox(&mark.sandbox)) || scan::has_open_beneath(process, &vm.paths().run_dir(&mark.sandbox))
+    };
+    let found = scan::marked(vm.proc(), &vm.install, is_hypervisor, holds).unwrap_or_default();
+    found
+        .into_iter()
+        // A monitor carries the mark too; it ends by itself once its hypervisor has.
+        .filter(|m| !is_monitor(vm, m.pid))
+        .filter_map(|m| {
+            let argv = smolvm_host::proc::identity::argv(vm.proc(), m.pid).ok()?;
+            let token = argv.get(4).cloned().unwrap_or_default();
+            let identity = ProcessIdentity { pid: m.pid, start_ticks: m.start_ticks, boot_id: vm.boot_id.clone(), token: token.clone() };
+            let doubt = match m.proof {
+                Proof::Ours => None,
+                Proof::Unknown => Some(format!("process {} carries the mark, but is not proven to be a hypervisor of this installation", m.pid)),
+            };
+            Some((orphan_entry(m.mark.sandbox, Kind::Process, token, Some(identity)), doubt))
+        })
+        .collect()
+}
+
+fn is_monitor(vm: &Smolvm, pid: u32) -> bool {
+    let argv = smolvm_host::proc::identity::argv(vm.proc(), pid).unwrap_or_default();
+    let own = std::fs::metadata("/proc/self/exe").ok().map(|m| (m.dev(), m.ino()));
+    let exe = std::fs::metadata(vm.proc().join(pid.to_string()).join("exe")).ok().map(|m| (m.dev(), m.ino()));
+    // A monitor of another build has another executable; its argv is all there is to tell it by, and
+    // not ending a process is the harmless error.
+    argv.get(1).is_some_and(|a| a == "monitor") && (own == exe || argv.first().is_some_and(|a| a == "smolvm"))
+}
+
+fn taps(vm: &Smolvm) -> Vec<Entry> {
+    let links = tap::find_marked(&vm.install).unwrap_or_default();
+    links.into_iter().map(|l| orphan_entry(l.mark.sandbox, Kind::Tap, l.name.to_string(), None)).collect()
+}
+
+/// Elements of sandboxes, and the shared parts if the ledger does not know of them.
+fn filter_objects(vm: &Smolvm, table: &Table) -> (Vec<Entry>, Vec<(String, String)>) {
+    // No sandbox, no TAP, no rights: `nft` is not run for a user who never had a network.
+    let Ok(Some(elements)) = nft::elements(&vm.install) else { return (Vec::new(), Vec::new()) };
+    let mut entries = Vec::new();
+    let mut shared = vec![("nft_table".to_owned(), table_name(&vm.install))];
+    for element in elements {
+        match (&element.key, &element.owner) {
+            (ElementKey::Opened { uplink }, _) => shared.push(("forwarding".to_owned(), uplink.to_string())),
+            (ElementKey::Source { .. }, ElementOwner::Sandbox(mark)) if mark.install == vm.install => {
+                entries.push(orphan_entry(mark.sandbox.clone(), Kind::NftElements, element.key.to_string(), None));
+            }
+            (ElementKey::Source { .. }, _) => {}
+        }
+    }
+    let recorded = vm.store_if_any().ok().flatten().and_then(|s| s.shared_parts().ok()).unwrap_or_default();
+    let known: BTreeMap<&str, &str> = recorded.iter().map(|p| (p.key.as_str(), p.kind.as_str())).collect();
+    shared.retain(|(_, key)| !known.contains_key(key.as_str()));
+    // While sandboxes with a network are on record, a start in flight may be about to record the table.
+    if table.entries.iter().any(|e| e.kind == Kind::Tap && e.status != Status::Reserved) {
+        shared.clear();
+    }
+    (entries, shared)
+}
+
+fn dirs(vm: &Smolvm, kind: Kind) -> Vec<Entry> {
+    let parent = if kind == Kind::RunDir { vm.paths().run.clone() } else { vm.paths().sandboxes() };
+    let Ok(listing) = std::fs::read_dir(parent) else { return Vec::new() };
+    listing
+        .flatten()
+        .filter_map(|entry| {
+            let id: SandboxId = entry.file_name().to_str()?.parse().ok()?;
+            let owner = std::fs::read_to_string(entry.path().join(OWNER)).ok()?;
+            (owner.trim_end() == vm.mark(&id).to_string()).then(|| orphan_entry(id.clone(), kind, id.to_string(), None))
+        })
+        .collect()
+}

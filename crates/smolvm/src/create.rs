@@ -1,0 +1,261 @@
+//! `create`: record everything, then make disk and directory.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, unlinkat};
+use rustix::io::Errno;
+use smolvm_host::fsx::{FsError, write_atomic};
+use smolvm_host::image::{self, Image};
+use smolvm_host::lock::Lock;
+use crate::rights;
+use smolvm_host::random;
+use smolvm_host::store::{NewSandbox, Store};
+use smolvm_model::engine::AcceleratorRequest;
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::ledger::{Entry, Kind, Status};
+use smolvm_model::name::SandboxId;
+use smolvm_model::quantity::{Cpus, DiskSize, Memory, Span};
+use smolvm_model::spec::{ImageName, LabelKey, NetworkMode, Spec, VarName};
+use smolvm_model::state::State;
+use smolvm_model::teardown::Reason;
+
+use crate::auto_name;
+use crate::capacity;
+use crate::clock::now_ms;
+use crate::error::Error;
+use crate::installation::Smolvm;
+use crate::network;
+use crate::paths::OWNER;
+use crate::view::SandboxView;
+
+/// What `create` is asked for; `None` means the default.
+#[derive(Debug, Clone)]
+pub struct CreateRequest {
+    /// The name; drawn if there is none.
+    pub name: Option<SandboxId>,
+    /// The image.
+    pub image: ImageName,
+    /// Virtual processors.
+    pub cpus: Option<Cpus>,
+    /// Guest memory; the image knows a default.
+    pub memory: Option<Memory>,
+    /// Size of the data disk.
+    pub disk: Option<DiskSize>,
+    /// The network; the best this user can have by default.
+    pub network: Option<NetworkMode>,
+    /// Variables for every command.
+    pub env: BTreeMap<VarName, String>,
+    /// Labels.
+    pub labels: BTreeMap<LabelKey, String>,
+    /// Time to live.
+    pub ttl: Option<Span>,
+    /// Accelerator.
+    pub accelerator: AcceleratorRequest,
+}
+
+impl CreateRequest {
+    /// A request for an image, everything else by default.
+    pub fn of(image: ImageName) -> Self {
+        Self {
+            name: None,
+            image,
+            cpus: None,
+            memory: None,
+            disk: None,
+            network: None,
+            env: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            ttl: None,
+            accelerator: AcceleratorRequest::Auto,
+        }
+    }
+}
+
+impl Smolvm {
+    /// Makes a sandbox; on failure takes back what was made.
+    pub fn create(&self, request: &CreateRequest) -> Result<SandboxView, Error> {
+        let id = self.create_recorded(request)?;
+        Ok(self.inspect(&id)?.sandbox)
+    }
+
+    /// The same, and only its id.
+    pub(crate) fn create_recorded(&self, request: &CreateRequest) -> Result<SandboxId, Error> {
+        let image = self.image(&request.image)?;
+        let spec = spec_of(request, &image)?;
+        capacity::check_create(self.paths(), &spec, request.disk.is_some())?;
+        let mut store = self.store()?;
+        let reservation = self.prepare_reservation(&mut store, spec.network)?;
+        let (id, _lock) = self.insert(&mut store, request, &spec, &reservation)?;
+        match self.make_state_dir(&id, &spec) {
+            Ok(()) => {
+                store.write(|w| -> Result<(), Error> {
+                    w.set_status(Kind::StateDir, id.as_str(), Status::Held)?;
+                    w.set_state(&id, 0, State::Created)?;
+                    Ok(())
+                })?;
+                Ok(id)
+            }
+            Err(e) => Err(self.roll_back(&mut store, &id, e)),
+        }
+    }
+
+    /// The image of that name, or the way to get it.
+    pub(crate) fn image(&self, name: &ImageName) -> Result<Image, Error> {
+        image::resolve(&self.paths().cache, name.as_str()).map_err(|e| {
+            let error = match &e {
+                image::ImageError::NotFound { available, .. } => {
+                    let hint = if matches!(name.as_str(), "debian" | "minimal") {
+                        format!("smolvm setup --image {name}")
+                    } else if available.is_empty() {
+                        "smolvm setup".to_owned()
+                    } else {
+                        format!("images that are here: {}", available.join(", "))
+                    };
+                    Error::new(ErrorCode::NotFound, format!("there is no image \"{name}\"")).hint(hint)
+                }
+                _ => Error::new(ErrorCode::Internal, format!("the image \"{name}\" cannot be used")).hint(format!("smolvm setup --image {name}")),
+            };
+            error.because(e)
+        })
+    }
+
+    /// Records the sandbox and every name it will use, in one transaction, under its lock.
+    fn insert(
+        &self,
+        store: &mut Store,
+        request: &CreateRequest,
+        spec: &Spec,
+        reservation: &network::Reservation,
+    ) -> Result<(SandboxId, Lock), Error> {
+        let created_ms = now_ms();
+        let expires_ms = request.ttl.map(|ttl| created_ms.saturating_add(i64::try_from(ttl.duration().as_millis()).unwrap_or(i64::MAX)));
+        // A drawn name that is taken is drawn again; a chosen one that is taken is the user's to change.
+        for _ in 0..8 {
+            let id = match &request.name {
+                Some(id) => id.clone(),
+                None => draw()?,
+            };
+            let lock = self.lock(&id)?;
+            let done = store.write(|w| -> Result<(), Error> {
+                w.insert_sandbox(&NewSandbox { id: &id, spec, created_ms, expires_ms })?;
+                w.insert_entry(&Entry {
+                    sandbox: id.clone(),
+                    kind: Kind::StateDir,
+                    key: id.to_string(),
+                    status: Status::Intended,
+                    identity: None,
+                })?;
+                network::reserve(self, w, &id, reservation)
+            });
+            match done {
+                Ok(()) => return Ok((id, lock)),
+                Err(e) if e.code == ErrorCode::AlreadyExists && request.name.is_none() => {}
+                Err(e) if e.code == ErrorCode::AlreadyExists => {
+                    return Err(Error::new(ErrorCode::AlreadyExists, format!("a sandbox \"{id}\" exists already"))
+                        .hint(format!("choose another name, or remove it: smolvm delete {id}")));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Err(Error::new(ErrorCode::Busy, "no free name was drawn in eight tries").hint("give it a name: --name NAME"))
+    }
+
+    fn make_state_dir(&self, id: &SandboxId, spec: &Spec) -> Result<(), Error> {
+        let dir = self.paths().sandbox(id);
+        let fail = |errno: Errno| FsError { action: "make the directory", path: dir.clone(), source: errno.into() };
+        match mkdirat(CWD, &dir, Mode::RWXU) {
+            // Left by a sandbox that no record knows any more: not overwritten, it may hold somebody's work.
+            Err(Errno::EXIST) => {
+                return Err(Error::new(ErrorCode::Refused, format!("files of an earlier sandbox \"{id}\" lie in {}", dir.display()))
+                    .hint(format!("smolvm cleanup --prefix {id} --force   removes what is in no record")));
+            }
+            other => other.map_err(fail)?,
+        }
+        write_atomic(&dir.join(OWNER), format!("{}\n", self.mark(id)).as_bytes(), 0o600)?;
+        image::make_data_disk(&self.paths().cache, spec.disk.bytes(), &self.paths().disk(id)).map_err(|e| {
+            Error::new(ErrorCode::ResourceExhausted, format!("the disk of \"{id}\" cannot be made")).hint("see free space with: smolvm doctor").because(e)
+        })?;
+        Ok(())
+    }
+
+    /// A failed create is taken back; the error tells when that failed too.
+    fn roll_back(&self, store: &mut Store, id: &SandboxId, cause: Error) -> Error {
+        // What refused us is not ours to remove.
+        if cause.code == ErrorCode::Refused {
+            let _ = self.forget(store, id);
+            return cause;
+        }
+        match self.remove_locked(store, std::slice::from_ref(id), Reason::Delete) {
+            Ok(report) if report.is_clear(id) => cause,
+            Ok(_) | Err(_) => {
+                let hint = format!("some of it could not be taken back: smolvm delete {id}");
+                Error { recovery: Some(cause.recovery.clone().map_or(hint.clone(), |r| format!("{r}; {hint}"))), ..cause }
+            }
+        }
+    }
+
+    /// Drops the record of a sandbox that has nothing on the host.
+    fn forget(&self, store: &mut Store, id: &SandboxId) -> Result<(), Error> {
+        let Some((_, entries)) = store.sandbox(id)? else { return Ok(()) };
+        store.write(|w| -> Result<(), Error> {
+            for e in &entries {
+                w.drop_entry(e.kind, &e.key)?;
+            }
+            Ok(w.delete_sandbox(id)?)
+        })?;
+        let _ = unlinkat(CWD, self.paths().lock(id), AtFlags::empty());
+        Ok(())
+    }
+}
+
+fn draw() -> Result<SandboxId, Error> {
+    let no_name = || Error::new(ErrorCode::Internal, "no name could be drawn");
+    let bytes = random::bytes().map_err(|e| no_name().because(e))?;
+    auto_name::from_random(bytes).ok_or_else(no_name)
+}
+
+fn spec_of(request: &CreateRequest, image: &Image) -> Result<Spec, Error> {
+    let memory = match request.memory {
+        Some(memory) => memory,
+        None => Memory::from_mib(u64::from(image.default_memory_mib))
+            .map_err(|e| Error::new(ErrorCode::Internal, "the image asks for an odd amount of memory").because(e))?,
+    };
+    let network = match request.network {
+        Some(NetworkMode::Tap) => rights::can_tap().map(|()| NetworkMode::Tap).map_err(|e| {
+            Error::new(ErrorCode::PermissionDenied, "this user cannot have --net tap").hint("run it as root, or use --net user").because(e)
+        })?,
+        Some(mode) => mode,
+        None if rights::can_tap().is_ok() => NetworkMode::Tap,
+        None => NetworkMode::User,
+    };
+    Ok(Spec {
+        image: request.image.clone(),
+        image_digest: image.digest.to_string(),
+        cpus: request.cpus.unwrap_or_default(),
+        memory,
+        disk: request.disk.unwrap_or_default(),
+        network,
+        env: request.env.clone(),
+        labels: request.labels.clone(),
+        accelerator: request.accelerator,
+    })
+}
+
+/// Makes a run directory with its owner file; one of ours that is there already is taken over.
+pub(crate) fn make_run_dir(vm: &Smolvm, id: &SandboxId) -> Result<(), Error> {
+    let dir = vm.paths().run_dir(id);
+    smolvm_host::fsx::create_private_dir(&vm.paths().run)?;
+    match mkdirat(CWD, &dir, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(FsError { action: "make the directory", path: dir, source: errno.into() }.into()),
+    }
+    let fd = openat(CWD, &dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| FsError { action: "open the directory", path: dir.clone(), source: errno.into() })?;
+    let uid = rustix::fs::fstat(fd.as_fd()).map_err(|errno| FsError { action: "look at", path: dir.clone(), source: errno.into() })?.st_uid;
+    if uid != rustix::process::geteuid().as_raw() {
+        return Err(Error::new(ErrorCode::Refused, format!("{} belongs to uid {uid}", dir.display())));
+    }
+    Ok(write_atomic(&dir.join(OWNER), format!("{}\n", vm.mark(id)).as_bytes(), 0o600)?)
+}
+

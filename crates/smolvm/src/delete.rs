@@ -1,0 +1,144 @@
+//! `delete`: one or several sandboxes, whatever state they are in, and the removal all verbs share.
+
+use smolvm_host::lock::Lock;
+use smolvm_host::store::Store;
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::ledger::Entry;
+use smolvm_model::name::SandboxId;
+use smolvm_model::state::State;
+use smolvm_model::teardown::{Outcome, Plan, Reason};
+
+use crate::error::Error;
+use crate::installation::Smolvm;
+use crate::network;
+use crate::teardown::{HostEffects, Report, StepReport, execute, settle, settle_now};
+
+/// What `delete` did.
+#[derive(Debug, Default)]
+pub struct Deletion {
+    /// Those that are gone.
+    pub deleted: Vec<SandboxId>,
+    /// Those that are not, and why.
+    pub failed: Vec<(SandboxId, Error)>,
+    /// Bytes of disk freed.
+    pub freed_bytes: u64,
+}
+
+/// Whether deleting what does not exist is an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfMissing {
+    /// It is.
+    Fail,
+    /// It is what was wanted.
+    Ignore,
+}
+
+impl Smolvm {
+    /// Deletes sandboxes together; each that fails leaves the others alone.
+    pub fn delete(&self, ids: &[SandboxId], if_missing: IfMissing) -> Result<Deletion, Error> {
+        let mut deletion = Deletion::default();
+        let Some(mut store) = self.store_if_any()? else {
+            if if_missing == IfMissing::Fail {
+                deletion.failed = ids.iter().map(|id| (id.clone(), Error::no_such_sandbox(id))).collect();
+            }
+            return Ok(deletion);
+        };
+        let mut locks: Vec<(SandboxId, Lock)> = Vec::new();
+        let mut unique: Vec<&SandboxId> = ids.iter().collect();
+        // One order for everybody: two commands that want the same sandboxes cannot wait for each other.
+        unique.sort();
+        unique.dedup();
+        for id in unique {
+            match self.lock_existing(&store, id) {
+                Ok(Some(lock)) => locks.push((id.clone(), lock)),
+                Ok(None) if if_missing == IfMissing::Ignore => {}
+                Ok(None) => deletion.failed.push((id.clone(), Error::no_such_sandbox(id))),
+                Err(e) => deletion.failed.push((id.clone(), e)),
+            }
+        }
+        let targets: Vec<SandboxId> = locks.iter().map(|(id, _)| id.clone()).collect();
+        let report = self.remove_locked(&mut store, &targets, Reason::Delete)?;
+        deletion.freed_bytes = report.freed_bytes;
+        for (id, lock) in locks {
+            match report.failure(&id) {
+                Some(step) => deletion.failed.push((id.clone(), step_error(&id, step))),
+                None => {
+                    lock.remove()?;
+                    deletion.deleted.push(id);
+                }
+            }
+        }
+        network::release_shared(self, &mut store)?;
+        Ok(deletion)
+    }
+
+    /// The sandbox's lock if there is such a sandbox once the lock is held.
+    pub(crate) fn lock_existing(&self, store: &Store, id: &SandboxId) -> Result<Option<Lock>, Error> {
+        if store.sandbox(id)?.is_none() {
+            return Ok(None);
+        }
+        let lock = self.lock(id)?;
+        if store.sandbox(id)?.is_none() {
+            // Somebody else deleted it while this waited.
+            lock.remove()?;
+            return Ok(None);
+        }
+        Ok(Some(lock))
+    }
+
+    /// The one removal: all sandboxes together. The caller holds their locks.
+    ///
+    /// With [`Reason::Delete`] their rows go last, in the same transaction as their entries; with
+    /// [`Reason::Stop`] the rows stay and the caller sets their state.
+    pub(crate) fn remove_locked(&self, store: &mut Store, ids: &[SandboxId], reason: Reason) -> Result<Report, Error> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut rows = Vec::new();
+        for id in ids {
+            if let Some((record, held)) = store.sandbox(id)? {
+                rows.push((record.id, record.generation, record.state));
+                entries.extend(held);
+            }
+        }
+        if rows.is_empty() {
+            return Ok(Report::default());
+        }
+        if reason == Reason::Delete {
+            store.write(|w| -> Result<(), Error> {
+                for (id, generation, state) in &rows {
+                    if *state != State::Deleting {
+                        w.set_state(id, *generation, State::Deleting)?;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        let plan = Plan::teardown(&entries, reason);
+        let report = execute(&plan, &mut HostEffects::new(self, reason.into()));
+        match reason {
+            Reason::Stop => settle_now(store, &report)?,
+            Reason::Delete => store.write(|w| -> Result<(), Error> {
+                settle(w, &report)?;
+                for (id, ..) in rows.iter().filter(|(id, ..)| report.is_clear(id)) {
+                    w.delete_sandbox(id)?;
+                }
+                Ok(())
+            })?,
+        }
+        Ok(report)
+    }
+}
+
+/// A failed step as an error of its sandbox.
+pub(crate) fn step_error(id: &SandboxId, step: &StepReport) -> Error {
+    let entry = &step.step.entry;
+    let (code, message) = match &step.outcome {
+        Outcome::Failed { code, message } => (*code, message.clone()),
+        Outcome::Released | Outcome::AlreadyGone | Outcome::Refused { .. } | Outcome::Skipped { .. } => (ErrorCode::Internal, step.outcome.as_str().to_owned()),
+    };
+    let hint = match code {
+        ErrorCode::PermissionDenied => format!("run it with the rights that started it: sudo smolvm delete {id}"),
+        ErrorCode::MissingDependency => "smolvm doctor tells what is missing".to_owned(),
+        _ => format!("when the cause is gone: smolvm delete {id}"),
+    };
+    Error::new(code, format!("the {} {} of \"{id}\" could not be released: {message}", entry.kind, entry.key)).hint(hint)
+}

@@ -1,0 +1,297 @@
+//! `exec`: one command in a running sandbox, its streams connected to the caller's.
+//!
+//! ```text
+//!   stdin ──► window ──► frames ─┐                    ┌─► stdout      data is written out before it is
+//!   signals ──► StreamControl ───┤  monitor ──► agent ├─► stderr      credited, so a slow reader slows the
+//!                                └────────────────────┴─► exit        guest's writer and nothing else
+//! ```
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::name::SandboxId;
+use smolvm_model::spec::VarName;
+use smolvm_model::state::{Admission, Request};
+use smolvm_proto::{
+    Channel, ExecErrorKind, ExecExit, ExecRequest, Frame, FrameKind, MAX_PAYLOAD, MonitorReply, ReceiveWindow, SendWindow, StreamControl, decode, encode,
+};
+
+use crate::error::Error;
+use crate::installation::Smolvm;
+use crate::session::Session;
+
+/// How long a guest command may take to end after a signal was passed on to it.
+const AFTER_SIGNAL: Duration = Duration::from_secs(2);
+/// How long after the guest's own deadline the answer may come before the guest is called wedged.
+const AFTER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client's streams are its own: one exec a connection.
+const STREAM: u32 = 1;
+
+/// What to run.
+#[derive(Debug, Clone, Default)]
+pub struct ExecSpec {
+    /// Command and arguments.
+    pub argv: Vec<String>,
+    /// Variables, stronger than the sandbox's own.
+    pub env: BTreeMap<VarName, String>,
+    /// Working directory; `/` without one.
+    pub cwd: Option<String>,
+    /// User in the guest; root without one.
+    pub user: Option<String>,
+    /// The command is killed after this time.
+    pub timeout: Option<Duration>,
+}
+
+/// The caller's ends.
+pub struct ExecIo<'a> {
+    /// Passed on to the command; without it the command reads nothing.
+    pub stdin: Option<BorrowedFd<'a>>,
+    /// Takes the command's standard output.
+    pub stdout: &'a mut dyn Write,
+    /// Takes its standard error.
+    pub stderr: &'a mut dyn Write,
+    /// A pipe on which each byte is the number of a signal this process got.
+    pub signals: Option<BorrowedFd<'a>>,
+}
+
+impl std::fmt::Debug for ExecIo<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExecIo").field("stdin", &self.stdin).field("signals", &self.signals).finish_non_exhaustive()
+    }
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ExecOutcome {
+    /// Its exit status.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Whether the time limit ended it.
+    pub timed_out: bool,
+    /// Why it never ran.
+    pub error: Option<(ExecErrorKind, String)>,
+    /// The signal that this process got meanwhile, if one.
+    pub interrupted: Option<i32>,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+impl Smolvm {
+    /// Runs a command in a running sandbox to its end.
+    pub fn exec(&self, id: &SandboxId, spec: &ExecSpec, io: ExecIo<'_>) -> Result<ExecOutcome, Error> {
+        let missing = || Error::no_such_sandbox(id);
+        let store = self.store_if_any()?.ok_or_else(missing)?;
+        let (record, entries) = store.sandbox(id)?.ok_or_else(missing)?;
+        drop(store);
+        match self.admit(&record, &entries, Request::Exec)? {
+            Admission::Go => {}
+            Admission::Refused(refusal) => return Err(Error::refused_by_state(id, refusal)),
+            Admission::AlreadySo | Admission::ReclaimThenGo => return Err(Error::new(ErrorCode::Internal, "an exec was judged as something else")),
+        }
+        let mut env: BTreeMap<String, String> = record.spec.env.iter().map(|(k, v)| (k.to_string(), v.clone())).collect();
+        env.extend(spec.env.iter().map(|(k, v)| (k.to_string(), v.clone())));
+        let request = ExecRequest {
+            argv: spec.argv.clone(),
+            env,
+            cwd: spec.cwd.clone(),
+            user: spec.user.clone(),
+            timeout_ms: spec.timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+            stdin: io.stdin.is_some(),
+        };
+        let payload = request
+            .to_payload()
+            .map_err(|e| Error::new(ErrorCode::UsageError, "the command cannot be sent").hint("pass large input on standard input: smolvm exec -i").because(e))?;
+        let session = Session::connect(self, id)?;
+        Exec::new(session, io, spec.timeout).run(payload)
+    }
+}
+
+struct Exec<'a> {
+    session: Session,
+    io: ExecIo<'a>,
+    out: Vec<u8>,
+    send: SendWindow,
+    stdout: ReceiveWindow,
+    stderr: ReceiveWindow,
+    stdin_open: bool,
+    started: Instant,
+    give_up: Option<Instant>,
+    outcome: ExecOutcome,
+}
+
+impl<'a> Exec<'a> {
+    fn new(session: Session, io: ExecIo<'a>, timeout: Option<Duration>) -> Self {
+        let started = Instant::now();
+        Self {
+            session,
+            stdin_open: io.stdin.is_some(),
+            io,
+            out: Vec::new(),
+            send: SendWindow::default(),
+            stdout: ReceiveWindow::default(),
+            stderr: ReceiveWindow::default(),
+            started,
+            give_up: timeout.map(|t| started + t + AFTER_TIMEOUT),
+            outcome: ExecOutcome::default(),
+        }
+    }
+
+    fn run(mut self, open: Vec<u8>) -> Result<ExecOutcome, Error> {
+        Frame::on_stream(FrameKind::Open, STREAM, open).encode_into(&mut self.out);
+        self.flush()?;
+        loop {
+            while let Some(frame) = self.session.next_frame()? {
+                if self.take(&frame)? {
+                    self.outcome.duration = self.started.elapsed();
+                    return Ok(self.outcome);
+                }
+            }
+            self.flush()?;
+            match self.wait()? {
+                Ready::Socket => self.session.fill()?,
+                Ready::Stdin => self.read_stdin()?,
+                Ready::Signal => self.pass_signal()?,
+                Ready::Late => return self.late(),
+            }
+        }
+    }
+
+    fn wait(&self) -> Result<Ready, Error> {
+        let mut fds = vec![PollFd::new(&self.session.socket, PollFlags::IN)];
+        let signals = self.io.signals.inspect(|fd| fds.push(PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
+        let stdin = self.io.stdin.filter(|_| self.stdin_open && self.send.available() > 0);
+        if let Some(fd) = stdin {
+            fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        }
+        loop {
+            let left = self.give_up.map(|at| at.saturating_duration_since(Instant::now()));
+            let timeout = left.and_then(|l| Timespec::try_from(l).ok());
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(0) => return Ok(Ready::Late),
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(Error::new(ErrorCode::Internal, "waiting for the guest failed").because(e)),
+            }
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        if signals.is_some() && ready[1] {
+            return Ok(Ready::Signal);
+        }
+        Ok(if ready[0] { Ready::Socket } else { Ready::Stdin })
+    }
+
+    /// Handles one frame; true when it was the last.
+    fn take(&mut self, frame: &Frame) -> Result<bool, Error> {
+        let odd = |e: &dyn std::error::Error| Error::new(ErrorCode::GuestError, format!("the guest broke the protocol: {e}"));
+        match (frame.kind, frame.as_ref().channel()) {
+            (FrameKind::Data, Some(channel @ (Channel::Stdout | Channel::Stderr))) => {
+                let (window, sink): (&mut ReceiveWindow, &mut dyn Write) = match channel {
+                    Channel::Stderr => (&mut self.stderr, &mut *self.io.stderr),
+                    Channel::Stdout | Channel::Stdin => (&mut self.stdout, &mut *self.io.stdout),
+                };
+                window.received(frame.payload.len()).map_err(|e| odd(&e))?;
+                // A reader that went away ends the pipe, not the command: the rest is read and dropped.
+                let _ = sink.write_all(&frame.payload).and_then(|()| sink.flush());
+                if let Some(grant) = window.consumed(frame.payload.len()) {
+                    Frame::credit(STREAM, channel, grant).encode_into(&mut self.out);
+                }
+            }
+            (FrameKind::Credit, _) => {
+                if let Some(grant) = frame.as_ref().granted() {
+                    self.send.grant(grant).map_err(|e| odd(&e))?;
+                }
+            }
+            (FrameKind::Exit, _) => {
+                let exit: ExecExit = decode(&frame.payload).map_err(|e| odd(&e))?;
+                self.outcome.code = exit.code;
+                self.outcome.signal = exit.signal;
+                self.outcome.timed_out = exit.timed_out;
+                self.outcome.error = exit.error.map(|e| (e.kind, e.message));
+                return Ok(true);
+            }
+            (FrameKind::Reset, _) => return Err(Error::new(ErrorCode::GuestError, "the guest gave the command up").hint("smolvm logs NAME")),
+            (FrameKind::Control, _) => {
+                if let Ok(MonitorReply::Error { message, .. }) = decode(&frame.payload) {
+                    return Err(Error::new(ErrorCode::Busy, message));
+                }
+            }
+            (FrameKind::Data | FrameKind::Eof | FrameKind::Open | FrameKind::StreamControl, _) => {}
+        }
+        Ok(false)
+    }
+
+    fn read_stdin(&mut self) -> Result<(), Error> {
+        let Some(stdin) = self.io.stdin else { return Ok(()) };
+        let room = self.send.available().min(MAX_PAYLOAD);
+        let mut chunk = vec![0; room];
+        match rustix::io::read(stdin, &mut chunk[..]) {
+            Ok(0) => {
+                self.stdin_open = false;
+                Frame::eof(STREAM, Channel::Stdin).encode_into(&mut self.out);
+            }
+            Ok(count) => {
+                let count = self.send.take(count);
+                chunk.truncate(count);
+                Frame::data(STREAM, Channel::Stdin, chunk).encode_into(&mut self.out);
+            }
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            // A terminal in the background, a closed descriptor: the command sees the end of its input.
+            Err(_) => {
+                self.stdin_open = false;
+                Frame::eof(STREAM, Channel::Stdin).encode_into(&mut self.out);
+            }
+        }
+        self.flush()
+    }
+
+    /// The first signal goes to the command; the next gives it up.
+    fn pass_signal(&mut self) -> Result<(), Error> {
+        let Some(signals) = self.io.signals else { return Ok(()) };
+        let mut byte = [0; 1];
+        let Ok(1) = rustix::io::read(signals, &mut byte[..]) else { return Ok(()) };
+        let again = self.outcome.interrupted.is_some();
+        self.outcome.interrupted = Some(i32::from(byte[0]));
+        let signal = if again { 9 } else { i32::from(byte[0]) };
+        if let Ok(payload) = encode(&StreamControl::Signal { signal }) {
+            Frame::on_stream(FrameKind::StreamControl, STREAM, payload).encode_into(&mut self.out);
+        }
+        self.give_up = Some(Instant::now() + AFTER_SIGNAL);
+        self.flush()
+    }
+
+    /// Nothing came in time: an interrupted command is left to the guest, anything else is a wedged guest.
+    fn late(mut self) -> Result<ExecOutcome, Error> {
+        Frame::reset(STREAM).encode_into(&mut self.out);
+        let _ = self.flush();
+        if self.outcome.interrupted.is_some() {
+            self.outcome.duration = self.started.elapsed();
+            return Ok(self.outcome);
+        }
+        Err(Error::new(ErrorCode::Timeout, "the guest does not answer").hint("smolvm logs NAME; smolvm stop NAME"))
+    }
+
+    fn flush(&mut self) -> Result<(), Error> {
+        let done = self.session.socket.write_all(&self.out);
+        self.out.clear();
+        done.map_err(|e| Error::new(ErrorCode::GuestError, "the connection to the sandbox was lost").hint("smolvm list; smolvm logs NAME").because(e))
+    }
+}
+
+#[derive(Debug)]
+enum Ready {
+    Socket,
+    Stdin,
+    Signal,
+    Late,
+}
+
+/// The status a shell would report: the command's own, or 128 and the signal's number.
+pub fn shell_status(outcome: &ExecOutcome) -> Option<i32> {
+    outcome.code.or_else(|| outcome.signal.map(|s| 128 + s))
+}

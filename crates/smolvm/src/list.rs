@@ -1,0 +1,41 @@
+//! `list`: every sandbox, in order of creation.
+
+use smolvm_host::store::{BrokenRow, Table};
+use smolvm_model::ledger::Entry;
+
+use crate::error::Error;
+use crate::installation::Smolvm;
+use crate::observe::Looker;
+use crate::view::{SandboxView, view};
+
+/// What `list` shows.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    /// The sandboxes, newest last.
+    pub sandboxes: Vec<SandboxView>,
+    /// Rows that are no valid sandbox.
+    pub broken: Vec<BrokenRow>,
+}
+
+impl Smolvm {
+    /// Every sandbox, held against the host. Changes nothing.
+    pub fn list(&self) -> Result<Listing, Error> {
+        let Some(store) = self.store_if_any()? else { return Ok(Listing::default()) };
+        let table = store.table()?;
+        let grouped = by_sandbox(&table);
+        let sandboxes = table
+            .sandboxes
+            .iter()
+            .map(|record| {
+                let entries = grouped.get(record.id.as_str()).copied().unwrap_or_default();
+                view(record, entries, &self.verdict(record, entries, Looker::Passer))
+            })
+            .collect();
+        Ok(Listing { sandboxes, broken: table.broken })
+    }
+}
+
+/// The entries of each sandbox; the table holds them sorted by sandbox.
+pub(crate) fn by_sandbox(table: &Table) -> std::collections::HashMap<&str, &[Entry]> {
+    table.entries.chunk_by(|a, b| a.sandbox == b.sandbox).filter_map(|chunk| chunk.first().map(|e| (e.sandbox.as_str(), chunk))).collect()
+}

@@ -1,0 +1,400 @@
+//! The monitor's loop: everything it waits for, and what it does about it.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use smolvm_host::store::Store;
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::name::SandboxId;
+use smolvm_model::state::State;
+use smolvm_proto::{AgentMessage, BootConfig, Entropy, Frame, FrameKind, HostMessage, NetworkConfig, Nonce, UnixTime, decode};
+
+use super::client::{Client, Heard};
+use super::config::{MonitorConfig, MonitorNetwork};
+use super::exit::{self, Evidence};
+use super::guest::{ENOUGH, Guest};
+use super::log::CappedLog;
+use super::relay::{ClientId, Relay};
+use super::report::{Report, Reporter};
+use super::run::random_bytes;
+use super::vmm::Vmm;
+use crate::error::Error;
+use crate::installation::Smolvm;
+
+/// Local clients at once.
+const MAX_CLIENTS: usize = 256;
+/// From the agent's word that all is synced to the hypervisor's end: QEMU has only to close its files.
+const AFTER_HALT: Duration = Duration::from_secs(3);
+/// What a guest may take to end processes and sync, beyond the grace it was given.
+const SYNC_TIME: Duration = Duration::from_secs(20);
+
+/// What a launch left to the loop.
+pub(super) struct Parts {
+    pub(super) pid: u32,
+    pub(super) pidfd: OwnedFd,
+    pub(super) qmp: UnixStream,
+    pub(super) agent: UnixStream,
+    pub(super) console: OwnedFd,
+    pub(super) stderr: OwnedFd,
+    pub(super) enforced: serde_json::Value,
+    pub(super) listener: UnixListener,
+    pub(super) console_log: PathBuf,
+    pub(super) hypervisor_log: PathBuf,
+}
+
+pub(super) struct Loop<'a> {
+    pub(super) config: &'a MonitorConfig,
+    pub(super) vm: &'a Smolvm,
+    pub(super) id: &'a SandboxId,
+    reporter: &'a mut Reporter,
+    pub(super) pid: u32,
+    pidfd: OwnedFd,
+    pub(super) vmm: Vmm,
+    pub(super) guest: Guest,
+    console: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    console_log: CappedLog,
+    hypervisor_log: CappedLog,
+    enforced: serde_json::Value,
+    listener: UnixListener,
+    pub(super) clients: Vec<Client>,
+    last_client: ClientId,
+    pub(super) relay: Relay,
+    pub(super) agent_version: Option<String>,
+    pub(super) ready: bool,
+    pub(super) evidence: Evidence,
+    /// When the hypervisor is killed if it has not ended by itself.
+    pub(super) kill_at: Option<Instant>,
+    /// Who wants to hear that it has ended.
+    pub(super) stoppers: Vec<ClientId>,
+    dns: Option<super::dns::NameService>,
+}
+
+/// What a descriptor of the set is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Pidfd,
+    Qmp,
+    Agent,
+    Console,
+    Stderr,
+    Listener,
+    Client(ClientId),
+    Dns,
+}
+
+impl<'a> Loop<'a> {
+    pub(super) fn new(config: &'a MonitorConfig, vm: &'a Smolvm, id: &'a SandboxId, parts: Parts, reporter: &'a mut Reporter) -> Result<Self, Error> {
+        let mut hypervisor_log = CappedLog::open(&parts.hypervisor_log);
+        let dns = super::dns::NameService::start(config).unwrap_or_else(|e| {
+            hypervisor_log.append(format!("smolvm: no name service for the guest: {e}\n").as_bytes());
+            None
+        });
+        Ok(Self {
+            config,
+            vm,
+            id,
+            reporter,
+            pid: parts.pid,
+            pidfd: parts.pidfd,
+            vmm: Vmm::new(parts.qmp),
+            guest: Guest::new(parts.agent, Nonce(random_bytes()?)),
+            console: Some(parts.console),
+            stderr: Some(parts.stderr),
+            console_log: CappedLog::open(&parts.console_log),
+            hypervisor_log,
+            enforced: parts.enforced,
+            listener: parts.listener,
+            clients: Vec::new(),
+            last_client: 0,
+            relay: Relay::default(),
+            agent_version: None,
+            ready: false,
+            evidence: Evidence::default(),
+            kill_at: None,
+            stoppers: Vec::new(),
+            dns,
+        })
+    }
+
+    /// Serves until the hypervisor has ended, then writes down how.
+    pub(super) fn run(mut self) -> Result<(), Error> {
+        loop {
+            self.flush();
+            for source in self.wait()? {
+                match source {
+                    Source::Pidfd => return self.ended(),
+                    Source::Qmp => {
+                        if let Some(reason) = self.vmm.read() {
+                            self.evidence.shutdown_reason = Some(reason);
+                        }
+                    }
+                    Source::Agent => self.hear_guest()?,
+                    Source::Console => drain(&mut self.console, &mut self.console_log),
+                    Source::Stderr => drain(&mut self.stderr, &mut self.hypervisor_log),
+                    Source::Listener => self.accept(),
+                    Source::Client(id) => self.hear_client(id),
+                    // Served below, after every wait.
+                    Source::Dns => {}
+                }
+            }
+            if let Some(dns) = &mut self.dns {
+                dns.serve();
+            }
+            if self.kill_at.is_some_and(|at| at <= Instant::now()) {
+                self.kill_at = None;
+                let _ = smolvm_host::proc::kill::kill(&self.pidfd);
+            }
+        }
+    }
+
+    fn wait(&self) -> Result<Vec<Source>, Error> {
+        let out = |waiting: bool| if waiting { PollFlags::OUT } else { PollFlags::empty() };
+        // With much waiting for the guest, clients are left unread: the pressure reaches them through their sockets.
+        let hear_clients = if self.guest.out.len() < ENOUGH { PollFlags::IN } else { PollFlags::empty() };
+        let mut set: Vec<(Source, PollFd<'_>)> = vec![
+            (Source::Pidfd, PollFd::new(&self.pidfd, PollFlags::IN)),
+            (Source::Listener, PollFd::new(&self.listener, PollFlags::IN)),
+        ];
+        if self.vmm.is_open() {
+            set.push((Source::Qmp, PollFd::new(&self.vmm.socket, PollFlags::IN | out(!self.vmm.out.is_empty()))));
+        }
+        if !self.guest.is_closed() {
+            set.push((Source::Agent, PollFd::new(&self.guest.socket, PollFlags::IN | out(!self.guest.out.is_empty()))));
+        }
+        for (source, fd) in [(Source::Console, &self.console), (Source::Stderr, &self.stderr)] {
+            if let Some(fd) = fd {
+                set.push((source, PollFd::new(fd, PollFlags::IN)));
+            }
+        }
+        for client in &self.clients {
+            set.push((Source::Client(client.id), PollFd::new(&client.socket, hear_clients | out(!client.out.is_empty()))));
+        }
+        if let Some(dns) = &self.dns {
+            set.extend(dns.poll_fds().into_iter().map(|fd| (Source::Dns, fd)));
+        }
+        let (kinds, mut polled): (Vec<Source>, Vec<PollFd<'_>>) = set.into_iter().unzip();
+        let deadline = [self.kill_at, self.dns.as_ref().and_then(super::dns::NameService::deadline)].into_iter().flatten().min();
+        let timeout = deadline.and_then(|at| Timespec::try_from(at.saturating_duration_since(Instant::now())).ok());
+        match poll(&mut polled, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(e) => return Err(Error::new(ErrorCode::Internal, "the monitor cannot wait").because(e)),
+        }
+        let mut ready: Vec<Source> = kinds.into_iter().zip(&polled).filter(|(_, fd)| !fd.revents().is_empty()).map(|(kind, _)| kind).collect();
+        ready.dedup();
+        // What the hypervisor said last is read before its end is judged.
+        ready.sort_by_key(|s| *s == Source::Pidfd);
+        Ok(ready)
+    }
+
+    fn flush(&mut self) {
+        let _ = self.vmm.out.flush(&self.vmm.socket);
+        let _ = self.guest.out.flush(&self.guest.socket);
+        let gone: Vec<ClientId> = self.clients.iter_mut().filter_map(|c| if c.out.flush(&c.socket) { None } else { Some(c.id) }).collect();
+        for id in gone {
+            self.drop_client(id);
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok((socket, _)) = self.listener.accept() {
+            if self.clients.len() < MAX_CLIENTS && socket.set_nonblocking(true).is_ok() {
+                self.last_client += 1;
+                self.clients.push(Client::new(self.last_client, socket));
+            }
+        }
+    }
+
+    fn hear_client(&mut self, id: ClientId) {
+        let Some(client) = self.clients.iter_mut().find(|c| c.id == id) else { return };
+        match client.read() {
+            Heard::Gone => self.drop_client(id),
+            Heard::Frames(frames) => {
+                for frame in frames {
+                    self.from_client(id, frame);
+                }
+            }
+        }
+    }
+
+    pub(super) fn drop_client(&mut self, id: ClientId) {
+        self.clients.retain(|c| c.id != id);
+        for stream in self.relay.drop_client(id) {
+            self.guest.queue(&Frame::reset(stream));
+        }
+    }
+
+    fn hear_guest(&mut self) -> Result<(), Error> {
+        let frames = match self.guest.read() {
+            Ok(frames) => frames,
+            Err(e) if self.ready => {
+                // A guest that garbles its link has cut itself off; the machine is stopped by whoever wants to.
+                self.hypervisor_log.append(format!("smolvm: {e}\n").as_bytes());
+                return Ok(());
+            }
+            Err(e) => {
+                return Err(Error::new(ErrorCode::GuestError, "the guest cannot be talked to").hint("rebuild its initramfs: smolvm setup").because(e));
+            }
+        };
+        for frame in frames {
+            match frame.kind {
+                FrameKind::Control => {
+                    if let Ok(message) = decode::<AgentMessage>(&frame.payload) {
+                        self.from_agent(message)?;
+                    }
+                }
+                FrameKind::Open | FrameKind::StreamControl => {}
+                FrameKind::Data | FrameKind::Eof | FrameKind::Credit | FrameKind::Exit | FrameKind::Reset => self.to_client(frame),
+            }
+        }
+        Ok(())
+    }
+
+    fn to_client(&mut self, frame: Frame) {
+        let Some((id, stream)) = self.relay.client_stream(frame.stream) else { return };
+        let ends = matches!(frame.kind, FrameKind::Exit | FrameKind::Reset);
+        if ends {
+            self.relay.close(frame.stream);
+        }
+        let keeps_up = self.clients.iter_mut().find(|c| c.id == id).is_none_or(|client| client.queue(&Frame { stream, ..frame }));
+        if !keeps_up {
+            self.drop_client(id);
+        }
+    }
+
+    fn from_agent(&mut self, message: AgentMessage) -> Result<(), Error> {
+        match message {
+            AgentMessage::Hello { agent_version, .. } => {
+                self.agent_version = Some(agent_version.chars().take(64).collect());
+                let boot = self.boot_config()?;
+                self.guest.tell(&HostMessage::Boot(boot));
+            }
+            AgentMessage::Ready(ready) if !self.ready => {
+                if ready.hostname != self.id.as_str() || ready.machine_id != self.config.machine_id {
+                    return Err(Error::new(ErrorCode::GuestError, "the guest did not take its identity"));
+                }
+                self.record_ready()?;
+                self.ready = true;
+                self.reporter.finish(&Report::Ready);
+            }
+            AgentMessage::Failed { step, message } => {
+                let text: String = format!("the guest failed to boot at {step}: {message}").chars().filter(|c| !c.is_control()).take(500).collect();
+                return Err(Error::new(ErrorCode::GuestError, text).hint(format!("smolvm logs {}", self.id)));
+            }
+            AgentMessage::Halted => {
+                self.evidence.halted = true;
+                if self.evidence.stop_requested {
+                    self.vmm.quit();
+                }
+                self.kill_at = Some(Instant::now() + AFTER_HALT);
+            }
+            AgentMessage::Ready(_) | AgentMessage::Pong { .. } | AgentMessage::Unknown => {}
+        }
+        Ok(())
+    }
+
+    fn boot_config(&self) -> Result<BootConfig, Error> {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let network = match &self.config.network {
+            Some(MonitorNetwork::Tap { mac, address, gateway, .. }) => Some(NetworkConfig {
+                mac: mac.clone(),
+                address: address.to_string(),
+                prefix: 32,
+                gateway: gateway.to_string(),
+                dns: vec![gateway.to_string()],
+            }),
+            Some(MonitorNetwork::User) | None => None,
+        };
+        Ok(BootConfig {
+            hostname: self.id.to_string(),
+            machine_id: self.config.machine_id.clone(),
+            time: UnixTime { secs: now.as_secs(), nanos: now.subsec_nanos() },
+            entropy: Entropy::new(random_bytes::<64>()?.to_vec()).map_err(|e| Error::new(ErrorCode::Internal, "the seed is too long").because(e))?,
+            network,
+            data_disk: true,
+        })
+    }
+
+    fn record_ready(&self) -> Result<(), Error> {
+        let mut store = Store::open(&self.vm.paths().database())?;
+        let Some((record, _)) = store.sandbox(self.id)? else {
+            return Err(Error::new(ErrorCode::Changed, "the sandbox was deleted while it started"));
+        };
+        let run = record.run.map(|run| smolvm_host::store::Run {
+            enforced: self.enforced.clone(),
+            agent: self.agent_version.clone().unwrap_or_default(),
+            ..run
+        });
+        store.write(|w| -> Result<(), Error> {
+            w.set_state(self.id, self.config.generation, State::Running)?;
+            if let Some(run) = &run {
+                w.update_run(self.id, run)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The hypervisor is gone: say so to whoever waits, and write down how it went.
+    fn ended(mut self) -> Result<(), Error> {
+        // What it said last may still lie in the pipes.
+        if let Some(reason) = self.vmm.read() {
+            self.evidence.shutdown_reason = Some(reason);
+        }
+        let _ = self.guest.read().map(|frames| {
+            let halted = |f: &Frame| f.kind == FrameKind::Control && matches!(decode(&f.payload), Ok(AgentMessage::Halted));
+            self.evidence.halted |= frames.iter().any(halted);
+        });
+        drain(&mut self.console, &mut self.console_log);
+        drain(&mut self.stderr, &mut self.hypervisor_log);
+        let end = exit::reap(&self.pidfd);
+        if !self.ready {
+            return Err(self.died_at_boot());
+        }
+        exit::finish(&mut self, end)
+    }
+
+    fn died_at_boot(&self) -> Error {
+        let (console, words) = (self.console_log.last_lines(3), self.hypervisor_log.last_lines(2));
+        let what = if self.console_log.mentions("Kernel panic") { "the guest's kernel panicked at boot" } else { "the hypervisor ended before the guest answered" };
+        let detail: Vec<String> = [console, words].into_iter().filter(|t| !t.is_empty()).collect();
+        let text = if detail.is_empty() { what.to_owned() } else { format!("{what}: {}", detail.join(" | ")) };
+        Error::new(ErrorCode::GuestError, text).hint(format!("smolvm logs {}", self.id))
+    }
+
+    /// Begins an orderly stop; the hypervisor is killed if the guest takes too long.
+    pub(super) fn begin_stop(&mut self, grace: Duration) {
+        self.evidence.stop_requested = true;
+        self.guest.tell(&HostMessage::Shutdown { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) });
+        self.kill_at = Some(Instant::now() + grace + SYNC_TIME);
+    }
+
+    pub(super) fn kill_now(&mut self) {
+        self.evidence.stop_requested = true;
+        self.evidence.killed = true;
+        let _ = smolvm_host::proc::kill::kill(&self.pidfd);
+    }
+
+    pub(super) fn tell_stoppers(&mut self, bytes: &[u8]) {
+        for client in self.clients.iter_mut().filter(|c| self.stoppers.contains(&c.id)) {
+            client.out.buffer().extend_from_slice(bytes);
+            let _ = client.out.flush(client.socket.as_fd());
+        }
+    }
+
+}
+
+/// Reads once from a pipe of the hypervisor into its log; the end of the pipe closes it.
+fn drain(pipe: &mut Option<OwnedFd>, log: &mut CappedLog) {
+    let Some(fd) = pipe else { return };
+    let mut chunk = [0; 16 << 10];
+    match rustix::io::read(&*fd, &mut chunk[..]) {
+        Ok(0) => *pipe = None,
+        Ok(count) => log.append(&chunk[..count]),
+        Err(Errno::AGAIN | Errno::INTR) => {}
+        Err(_) => *pipe = None,
+    }
+}

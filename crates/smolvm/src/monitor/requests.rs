@@ -1,0 +1,83 @@
+//! What clients ask: streams for the guest, and requests to the monitor itself.
+
+use std::time::Duration;
+
+use smolvm_proto::{ExecErrorKind, ExecExit, Frame, FrameKind, MonitorErrorCode, MonitorReply, MonitorRequest, decode, encode};
+
+use super::poll::Loop;
+use super::relay::{ClientId, OpenRefused};
+
+/// The longest grace a client can ask for.
+const MAX_GRACE: Duration = Duration::from_secs(600);
+
+impl Loop<'_> {
+    /// One frame of a client.
+    pub(super) fn from_client(&mut self, id: ClientId, frame: Frame) {
+        match frame.kind {
+            FrameKind::Control => match decode(&frame.payload) {
+                Ok(request) => self.request(id, &request),
+                Err(_) => self.drop_client(id),
+            },
+            FrameKind::Open => self.open(id, frame),
+            FrameKind::Data | FrameKind::Eof | FrameKind::Credit | FrameKind::StreamControl | FrameKind::Reset => {
+                let Some(stream) = self.relay.agent_stream(id, frame.stream) else { return };
+                if frame.kind == FrameKind::Reset {
+                    self.relay.close(stream);
+                }
+                self.guest.queue(&Frame { stream, ..frame });
+            }
+            // Only the guest ends a stream with a result.
+            FrameKind::Exit => self.drop_client(id),
+        }
+    }
+
+    fn open(&mut self, id: ClientId, frame: Frame) {
+        let refusal = if self.ready {
+            match self.relay.open(id, frame.stream) {
+                Ok(stream) => return self.guest.queue(&Frame { stream, ..frame }),
+                Err(OpenRefused::InUse) => return self.drop_client(id),
+                Err(OpenRefused::TooMany) => "too many commands run in this sandbox at once",
+            }
+        } else {
+            "the guest is not ready"
+        };
+        let exit = ExecExit::failed(ExecErrorKind::SpawnFailed, refusal);
+        if let Ok(payload) = encode(&exit) {
+            self.answer(id, &Frame::on_stream(FrameKind::Exit, frame.stream, payload));
+        }
+    }
+
+    fn request(&mut self, id: ClientId, request: &MonitorRequest) {
+        let reply = match request {
+            MonitorRequest::Status => MonitorReply::Status {
+                id: self.config.id.clone(),
+                generation: u64::try_from(self.config.generation).unwrap_or(0),
+                pid: self.pid,
+                agent_version: self.agent_version.clone(),
+            },
+            MonitorRequest::Stop { grace_ms } => {
+                self.stoppers.push(id);
+                self.begin_stop(Duration::from_millis(*grace_ms).min(MAX_GRACE));
+                MonitorReply::Stopping
+            }
+            MonitorRequest::Kill => {
+                self.stoppers.push(id);
+                self.kill_now();
+                MonitorReply::Stopping
+            }
+            MonitorRequest::Unknown => {
+                MonitorReply::Error { code: MonitorErrorCode::Unsupported, message: "this monitor does not know the request; it is of another version".to_owned() }
+            }
+        };
+        if let Ok(payload) = encode(&reply) {
+            self.answer(id, &Frame::control(payload));
+        }
+    }
+
+    fn answer(&mut self, id: ClientId, frame: &Frame) {
+        let keeps_up = self.clients.iter_mut().find(|c| c.id == id).is_none_or(|client| client.queue(frame));
+        if !keeps_up {
+            self.drop_client(id);
+        }
+    }
+}

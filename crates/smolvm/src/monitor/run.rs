@@ -1,0 +1,189 @@
+//! A monitor's life from its first instruction to its last.
+
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::num::{NonZeroU8, NonZeroU32};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use smolvm_host::engine::accel;
+use smolvm_host::engine::launch::{LaunchRequest, Launched, NetAttach, launch};
+use smolvm_host::engine::probe::Engine;
+use smolvm_host::jail::JailIdentity;
+use smolvm_host::lock::{self, Lock};
+use smolvm_host::store::Store;
+use smolvm_host::{proc::identity, random};
+use smolvm_model::engine::{Accelerator, MachineShape, NetKind};
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::ledger::{Kind, ProcessIdentity};
+use smolvm_model::name::{LaunchToken, SandboxId};
+
+use super::config::{MonitorConfig, MonitorNetwork};
+use super::poll::{Loop, Parts};
+use super::report::{Report, Reporter};
+use crate::error::Error;
+use crate::installation::Smolvm;
+use crate::paths::{CONSOLE, HYPERVISOR_LOG};
+use crate::session::socket_path;
+
+/// Longest configuration that is read; a real one has about 1.5 KiB.
+const CONFIG_CAP: u32 = 64 << 10;
+
+/// Runs a monitor: standard input is the TAP (or nothing), standard output a socket to the command that started it.
+///
+/// Returns when the hypervisor has ended; the value is the process's exit status.
+pub fn run() -> u8 {
+    let (config, reporter) = match read_config() {
+        Ok(pair) => pair,
+        Err(e) => {
+            complain(&e);
+            return 1;
+        }
+    };
+    let mut reporter = reporter;
+    match live(&config, &mut reporter) {
+        Ok(()) => 0,
+        Err(e) => {
+            complain(&e);
+            let (code, message) = (e.code.to_string(), e.one_line());
+            reporter.finish(&Report::Failed { code, message, recovery: e.recovery.clone() });
+            1
+        }
+    }
+}
+
+/// Standard error is the monitor's log.
+#[expect(clippy::print_stderr, reason = "the monitor's standard error is its log file")]
+fn complain(e: &Error) {
+    eprintln!("smolvm monitor: {}", e.one_line());
+}
+
+fn live(config: &MonitorConfig, reporter: &mut Reporter) -> Result<(), Error> {
+    let odd = |what: &str| Error::new(ErrorCode::Internal, format!("the monitor was given {what} that is none"));
+    let vm = Smolvm::open(config.settings.clone())?;
+    let id: SandboxId = config.id.parse().map_err(|_| odd("an id"))?;
+    let token: LaunchToken = config.token.parse().map_err(|_| odd("a launch token"))?;
+    let _alive = hold_lock(&vm, &id)?;
+    let listener = listen(&vm, &id)?;
+    record_self(&vm, &token)?;
+    let launched = start_hypervisor(config, &vm, &id, &token)?;
+    record_hypervisor(&vm, &token, &launched)?;
+    let parts = Parts {
+        pid: launched.pid,
+        pidfd: launched.pidfd,
+        qmp: launched.qmp,
+        agent: launched.agent,
+        console: launched.console,
+        stderr: launched.stderr,
+        enforced: serde_json::to_value(&launched.enforced).unwrap_or_default(),
+        listener,
+        console_log: vm.paths().sandbox(&id).join(CONSOLE),
+        hypervisor_log: vm.paths().sandbox(&id).join(HYPERVISOR_LOG),
+    };
+    Loop::new(config, &vm, &id, parts, reporter)?.run()
+}
+
+/// Reads the configuration and frees standard input and output for what nobody may hold open by accident.
+fn read_config() -> Result<(MonitorConfig, Reporter), Error> {
+    let fail = |e: std::io::Error| Error::new(ErrorCode::Internal, "the monitor was not told what to do").because(e);
+    let own: OwnedFd = rustix::stdio::stdout().try_clone_to_owned().map_err(fail)?;
+    let null: OwnedFd = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(fail)?.into();
+    rustix::stdio::dup2_stdout(&null).map_err(|e| fail(e.into()))?;
+    let mut socket = UnixStream::from(own);
+    let mut length = [0; 4];
+    socket.read_exact(&mut length).map_err(fail)?;
+    let length = u32::from_le_bytes(length).min(CONFIG_CAP);
+    let mut text = vec![0; usize::try_from(length).unwrap_or(0)];
+    socket.read_exact(&mut text).map_err(fail)?;
+    let config = serde_json::from_slice(&text).map_err(|e| fail(e.into()))?;
+    Ok((config, Reporter::new(socket.into())))
+}
+
+fn hold_lock(vm: &Smolvm, id: &SandboxId) -> Result<Lock, Error> {
+    Ok(lock::take(&vm.paths().monitor_lock(id), Duration::from_secs(1))?)
+}
+
+fn listen(vm: &Smolvm, id: &SandboxId) -> Result<UnixListener, Error> {
+    let fail = |e: std::io::Error| Error::new(ErrorCode::Internal, "the monitor's socket cannot be made").because(e);
+    let dir = openat(CWD, vm.paths().run_dir(id), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| fail(e.into()))?;
+    let path = socket_path(&dir);
+    // A killed monitor leaves its socket's name; the lock says that it is dead.
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(fail(e)),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&path).map_err(fail)?;
+    listener.set_nonblocking(true).map_err(fail)?;
+    Ok(listener)
+}
+
+fn start_hypervisor(config: &MonitorConfig, vm: &Smolvm, id: &SandboxId, token: &LaunchToken) -> Result<Launched, Error> {
+    let odd = |what: &str| Error::new(ErrorCode::Internal, format!("the monitor was given {what} that is none"));
+    let open = |what: &'static str, file: std::io::Result<File>| {
+        file.map_err(|e| Error::new(crate::error::io_code(&e), format!("the {what} cannot be opened")).because(e))
+    };
+    let cache = &vm.paths().cache;
+    let engine = Engine::find(config.settings.hypervisor.as_deref(), cache)
+        .map_err(|e| Error::new(ErrorCode::MissingDependency, "the hypervisor cannot be used").hint("smolvm doctor").because(e))?;
+    let accelerator = if config.accelerator == "kvm" { Accelerator::Kvm } else { Accelerator::Tcg };
+    let request = LaunchRequest {
+        engine: &engine,
+        mark: &vm.mark(id),
+        token,
+        shape: MachineShape {
+            cpus: NonZeroU8::new(config.cpus).ok_or_else(|| odd("a number of processors"))?,
+            memory_mib: NonZeroU32::new(config.memory_mib).ok_or_else(|| odd("an amount of memory"))?,
+            accelerator,
+        },
+        tsc_khz: accel::host_speed(cache, &vm.boot_id).tsc_khz,
+        kernel: &config.kernel,
+        initramfs: &config.initramfs,
+        root_image: open("root image", File::open(&config.image))?,
+        data_disk: open("data disk", OpenOptions::new().read(true).write(true).open(vm.paths().disk(id)))?,
+        data_disk_limit: config.disk_bytes,
+        net: attach(config)?,
+        identity: config.uid.map_or(JailIdentity::Caller, JailIdentity::Uid),
+    };
+    launch(request).map_err(|e| Error::new(ErrorCode::Internal, "the hypervisor cannot be started").hint("smolvm doctor").because(e))
+}
+
+fn attach(config: &MonitorConfig) -> Result<Option<NetAttach>, Error> {
+    match &config.network {
+        None => Ok(None),
+        Some(MonitorNetwork::Tap { mac, .. }) => {
+            let fail = |e: std::io::Error| Error::new(ErrorCode::Internal, "the network device was not handed over").because(e);
+            let fd = rustix::stdio::stdin().as_fd().try_clone_to_owned().map_err(fail)?;
+            let null: OwnedFd = File::open("/dev/null").map_err(fail)?.into();
+            rustix::stdio::dup2_stdin(&null).map_err(|e| fail(e.into()))?;
+            let mac = mac.parse().map_err(|_| Error::new(ErrorCode::Internal, "the monitor was given an odd Ethernet address"))?;
+            Ok(Some(NetAttach { fd, kind: NetKind::Tap, mac }))
+        }
+        Some(MonitorNetwork::User) => Err(Error::new(ErrorCode::Unsupported, "the network mode user is not built yet").hint("use --net none")),
+    }
+}
+
+/// The monitor writes down who it is before it makes anything.
+fn record_self(vm: &Smolvm, token: &LaunchToken) -> Result<(), Error> {
+    let pid = std::process::id();
+    let seen = identity::look(vm.proc(), pid).ok().flatten();
+    let seen = seen.ok_or_else(|| Error::new(ErrorCode::Unsupported, "the monitor cannot see itself in /proc").hint("/proc must be mounted"))?;
+    record(vm, Kind::Monitor, token, pid, seen.start_ticks)
+}
+
+fn record_hypervisor(vm: &Smolvm, token: &LaunchToken, launched: &Launched) -> Result<(), Error> {
+    record(vm, Kind::Process, token, launched.pid, launched.start_ticks)
+}
+
+fn record(vm: &Smolvm, kind: Kind, token: &LaunchToken, pid: u32, start_ticks: u64) -> Result<(), Error> {
+    let identity = ProcessIdentity { pid, start_ticks, boot_id: vm.boot_id.clone(), token: token.to_string() };
+    let mut store = Store::open(&vm.paths().database())?;
+    // `Changed` means that the entry is gone: somebody deleted the sandbox, and this run has no place any more.
+    Ok(store.write(|w| w.set_identity(kind, token.as_str(), &identity))?)
+}
+
+/// A fresh attach's nonce and a guest's seed.
+pub(super) fn random_bytes<const N: usize>() -> Result<[u8; N], Error> {
+    random::bytes().map_err(|e| Error::new(ErrorCode::Internal, "no random bytes").because(e))
+}

@@ -1,0 +1,9 @@
+//! A sandbox's place in the network: reserved by `create`, raised by `start`, and what all share.
+
+mod raise;
+mod reserve;
+mod shared;
+
+pub(crate) use raise::raise;
+pub(crate) use reserve::{Reservation, reserve};
+pub(crate) use shared::{SharedOutcome, release_shared};

@@ -1,0 +1,103 @@
+//! Makes the TAP and its rules for one start.
+
+use std::os::fd::OwnedFd;
+
+use smolvm_host::net::nft::{self, NftError};
+use smolvm_host::net::tap::{self, TapError, TapSpec};
+use smolvm_host::store::Store;
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::ledger::{Entry, Kind};
+use smolvm_model::name::SandboxId;
+use smolvm_model::network::{AddressPool, Base, Guest, add, base, open_uplinks, rebuild};
+
+use super::shared::{self, Opened};
+use crate::error::Error;
+use crate::installation::Smolvm;
+use crate::monitor::MonitorNetwork;
+
+/// A TAP that is up, and what the monitor needs to know of it.
+#[derive(Debug)]
+pub(crate) struct Raised {
+    /// What the hypervisor gets.
+    pub(crate) fd: OwnedFd,
+    /// For the monitor.
+    pub(crate) network: MonitorNetwork,
+}
+
+/// Makes what the reserved names promise. The intents are recorded by the caller before.
+pub(crate) fn raise(vm: &Smolvm, store: &mut Store, id: &SandboxId, entries: &[Entry]) -> Result<Raised, Error> {
+    let pool = vm.pool(store)?;
+    let guest = guest_of(vm, id, entries)?;
+    let owner_uid = key(entries, Kind::Uid).and_then(|u| u.parse().ok()).unwrap_or_else(|| rustix::process::geteuid().as_raw());
+    let spec = TapSpec {
+        name: guest.tap.clone(),
+        mark: guest.mark.clone(),
+        owner_uid,
+        gateway: pool.gateway(),
+        guest_address: guest.address,
+        guest_mac: guest.mac,
+    };
+    // The rules first: a device without an element is silent, one without a table would be free.
+    {
+        let _lock = vm.network_lock()?;
+        let opened = shared::open(vm, store)?;
+        admit_guest(vm, pool, &guest, &opened)?;
+    }
+    let fd = tap::make(&spec).map_err(tap_error)?;
+    let network =
+        MonitorNetwork::Tap { tap: guest.tap.to_string(), mac: guest.mac.to_string(), address: guest.address, gateway: pool.gateway() };
+    Ok(Raised { fd, network })
+}
+
+fn admit_guest(vm: &Smolvm, pool: AddressPool, guest: &Guest, opened: &Opened) -> Result<(), Error> {
+    let shape = Base { install: vm.install.clone(), pool };
+    let one = std::slice::from_ref(guest);
+    let text = base(&shape) + &open_uplinks(&vm.install, &opened.uplinks) + &add(&vm.install, one);
+    match nft::apply(&text) {
+        Err(NftError::Exists { .. }) => {
+            // An older smolvm made the table in another shape: made anew in one transaction with all that stands in it.
+            let (mut guests, uplinks) = shared::present(vm)?;
+            guests.retain(|g| g.tap != guest.tap);
+            guests.push(guest.clone());
+            nft::apply(&rebuild(&shape, &guests, &uplinks)).map_err(nft_error)
+        }
+        other => other.map_err(nft_error),
+    }
+}
+
+fn guest_of(vm: &Smolvm, id: &SandboxId, entries: &[Entry]) -> Result<Guest, Error> {
+    let broken = || Error::new(ErrorCode::StateCorrupt, format!("the network of \"{id}\" is not in the ledger")).hint(format!("smolvm delete {id}"));
+    Ok(Guest {
+        mark: vm.mark(id),
+        tap: key(entries, Kind::Tap).and_then(|k| k.parse().ok()).ok_or_else(broken)?,
+        mac: key(entries, Kind::Mac).and_then(|k| k.parse().ok()).ok_or_else(broken)?,
+        address: key(entries, Kind::Address).and_then(|k| k.parse().ok()).ok_or_else(broken)?,
+    })
+}
+
+fn key(entries: &[Entry], kind: Kind) -> Option<&str> {
+    entries.iter().find(|e| e.kind == kind).map(|e| e.key.as_str())
+}
+
+pub(super) fn nft_error(e: NftError) -> Error {
+    let error = match &e {
+        NftError::Missing => Error::new(ErrorCode::MissingDependency, "the packet filter cannot be set").hint("apt-get install nftables, or use --net user"),
+        NftError::NoRights => Error::new(ErrorCode::PermissionDenied, "the packet filter cannot be set").hint("run it as root, or use --net user"),
+        NftError::NoSuchObject { .. } | NftError::Exists { .. } | NftError::Refused { .. } | NftError::Tool(_) | NftError::Unreadable { .. } => {
+            Error::new(ErrorCode::Internal, "the packet filter cannot be set").hint("see: smolvm doctor")
+        }
+    };
+    error.because(e)
+}
+
+fn tap_error(e: TapError) -> Error {
+    let error = match &e {
+        TapError::NoDriver { .. } => Error::new(ErrorCode::MissingDependency, "no network device can be made").hint("modprobe tun, or use --net user"),
+        TapError::NoRights => Error::new(ErrorCode::PermissionDenied, "no network device can be made").hint("run it as root, or use --net user"),
+        TapError::Foreign { .. } | TapError::InUse { .. } => Error::new(ErrorCode::Refused, "the sandbox's network device is not free"),
+        TapError::RouteTaken { .. } | TapError::Tun { .. } | TapError::Netlink(_) | TapError::Sysctl(_) => {
+            Error::new(ErrorCode::Internal, "the network device cannot be made").hint("see: smolvm doctor")
+        }
+    };
+    error.because(e)
+}

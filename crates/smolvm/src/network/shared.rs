@@ -1,0 +1,155 @@
+//! What all sandboxes of an installation share on the host: its nftables table and forwarding on uplinks.
+//!
+//! A switch of forwarding is noted before it is thrown, with the value it had. It is put back when the
+//! last sandbox that needed it is gone, unless somebody else changed it since, or another
+//! installation's table says that it needs it too. Then that one puts it back: it noted "was off",
+//! because a switch that a smolvm holds open was off before.
+
+use smolvm_host::net::nft::{self, NftError};
+use smolvm_host::net::sysctl::{self, Switch};
+use smolvm_host::net::uplink;
+use smolvm_host::store::{SharedPart, Store};
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::ledger::{Kind, Status};
+use smolvm_model::name::InstallId;
+use smolvm_model::network::{ElementKey, ElementOwner, Guest, IfName, table_name};
+
+use super::raise::nft_error;
+use crate::error::Error;
+use crate::installation::Smolvm;
+
+const TABLE: &str = "nft_table";
+const FORWARDING: &str = "forwarding";
+const OFF: &str = "0";
+const ON: &str = "1";
+
+/// Uplinks on which this installation holds forwarding open.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) uplinks: Vec<IfName>,
+}
+
+/// What became of one shared part when the last sandbox went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SharedOutcome {
+    /// `nft_table` or `forwarding`.
+    pub(crate) kind: String,
+    /// Which one.
+    pub(crate) key: String,
+    /// `released`, `already_gone`, `kept: …`, or the failure.
+    pub(crate) result: Result<&'static str, String>,
+}
+
+/// Notes the table and switches forwarding on where replies come back. Under the network lock.
+pub(super) fn open(vm: &Smolvm, store: &mut Store) -> Result<Opened, Error> {
+    let found = uplink::find().map_err(|e| Error::new(ErrorCode::Internal, "the host's uplinks cannot be found").because(e))?;
+    let noted: Vec<String> = store.shared_parts()?.into_iter().filter(|p| p.kind == FORWARDING).map(|p| p.key).collect();
+    let mut needed = Vec::new();
+    for name in found.names {
+        let on = sysctl::forwarding(&name).map_err(sysctl_error)? == Switch::On;
+        if !on || noted.contains(&name.to_string()) || held_by_another(vm, &name)? {
+            needed.push(name);
+        }
+    }
+    store.write(|w| -> Result<(), Error> {
+        w.note_shared(&SharedPart { kind: TABLE.to_owned(), key: table_name(&vm.install), before: None, after: None })?;
+        for name in &needed {
+            let part = SharedPart { kind: FORWARDING.to_owned(), key: name.to_string(), before: Some(OFF.to_owned()), after: Some(ON.to_owned()) };
+            w.note_shared(&part)?;
+        }
+        Ok(())
+    })?;
+    for name in &needed {
+        sysctl::set_forwarding(name, Switch::On).map_err(sysctl_error)?;
+    }
+    Ok(Opened { uplinks: needed })
+}
+
+/// The guests and uplinks that stand in this installation's table now.
+pub(super) fn present(vm: &Smolvm) -> Result<(Vec<Guest>, Vec<IfName>), Error> {
+    let (mut guests, mut uplinks) = (Vec::new(), Vec::new());
+    for element in nft::elements(&vm.install).map_err(nft_error)?.unwrap_or_default() {
+        match (element.key, element.owner) {
+            (ElementKey::Source { tap, mac, address }, ElementOwner::Sandbox(mark)) => guests.push(Guest { mark, tap, mac, address }),
+            (ElementKey::Source { .. }, ElementOwner::Install(_) | ElementOwner::Unknown) => {}
+            (ElementKey::Opened { uplink }, _) => uplinks.push(uplink),
+        }
+    }
+    Ok((guests, uplinks))
+}
+
+/// Puts the host back once no sandbox has, or is getting, a device or an element.
+pub(crate) fn release_shared(vm: &Smolvm, store: &mut Store) -> Result<Vec<SharedOutcome>, Error> {
+    if store.shared_parts()?.is_empty() || in_use(store)? {
+        return Ok(Vec::new());
+    }
+    let _lock = vm.network_lock()?;
+    // Somebody may have started one while this waited for the lock.
+    if in_use(store)? {
+        return Ok(Vec::new());
+    }
+    let mut outcomes = Vec::new();
+    for part in store.shared_parts()? {
+        let result = match part.kind.as_str() {
+            TABLE => release_table(vm),
+            FORWARDING => release_forwarding(vm, &part),
+            other => Err(format!("a shared part of an unknown kind: {other}")),
+        };
+        if result.is_ok() {
+            store.write(|w| w.forget_shared(&part))?;
+        }
+        outcomes.push(SharedOutcome { kind: part.kind, key: part.key, result });
+    }
+    Ok(outcomes)
+}
+
+fn in_use(store: &Store) -> Result<bool, Error> {
+    let busy = |kind: Kind, status: Status| matches!(kind, Kind::Tap | Kind::NftElements) && status != Status::Reserved;
+    Ok(store.table()?.entries.iter().any(|e| busy(e.kind, e.status)))
+}
+
+fn release_table(vm: &Smolvm) -> Result<&'static str, String> {
+    let guests = match nft::elements(&vm.install) {
+        Ok(None) => return Ok("already_gone"),
+        Ok(Some(elements)) => elements.into_iter().any(|e| e.key.set() == smolvm_model::network::SetName::Sources),
+        Err(e) => return Err(e.to_string()),
+    };
+    // Elements without a record are orphans: reported, and removed only when they were asked for.
+    if guests {
+        return Err("elements that are in no record stand in it".to_owned());
+    }
+    nft::drop_table(&vm.install).map(|()| "released").map_err(|e: NftError| e.to_string())
+}
+
+fn release_forwarding(vm: &Smolvm, part: &SharedPart) -> Result<&'static str, String> {
+    let name: IfName = part.key.parse().map_err(|_| "not the name of an interface".to_owned())?;
+    match sysctl::forwarding(&name) {
+        Err(sysctl::SysctlError::Missing { .. }) => return Ok("already_gone"),
+        Err(e) => return Err(e.to_string()),
+        Ok(Switch::Off) => return Ok("already_gone"),
+        Ok(Switch::On) => {}
+    }
+    if held_by_another(vm, &name).map_err(|e| e.one_line())? {
+        return Ok("kept: another installation uses it");
+    }
+    // Since then somebody made the whole host a router, which switched every interface on: theirs now.
+    if sysctl::ip_forward().map_err(|e| e.to_string())? == Switch::On {
+        return Ok("kept: forwarding was switched on for the whole host since");
+    }
+    sysctl::set_forwarding(&name, Switch::Off).map(|()| "released").map_err(|e| e.to_string())
+}
+
+fn held_by_another(vm: &Smolvm, uplink: &IfName) -> Result<bool, Error> {
+    let others: Vec<InstallId> = nft::list_tables().map_err(nft_error)?.into_iter().filter(|id| *id != vm.install).collect();
+    for other in others {
+        let elements = nft::elements(&other).map_err(nft_error)?.unwrap_or_default();
+        if elements.iter().any(|e| matches!(&e.key, ElementKey::Opened { uplink: u } if u == uplink)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn sysctl_error(e: sysctl::SysctlError) -> Error {
+    Error::new(ErrorCode::PermissionDenied, "forwarding cannot be switched on").hint("run it as root, or use --net user").because(e)
+}

@@ -1,0 +1,87 @@
+//! `run`: a sandbox for one command, gone when the command is.
+
+use std::time::Duration;
+
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::name::SandboxId;
+
+use crate::create::CreateRequest;
+use crate::delete::IfMissing;
+use crate::error::Error;
+use crate::exec::{ExecIo, ExecOutcome, ExecSpec};
+use crate::installation::Smolvm;
+use crate::start;
+
+/// What becomes of the sandbox afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// It is removed, whatever happened.
+    Remove,
+    /// It stays, running.
+    Keep,
+}
+
+/// What `run` is asked for.
+#[derive(Debug, Clone)]
+pub struct RunRequest {
+    /// The sandbox.
+    pub create: CreateRequest,
+    /// The command.
+    pub exec: ExecSpec,
+    /// What becomes of the sandbox.
+    pub keep: Keep,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub struct RunOutcome {
+    /// The sandbox's id.
+    pub id: SandboxId,
+    /// How the command ended.
+    pub exec: ExecOutcome,
+    /// Why the sandbox could not be removed, if it could not.
+    pub leftover: Option<Error>,
+}
+
+impl Smolvm {
+    /// Creates, starts, runs the command, removes. The sandbox is removed on every way out, also when a
+    /// signal came; what a SIGKILL of this process leaves has the prefix that `cleanup` looks for.
+    pub fn run(&self, request: &RunRequest, io: ExecIo<'_>) -> Result<RunOutcome, Error> {
+        let signals = io.signals;
+        let id = self.create_recorded(&request.create)?;
+        let interrupted = || signals.is_some_and(has_signal);
+        let result = if interrupted() {
+            Err(stopped_early())
+        } else {
+            self.start(&id, None, start::DEADLINE).and_then(|_| if interrupted() { Err(stopped_early()) } else { self.exec(&id, &request.exec, io) })
+        };
+        let leftover = match request.keep {
+            Keep::Keep => None,
+            Keep::Remove => self.remove_after_run(&id),
+        };
+        match result {
+            Ok(exec) => Ok(RunOutcome { id, exec, leftover }),
+            Err(e) => Err(match leftover {
+                None => e,
+                Some(left) => Error { recovery: Some(format!("the sandbox could not be removed either ({}): smolvm delete {id}", left.one_line())), ..e },
+            }),
+        }
+    }
+
+    fn remove_after_run(&self, id: &SandboxId) -> Option<Error> {
+        match self.delete(std::slice::from_ref(id), IfMissing::Ignore) {
+            Ok(deletion) => deletion.failed.into_iter().next().map(|(_, e)| e),
+            Err(e) => Some(e),
+        }
+    }
+}
+
+fn has_signal(fd: std::os::fd::BorrowedFd<'_>) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let now = Timespec::try_from(Duration::ZERO).ok();
+    poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], now.as_ref()).is_ok_and(|n| n > 0)
+}
+
+fn stopped_early() -> Error {
+    Error::new(ErrorCode::Interrupted, "interrupted before the command ran")
+}

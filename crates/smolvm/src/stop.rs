@@ -1,0 +1,68 @@
+//! `stop`: shut the guest down in order, then release what its run held.
+
+use std::time::Duration;
+
+use smolvm_host::store::{Exit, SandboxRecord, Store};
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::name::SandboxId;
+use smolvm_model::state::{Admission, Event, Request, State, next};
+use smolvm_proto::{MonitorReply, MonitorRequest};
+
+use crate::clock::now_ms;
+use crate::error::Error;
+use crate::installation::Smolvm;
+use crate::session::Session;
+use crate::view::SandboxView;
+
+/// How long guest processes get between SIGTERM and SIGKILL.
+pub const GRACE: Duration = Duration::from_secs(5);
+/// How long the whole orderly shutdown may take before the hypervisor is ended: grace, sync of a slow
+/// disk, and a guest under TCG.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+impl Smolvm {
+    /// Stops a sandbox; what its guest wrote before is on its disk. One that does not run is left alone.
+    pub fn stop(&self, id: &SandboxId, deadline: Duration) -> Result<SandboxView, Error> {
+        let missing = || Error::no_such_sandbox(id);
+        let mut store = self.store_if_any()?.ok_or_else(missing)?;
+        let _lock = self.lock(id)?;
+        let (record, entries) = store.sandbox(id)?.ok_or_else(missing)?;
+        match self.admit(&record, &entries, Request::Stop)? {
+            Admission::AlreadySo => {}
+            Admission::ReclaimThenGo => drop(self.reclaim(&mut store, &record)?),
+            Admission::Go => self.stop_running(&mut store, &record, deadline)?,
+            Admission::Refused(refusal) => return Err(Error::refused_by_state(id, refusal)),
+        }
+        Ok(self.inspect(id)?.sandbox)
+    }
+
+    fn stop_running(&self, store: &mut Store, record: &SandboxRecord, deadline: Duration) -> Result<(), Error> {
+        let id = &record.id;
+        if let Some(stopping) = next(record.state, Event::StopBegun) {
+            store.write(|w| w.set_state(id, record.generation, stopping))?;
+        }
+        // A guest or monitor that does not answer is no reason to keep the machine: the teardown ends it.
+        let orderly = self.ask_to_stop(id, deadline);
+        self.release_run(store, id, State::Stopped, None)?;
+        let exit = Exit { kind: "stopped".to_owned(), code: None, signal: None, at_ms: now_ms() };
+        store.write(|w| w.set_exit(id, Some(&exit)))?;
+        orderly.map_err(|e| {
+            let text = format!("sandbox \"{id}\" is stopped, but its guest did not shut down in order ({}); what it had not synced may be lost", e.one_line());
+            Error::new(e.code, text)
+        })
+    }
+
+    /// The orderly half: processes ended, file systems synced.
+    fn ask_to_stop(&self, id: &SandboxId, deadline: Duration) -> Result<(), Error> {
+        let mut session = Session::connect(self, id)?;
+        let grace_ms = u64::try_from(GRACE.min(deadline / 2).as_millis()).unwrap_or(u64::MAX);
+        session.send_request(&MonitorRequest::Stop { grace_ms })?;
+        loop {
+            match session.wait_reply(deadline)? {
+                MonitorReply::Stopped => return Ok(()),
+                MonitorReply::Error { message, .. } => return Err(Error::new(ErrorCode::GuestError, message)),
+                MonitorReply::Stopping | MonitorReply::Status { .. } | MonitorReply::Unknown => {}
+            }
+        }
+    }
+}

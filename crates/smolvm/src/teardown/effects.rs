@@ -1,0 +1,90 @@
+//! The seam between the plan and the host: one call a rank, each for all sandboxes together.
+
+use smolvm_model::ledger::{Entry, Kind};
+use smolvm_model::teardown::{Outcome, Reason};
+
+use crate::installation::Smolvm;
+
+/// What a plan does to a host. Outcomes come in the order of the entries.
+pub(crate) trait Effects {
+    /// Ends hypervisors.
+    fn end_hypervisors(&mut self, entries: &[&Entry]) -> Vec<Outcome>;
+    /// Ends monitors.
+    fn end_monitors(&mut self, entries: &[&Entry]) -> Vec<Outcome>;
+    /// Removes filter elements.
+    fn remove_elements(&mut self, entries: &[&Entry]) -> Vec<Outcome>;
+    /// Removes TAPs.
+    fn remove_taps(&mut self, entries: &[&Entry]) -> Vec<Outcome>;
+    /// Removes run directories or state directories.
+    fn remove_dirs(&mut self, kind: Kind, entries: &[&Entry]) -> Vec<Outcome>;
+    /// Looks whether any of it is still there; `None` where it is not.
+    fn still_there(&mut self, entries: &[&Entry]) -> Vec<Option<String>>;
+    /// Bytes of disk freed so far.
+    fn freed_bytes(&self) -> u64;
+}
+
+/// How long processes get to end by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Their disk stays: they may write what they hold.
+    Orderly,
+    /// Their disk goes too.
+    Short,
+}
+
+impl From<Reason> for Patience {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::Stop => Self::Orderly,
+            Reason::Delete => Self::Short,
+        }
+    }
+}
+
+/// The real host.
+#[derive(Debug)]
+pub(crate) struct HostEffects<'a> {
+    pub(super) vm: &'a Smolvm,
+    pub(super) patience: Patience,
+    /// The process that does this teardown, if it is itself a monitor in the plan.
+    pub(super) own_pid: u32,
+    pub(super) freed: u64,
+}
+
+impl<'a> HostEffects<'a> {
+    pub(crate) fn new(vm: &'a Smolvm, patience: Patience) -> Self {
+        Self { vm, patience, own_pid: std::process::id(), freed: 0 }
+    }
+}
+
+impl Effects for HostEffects<'_> {
+    fn end_hypervisors(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
+        self.end_processes(entries)
+    }
+
+    fn end_monitors(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
+        self.end_processes(entries)
+    }
+
+    fn remove_elements(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
+        super::elements::remove(self.vm, entries)
+    }
+
+    fn remove_taps(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
+        super::taps::remove(self.vm, entries)
+    }
+
+    fn remove_dirs(&mut self, kind: Kind, entries: &[&Entry]) -> Vec<Outcome> {
+        let (outcomes, freed) = super::dirs::remove(self.vm, kind, entries);
+        self.freed += freed;
+        outcomes
+    }
+
+    fn still_there(&mut self, entries: &[&Entry]) -> Vec<Option<String>> {
+        self.look_again(entries)
+    }
+
+    fn freed_bytes(&self) -> u64 {
+        self.freed
+    }
+}

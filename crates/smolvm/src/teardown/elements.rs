@@ -1,0 +1,46 @@
+//! Removes filter elements in one transaction.
+
+use smolvm_host::net::nft::{self, NftError};
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::ledger::{Entry, Status};
+use smolvm_model::network::{ElementKey, ElementOwner};
+use smolvm_model::teardown::Outcome;
+
+use crate::installation::Smolvm;
+
+pub(super) fn remove(vm: &Smolvm, entries: &[&Entry]) -> Vec<Outcome> {
+    // Names that were only ever reserved have nothing behind them, and `nft` may not even be installed.
+    if entries.iter().all(|e| e.status == Status::Reserved) {
+        return vec![Outcome::AlreadyGone; entries.len()];
+    }
+    let present = match nft::elements(&vm.install) {
+        Ok(elements) => elements.unwrap_or_default(),
+        Err(e) => return vec![failed(&e); entries.len()],
+    };
+    let mut outcomes: Vec<Option<Outcome>> = vec![None; entries.len()];
+    let mut keys: Vec<ElementKey> = Vec::new();
+    for (i, entry) in entries.iter().enumerate() {
+        let found = entry.key.parse::<ElementKey>().ok().and_then(|key| present.iter().find(|p| p.key == key));
+        match found {
+            None => outcomes[i] = Some(Outcome::AlreadyGone),
+            Some(element) if element.owner == ElementOwner::Sandbox(vm.mark(&entry.sandbox)) => keys.push(element.key.clone()),
+            Some(element) => outcomes[i] = Some(Outcome::Refused { found_owner: format!("{:?}", element.owner) }),
+        }
+    }
+    let done = if keys.is_empty() { Ok(nft::Removal::Done) } else { nft::remove(&vm.install, &keys) };
+    outcomes
+        .into_iter()
+        .map(|outcome| outcome.unwrap_or_else(|| done.as_ref().map_or_else(failed, |_| Outcome::Released)))
+        .collect()
+}
+
+fn failed(e: &NftError) -> Outcome {
+    let code = match e {
+        NftError::Missing => ErrorCode::MissingDependency,
+        NftError::NoRights => ErrorCode::PermissionDenied,
+        NftError::NoSuchObject { .. } | NftError::Exists { .. } | NftError::Refused { .. } | NftError::Tool(_) | NftError::Unreadable { .. } => {
+            ErrorCode::Internal
+        }
+    };
+    Outcome::Failed { code, message: e.to_string() }
+}

@@ -1,0 +1,144 @@
+//! A sandbox as users and scripts see it: the `S` of every command's output.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use smolvm_host::store::{Exit, SandboxRecord};
+use smolvm_model::ledger::{Entry, Kind};
+use smolvm_model::spec::NetworkMode;
+use smolvm_model::state::Verdict;
+
+/// One sandbox. Fields are only ever added.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SandboxView {
+    /// Its name and identity.
+    pub id: String,
+    /// Recorded state.
+    pub state: &'static str,
+    /// Recorded as having a process, and the process is proven gone.
+    pub stale: bool,
+    /// Evidence that could not be read, if the state could not be judged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown: Option<String>,
+    /// Image name.
+    pub image: String,
+    /// Digest of the image's content.
+    pub image_digest: String,
+    /// Accelerator of the present or last run.
+    pub accelerator: Option<String>,
+    /// Why that accelerator.
+    pub accelerator_reason: Option<String>,
+    /// Virtual processors.
+    pub cpus: u8,
+    /// Guest memory.
+    pub memory_mib: u32,
+    /// Size of the data disk.
+    pub disk_bytes: u64,
+    /// `cold` until templates exist.
+    pub started_from: &'static str,
+    /// The user's labels.
+    pub labels: BTreeMap<String, String>,
+    /// Creation, RFC 3339.
+    pub created_at: String,
+    /// When its time to live passes, RFC 3339.
+    pub expires_at: Option<String>,
+    /// The processes of a run.
+    pub process: Option<ProcessView>,
+    /// Its network.
+    pub network: Option<NetworkView>,
+    /// How the last run ended.
+    pub exit: Option<ExitView>,
+    /// Why the last start or stop failed.
+    pub failure: Option<FailureView>,
+}
+
+/// The processes of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProcessView {
+    /// The hypervisor's pid as the caller sees it.
+    pub pid: u32,
+    /// The monitor's pid.
+    pub monitor_pid: Option<u32>,
+}
+
+/// A sandbox's network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NetworkView {
+    /// `tap` or `user`.
+    pub mode: &'static str,
+    /// The guest's address.
+    pub address: Option<String>,
+    /// The TAP's name.
+    pub tap: Option<String>,
+    /// The guest's Ethernet address.
+    pub mac: Option<String>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExitView {
+    /// `stopped`, `guest_poweroff`, `guest_reset`, `hypervisor_exit` or `hypervisor_signal`.
+    pub kind: String,
+    /// The hypervisor's exit status.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// When, RFC 3339.
+    pub at: String,
+}
+
+/// Why an operation failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FailureView {
+    /// Stable code.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// `start` or `stop`.
+    pub during: String,
+}
+
+/// Puts record, entries and verdict of one look together.
+pub(crate) fn view(record: &SandboxRecord, entries: &[Entry], verdict: &Verdict) -> SandboxView {
+    let entry = |kind: Kind| entries.iter().find(|e| e.kind == kind && e.sandbox == record.id);
+    let key = |kind: Kind| entry(kind).map(|e| e.key.clone());
+    let pid = |kind: Kind| entry(kind).and_then(|e| e.identity.as_ref()).map(|i| i.pid);
+    let network = match record.spec.network {
+        NetworkMode::None => None,
+        mode @ (NetworkMode::Tap | NetworkMode::User) => {
+            Some(NetworkView { mode: mode.as_str(), address: key(Kind::Address), tap: key(Kind::Tap), mac: key(Kind::Mac) })
+        }
+    };
+    let process = pid(Kind::Process).filter(|_| record.state.claims_process()).map(|pid_| ProcessView { pid: pid_, monitor_pid: pid(Kind::Monitor) });
+    SandboxView {
+        id: record.id.to_string(),
+        state: record.state.as_str(),
+        stale: *verdict == Verdict::Stale,
+        unknown: match verdict {
+            Verdict::Unknown { evidence } => Some(evidence.clone()),
+            Verdict::Current | Verdict::Stale | Verdict::Interrupted => None,
+        },
+        image: record.spec.image.to_string(),
+        image_digest: record.spec.image_digest.clone(),
+        accelerator: record.run.as_ref().map(|r| r.accelerator.clone()),
+        accelerator_reason: record.run.as_ref().map(|r| r.accelerator_reason.clone()),
+        cpus: record.spec.cpus.get(),
+        memory_mib: record.spec.memory.mib(),
+        disk_bytes: record.spec.disk.bytes(),
+        started_from: "cold",
+        labels: record.spec.labels.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
+        created_at: crate::time::rfc3339(record.created_ms),
+        expires_at: record.expires_ms.map(crate::time::rfc3339),
+        process,
+        network,
+        exit: record.exit.as_ref().map(exit_view),
+        failure: record
+            .failure
+            .as_ref()
+            .map(|f| FailureView { code: f.code.clone(), message: f.message.clone(), during: f.during.clone() }),
+    }
+}
+
+fn exit_view(exit: &Exit) -> ExitView {
+    ExitView { kind: exit.kind.clone(), code: exit.code, signal: exit.signal, at: crate::time::rfc3339(exit.at_ms) }
+}
