@@ -13,11 +13,11 @@ use standin::Targets;
 use crate::sys::{adopt, call, in_child};
 
 /// One attempt.
-pub struct Attempt {
+pub(crate) struct Attempt {
     /// What it is called in the report.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Makes it; an error is the kernel's refusal.
-    pub run: fn(&Targets) -> Result<(), i32>,
+    pub(crate) run: fn(&Targets) -> Result<(), i32>,
 }
 
 const fn attempt(name: &'static str, run: fn(&Targets) -> Result<(), i32>) -> Attempt {
@@ -25,7 +25,7 @@ const fn attempt(name: &'static str, run: fn(&Targets) -> Result<(), i32>) -> At
 }
 
 /// All of them. Names that start with `may` succeed in the jail on purpose.
-pub const ALL: &[Attempt] = &[
+pub(crate) const ALL: &[Attempt] = &[
     attempt("read /etc/passwd", |_| read("/etc/passwd")),
     attempt("read /proc/self/status", |_| read("/proc/self/status")),
     attempt("list processes", |_| std::fs::read_dir("/proc").map(drop).map_err(errno)),
@@ -34,8 +34,12 @@ pub const ALL: &[Attempt] = &[
     attempt("reopen a descriptor through /proc", |_| open_for_writing("/proc/self/fd/3")),
     attempt("reopen a descriptor through /dev/fd", |_| open_for_writing("/dev/fd/0")),
     attempt("write the library", |t| open_for_writing(&t.library)),
-    attempt("create a file", |_| File::create("/tmp/standin-was-here").map(|_| drop(std::fs::remove_file("/tmp/standin-was-here"))).map_err(errno)),
-    attempt("make a directory", |_| std::fs::create_dir("/tmp/standin-dir").map(|()| drop(std::fs::remove_dir("/tmp/standin-dir"))).map_err(errno)),
+    attempt("create a file", |_| {
+        File::create("/tmp/standin-was-here").map(|_| drop(std::fs::remove_file("/tmp/standin-was-here"))).map_err(errno)
+    }),
+    attempt("make a directory", |_| {
+        std::fs::create_dir("/tmp/standin-dir").map(|()| drop(std::fs::remove_dir("/tmp/standin-dir"))).map_err(errno)
+    }),
     attempt("mount", |_| mount()),
     attempt("change root", |_| chroot()),
     attempt("connect to a unix socket", |t| UnixStream::connect(&t.unix_path).map(drop).map_err(errno)),
@@ -48,6 +52,7 @@ pub const ALL: &[Attempt] = &[
     attempt("become root", |_| call(libc::SYS_setresuid, [0, 0, 0, 0, 0]).map(drop)),
     attempt("take a group", |_| setgroups()),
     attempt("run a shell", |_| in_child(|| exec("/bin/sh"))),
+    attempt("run a program from memory", |_| in_child(exec_from_memory)),
     attempt("make a user namespace", |_| unshare(libc::CLONE_NEWUSER)),
     attempt("make a mount namespace", |_| unshare(libc::CLONE_NEWNS)),
     attempt("make a network namespace", |_| unshare(libc::CLONE_NEWNET)),
@@ -67,6 +72,8 @@ pub const ALL: &[Attempt] = &[
     attempt("inside: map the root image writable", |_| map_writable(fd::ROOT)),
     attempt("inside: grow the data disk", |t| adopt(fd::DATA).write_at(b"x", t.file_size).map(drop).map_err(errno)),
     attempt("inside: leave a core file", |_| core_allowed()),
+    attempt("left to seccomp: make a process", |_| in_child(|| Ok(()))),
+    attempt("left to seccomp: run its own program again", |_| in_child(exec_again)),
     attempt("may read the kernel", |_| read(argv::KERNEL)),
     attempt("may write the data disk", |_| adopt(fd::DATA).write_at(b"standin", 0).map(drop).map_err(errno)),
     attempt("may read the root image", |_| adopt(fd::ROOT).read_at(&mut [0; 16], 0).map(drop).map_err(errno)),
@@ -74,7 +81,7 @@ pub const ALL: &[Attempt] = &[
 ];
 
 /// The numbers below 1024 that are open descriptors.
-pub fn open_descriptors() -> Vec<usize> {
+pub(crate) fn open_descriptors() -> Vec<usize> {
     let get = usize::try_from(libc::F_GETFD).unwrap_or(1);
     (0..1024).filter(|fd| call(libc::SYS_fcntl, [*fd, get, 0, 0, 0]).is_ok()).collect()
 }
@@ -130,6 +137,43 @@ fn exec(path: &str) -> Result<(), i32> {
     let argv = [path.as_ptr(), option.as_ptr(), script.as_ptr(), std::ptr::null()];
     let envp = [std::ptr::null::<libc::c_char>()];
     call(libc::SYS_execve, [path.as_ptr() as usize, argv.as_ptr() as usize, envp.as_ptr() as usize, 0, 0]).map(drop)
+}
+
+/// Its own program, asked for its version.
+fn exec_again() -> Result<(), i32> {
+    let program = std::env::args().next().unwrap_or_default();
+    // Its words would stand between the lines of the report.
+    let (program, option) = (c(&program), c("--nothing"));
+    let argv = [program.as_ptr(), option.as_ptr(), std::ptr::null()];
+    let envp = [std::ptr::null::<libc::c_char>()];
+    call(libc::SYS_execve, [program.as_ptr() as usize, argv.as_ptr() as usize, envp.as_ptr() as usize, 0, 0]).map(drop)
+}
+
+/// The smallest program there is, in a file that has no path.
+fn exec_from_memory() -> Result<(), i32> {
+    const EXEC: usize = 0x10;
+    const EMPTY_PATH: usize = 0x1000;
+    let mut elf = vec![0_u8; 120];
+    let mut put = |at: usize, bytes: &[u8]| elf[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"\x7fELF\x02\x01\x01");
+    put(16, &[2, 0, 62, 0, 1]);
+    put(24, &(0x40_0000_u64 + 120).to_le_bytes());
+    put(32, &64_u64.to_le_bytes());
+    put(52, &[64, 0, 56, 0, 1]);
+    put(64, &[1, 0, 0, 0, 5]);
+    put(80, &0x40_0000_u64.to_le_bytes());
+    put(96, &129_u64.to_le_bytes());
+    put(104, &129_u64.to_le_bytes());
+    put(112, &0x1000_u64.to_le_bytes());
+    // mov eax, 60; xor edi, edi; syscall
+    elf.extend_from_slice(&[0xb8, 60, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05]);
+    let name = c("m");
+    let fd = call(libc::SYS_memfd_create, [name.as_ptr() as usize, EXEC, 0, 0, 0])
+        .or_else(|_| call(libc::SYS_memfd_create, [name.as_ptr() as usize, 0, 0, 0, 0]))?;
+    let fd = usize::try_from(fd).unwrap_or(usize::MAX);
+    call(libc::SYS_write, [fd, elf.as_ptr() as usize, elf.len(), 0, 0])?;
+    let (empty, none) = (c(""), [std::ptr::null::<libc::c_char>()]);
+    call(libc::SYS_execveat, [fd, empty.as_ptr() as usize, none.as_ptr() as usize, none.as_ptr() as usize, EMPTY_PATH]).map(drop)
 }
 
 fn unshare(flag: i32) -> Result<(), i32> {

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::fd::FromRawFd;
 
 /// A system call with plain numbers; pointers are passed as their address by callers that keep the value alive.
-pub fn call(number: i64, args: [usize; 5]) -> Result<i64, i32> {
+pub(crate) fn call(number: i64, args: [usize; 5]) -> Result<i64, i32> {
     // SAFETY: callers pass numbers, or addresses of values that outlive the call and are as long as
     // the call needs; the kernel checks everything else.
     let result = unsafe { libc::syscall(number, args[0], args[1], args[2], args[3], args[4], 0_usize) };
@@ -14,14 +14,14 @@ pub fn call(number: i64, args: [usize; 5]) -> Result<i64, i32> {
 }
 
 /// A descriptor this program was started with, as a file that is never closed.
-pub fn adopt(fd: i32) -> File {
+pub(crate) fn adopt(fd: i32) -> File {
     // SAFETY: the launcher's table says that this descriptor is open and ours; a copy is made so that
     // dropping the file leaves the number open.
     unsafe { File::from_raw_fd(libc::dup(fd)) }
 }
 
 /// Runs `attempt` in a child and gives its result.
-pub fn in_child(attempt: impl FnOnce() -> Result<(), i32>) -> Result<(), i32> {
+pub(crate) fn in_child(attempt: impl FnOnce() -> Result<(), i32>) -> Result<(), i32> {
     // SAFETY: this program has one thread, so its child may do anything.
     match unsafe { libc::fork() } {
         0 => {
@@ -46,7 +46,7 @@ pub fn in_child(attempt: impl FnOnce() -> Result<(), i32>) -> Result<(), i32> {
 }
 
 /// Installs a seccomp filter of one instruction: allow.
-pub fn allow_everything_filter() -> Result<(), i32> {
+pub(crate) fn allow_everything_filter() -> Result<(), i32> {
     let code = [libc::sock_filter { code: 6, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW }];
     let program = libc::sock_fprog { len: 1, filter: code.as_ptr().cast_mut() };
     let filter = usize::try_from(libc::SECCOMP_MODE_FILTER).unwrap_or(2);

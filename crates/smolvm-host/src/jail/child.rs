@@ -175,10 +175,13 @@ fn enter(plan: &Plan) -> Outcome {
     Err((Step::Exec, errno()))
 }
 
-/// Only in a user namespace: the caller's ids, mapped to themselves and nothing else.
+/// Two hardenings that may be refused; and in a user namespace the caller's ids, mapped to themselves
+/// and nothing else.
 fn map_ids(plan: &Plan) -> Outcome {
     // Nothing of this process's memory may reach a core file's reader; pipe handlers ignore RLIMIT_CORE.
     let _ = write_file(c"/proc/self/coredump_filter", b"0");
+    // In its pid namespace, no program can be run out of a file that has no path (Linux 6.3 and later).
+    let _ = write_file(c"/proc/sys/vm/memfd_noexec", b"2");
     let Some(maps) = &plan.id_maps else { return Ok(()) };
     // SAFETY: takes plain numbers. /proc/self belongs to root in a process that is not dumpable.
     unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0) };
@@ -199,6 +202,7 @@ fn new_root(plan: &Plan) -> Outcome {
         libc::umask(0o022);
         check(libc::chdir(c"/proc".as_ptr())).map_err(|e| (at, e))?;
         check(libc::mkdir(c"host".as_ptr(), 0o700)).map_err(|e| (at, e))?;
+        check(libc::mkdir(c"jail".as_ptr(), 0o555)).map_err(|e| (at, e))?;
         check_long(libc::syscall(libc::SYS_pivot_root, c".".as_ptr(), c"host".as_ptr())).map_err(|e| (at, e))?;
         check(libc::chdir(c"/".as_ptr())).map_err(|e| (at, e))?;
     }
@@ -225,7 +229,13 @@ fn new_root(plan: &Plan) -> Outcome {
     for device in &plan.devices {
         move_mount(device.tree.get(), &device.target).map_err(|e| (Step::BindDevice, e))?;
     }
-    Ok(())
+    // One directory down: the kernel makes no user namespace for a process whose root is not its
+    // mount namespace's root, and leaving this one takes a capability it will not have.
+    // SAFETY: system calls on constant C strings.
+    unsafe {
+        check(libc::chroot(c"/jail".as_ptr())).map_err(|e| (Step::Seal, e))?;
+        check(libc::chdir(c"/".as_ptr())).map_err(|e| (Step::Seal, e))
+    }
 }
 
 fn skeleton(plan: &Plan) -> Outcome {

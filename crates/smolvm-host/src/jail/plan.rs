@@ -12,6 +12,8 @@ use super::spawn::{JailError, JailFile, JailIdentity, JailSpec};
 
 /// Where the host's files are while the child still sees them.
 const HOST: &str = "/host";
+/// What becomes the program's root.
+const ROOT: &str = "/jail";
 
 /// A file to bind.
 #[derive(Debug)]
@@ -73,15 +75,15 @@ impl Plan {
     pub(super) fn new(spec: &JailSpec<'_>, identity: JailIdentity, pipes: &Pipes<'_>) -> Result<Self, JailError> {
         let mut dirs = BTreeSet::new();
         let mut bind = |file: &JailFile| -> Result<Bind, JailError> {
-            let target = absolute(&file.target)?;
+            let target = beneath(ROOT, &file.target)?;
             add_parents(&mut dirs, &file.target)?;
-            Ok(Bind { source: beneath_host(&file.source)?, target, executable: file.executable })
+            Ok(Bind { source: beneath(HOST, &file.source)?, target, executable: file.executable })
         };
         let files = spec.files.iter().map(&mut bind).collect::<Result<Vec<_>, _>>()?;
         let mut devices = Vec::new();
         for path in &spec.devices {
             add_parents(&mut dirs, path)?;
-            devices.push(Device { source: beneath_host(path)?, target: absolute(path)?, tree: Cell::new(-1) });
+            devices.push(Device { source: beneath(HOST, path)?, target: beneath(ROOT, path)?, tree: Cell::new(-1) });
         }
         let args = spec.argv.iter().map(|a| c_string(a.as_bytes())).collect::<Result<Vec<_>, _>>()?;
         let argv = args.iter().map(|a| a.as_ptr()).chain([std::ptr::null()]).collect();
@@ -132,15 +134,15 @@ fn absolute(path: &Path) -> Result<CString, JailError> {
     if plain { c_string(path.as_os_str().as_bytes()) } else { Err(JailError::PathNotPlain { path: path.to_owned() }) }
 }
 
-fn beneath_host(path: &Path) -> Result<CString, JailError> {
+fn beneath(base: &str, path: &Path) -> Result<CString, JailError> {
     let path = absolute(path)?;
-    c_string(&[HOST.as_bytes(), path.as_bytes()].concat())
+    c_string(&[base.as_bytes(), path.as_bytes()].concat())
 }
 
 /// Adds every directory above `path`; sorted order makes parents come first.
 fn add_parents(dirs: &mut BTreeSet<String>, path: &Path) -> Result<(), JailError> {
     let parent = path.parent().ok_or_else(|| JailError::PathNotPlain { path: path.to_owned() })?;
-    let mut dir = String::new();
+    let mut dir = ROOT.to_owned();
     for part in parent.components().skip(1) {
         let part = part.as_os_str().to_str().ok_or_else(|| JailError::PathNotPlain { path: path.to_owned() })?;
         let _ = write!(dir, "/{part}");

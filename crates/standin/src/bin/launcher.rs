@@ -10,10 +10,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use smolvm_host::engine::accel;
 use smolvm_host::engine::launch::{LaunchRequest, Launched, NetAttach, launch, outcome};
 use smolvm_host::engine::probe::Engine;
 use smolvm_host::engine::qmp::Qmp;
-use smolvm_host::engine::accel;
 use smolvm_host::jail::{Enforced, JailIdentity};
 use smolvm_model::engine::{Accelerator, MachineShape, NetKind};
 use smolvm_model::name::{LaunchToken, MacAddr};
@@ -32,6 +32,7 @@ struct Job {
     uid: Option<u32>,
     memory_mib: u32,
     net: bool,
+    token: String,
     targets: Option<Targets>,
     then: After,
 }
@@ -87,7 +88,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let request = LaunchRequest {
         engine: &engine,
         mark: &"smolvm:0123456789:jail-test".parse()?,
-        token: &LaunchToken::from_random(std::array::from_fn(|i| u8::try_from(i).unwrap_or(0))),
+        token: &job.token.parse::<LaunchToken>()?,
         shape: MachineShape {
             cpus: NonZeroU8::MIN,
             memory_mib: NonZeroU32::new(job.memory_mib).ok_or("no memory")?,

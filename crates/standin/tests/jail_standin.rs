@@ -1,0 +1,129 @@
+//! The jail tried from the inside: a program in the hypervisor's place goes for everything, and gets nothing.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::io::BufRead;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use standin::{END, Targets, Then, Tried};
+use support::{Bench, Caller, command, line};
+
+/// Succeeds in the jail on purpose, or is forbidden by QEMU's own seccomp filter only, which the
+/// stand-in runs without.
+fn is_allowed(caller: Caller, what: &str) -> bool {
+    // Root's child may forbid executable memory files in its pid namespace; an ordinary user's may not.
+    let from_memory = what == "run a program from memory" && (caller == Caller::Nobody || !Path::new("/proc/sys/vm/memfd_noexec").exists());
+    what.starts_with("may ") || what.starts_with("left to seccomp") || from_memory
+}
+
+/// Things worth attacking, alive while this is.
+struct Host {
+    targets: Targets,
+    victim: Child,
+    _unix: UnixListener,
+    _abstract: UnixListener,
+    _tcp: TcpListener,
+}
+
+impl Host {
+    fn new(bench: &Bench, then: Then) -> Self {
+        let uid = bench.caller.jail_uid();
+        let other_file = bench.path("other-sandbox.img");
+        std::fs::write(&other_file, "secret").unwrap();
+        chown(&other_file, Some(uid), Some(uid)).unwrap();
+        let unix_path = bench.path("monitor.sock");
+        let unix = UnixListener::bind(&unix_path).unwrap();
+        std::fs::set_permissions(&unix_path, std::fs::Permissions::from_mode(0o777)).unwrap();
+        let name = format!("smolvm-test-{}", bench.token);
+        let listening = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        // Of the jail's own uid: nothing but the jail protects it.
+        let victim = command("/bin/sleep".as_ref()).arg("600").uid(uid).gid(uid).spawn().unwrap();
+        let library = std::fs::canonicalize("/lib/x86_64-linux-gnu/libc.so.6").unwrap();
+        let targets = Targets {
+            other_file: other_file.display().to_string(),
+            unix_path: unix_path.display().to_string(),
+            unix_abstract: name,
+            tcp_port: tcp.local_addr().unwrap().port(),
+            victim_pid: i32::try_from(victim.id()).unwrap(),
+            file_size: bench.data_size,
+            library: library.display().to_string(),
+            then,
+        };
+        Self { targets, victim, _unix: unix, _abstract: listening, _tcp: tcp }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = self.victim.kill();
+        let _ = self.victim.wait();
+    }
+}
+
+fn report(lines: impl BufRead) -> BTreeMap<String, i32> {
+    let tried = lines.lines().map_while(Result::ok).map_while(|l| serde_json::from_str::<Tried>(&l).ok());
+    tried.take_while(|t| t.what != END).map(|t| (t.what, t.errno)).collect()
+}
+
+fn everything_fails_inside(caller: Caller) {
+    let bench = Bench::new(caller).with_standin();
+    let host = Host::new(&bench, Then::Exit);
+    let mut started = bench.start(Some(&host.targets), "console");
+    assert!(started.pid() > 1);
+    let tried = report(&mut started.out);
+    let (descriptors, tried): (BTreeMap<_, _>, BTreeMap<_, _>) = tried.into_iter().partition(|(what, _)| what.starts_with("descriptor"));
+    assert!(tried.len() > 40, "the stand-in stopped early: {tried:#?}");
+    let broken: Vec<_> = tried.iter().filter(|(what, errno)| (**errno == 0) != is_allowed(caller, what)).collect();
+    assert!(broken.is_empty(), "as {caller:?}: {broken:#?}\nof {tried:#?}");
+    let want: Vec<String> = (0..=8).map(|n| format!("descriptor {n}")).collect();
+    assert_eq!(descriptors.into_keys().collect::<Vec<_>>(), want, "descriptors inherited");
+    let end = line(&mut started.out);
+    assert_eq!(end["outcome"], "exit status 0");
+}
+
+#[test]
+fn everything_fails_inside_for_root() {
+    everything_fails_inside(Caller::Root);
+}
+
+#[test]
+fn everything_fails_inside_for_an_ordinary_user() {
+    everything_fails_inside(Caller::Nobody);
+}
+
+/// The control: the same attempts on the same targets succeed without a jail.
+#[test]
+fn everything_succeeds_outside() {
+    let bench = Bench::new(Caller::Root);
+    let host = Host::new(&bench, Then::Exit);
+    let mut child = command(&bench.path("standin")).arg("--outside").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    serde_json::to_writer(child.stdin.take().unwrap(), &host.targets).unwrap();
+    let tried = report(std::io::BufReader::new(child.stdout.take().unwrap()));
+    child.wait().unwrap();
+    let failed: Vec<_> = tried.iter().filter(|(_, errno)| **errno != 0).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    assert!(tried.len() > 28, "{tried:#?}");
+}
+
+#[test]
+fn a_crash_leaves_no_core() {
+    let bench = Bench::new(Caller::Root).with_standin();
+    let host = Host::new(&bench, Then::Abort);
+    let mut started = bench.start(Some(&host.targets), "console");
+    let pid = started.pid();
+    let filter = std::fs::read_to_string(format!("/proc/{pid}/coredump_filter")).unwrap_or_default();
+    assert!(report(&mut started.out).len() > 40);
+    // The first process of a pid namespace ignores its own SIGABRT; the C library then makes it fault.
+    let outcome = line(&mut started.out)["outcome"].to_string();
+    assert!(outcome.contains("signal 6") || outcome.contains("signal 11"), "{outcome}");
+    // Even a handler that the kernel pipes cores to, whatever their limit, would get no memory.
+    assert!(filter.trim().is_empty() || filter.trim() == "00000000", "{filter}");
+}
