@@ -12,9 +12,10 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::mpsc::{Receiver, channel};
 
 use net_support::*;
+use smolvm_host::net::firewall::{self, Hook, Manager};
 use smolvm_host::net::nft::{self, NftError, Removal};
 use smolvm_host::net::sysctl::{self, Switch};
-use smolvm_host::net::{links, tap};
+use smolvm_host::net::{links, rights, tap};
 use smolvm_host::proc::tool::Tool;
 use smolvm_model::name::{InstallId, MacAddr};
 use smolvm_model::network::{self, ElementKey, ElementOwner, LinkGroup, SetName};
@@ -400,5 +401,70 @@ fn two_installations_stand_side_by_side() {
         links::delete_all(&[(b.guest.tap.clone(), b.guest.mark.clone())]).unwrap();
         a.udp(SERVER, PORT, "still");
         assert_eq!(server.next().1, "still");
+    });
+}
+
+#[test]
+fn other_firewalls_are_named_with_the_commands_that_mend_them() {
+    in_namespace(|| {
+        assert_eq!(firewall::blockers().unwrap(), []);
+        nft::apply(&network::base(&base())).unwrap();
+        nft::apply("table ip6 filter { chain F { type filter hook forward priority 0; policy drop; }\n }\n").unwrap();
+        assert_eq!(firewall::blockers().unwrap(), [], "our own table and IPv6 are no hindrance");
+        let server = Server::start();
+        let a = Played::new("vm-a", 0);
+        admit(&[&a]);
+        let foreign = "table inet mine {
+            chain fwd-all { type filter hook forward priority 0; policy drop; }
+            chain in-all { type filter hook input priority 0; policy accept; counter drop; }
+        }\n";
+        nft::apply(foreign).unwrap();
+        let names = std::net::UdpSocket::bind((pool().gateway(), 53)).unwrap();
+        names.set_read_timeout(Some(PATIENCE)).unwrap();
+        let found = firewall::blockers().unwrap();
+        let seen: Vec<_> = found.iter().map(|b| (b.manager, b.hook, b.chain.as_str())).collect();
+        assert_eq!(seen, [(Manager::Unknown, Hook::Forward, "inet mine fwd-all"), (Manager::Unknown, Hook::Input, "inet mine in-all"),]);
+        // The commands, given to a shell as they stand, let the guest through.
+        for blocker in &found {
+            for line in &blocker.fix {
+                Tool::new("sh").args(["-c", line]).run_ok().unwrap();
+            }
+        }
+        assert_eq!(firewall::blockers().unwrap(), [], "what is mended is no longer named");
+        a.udp(SERVER, PORT, "through");
+        assert_eq!(server.next().1, "through");
+        assert_eq!(a.expect("the answer", read_udp).2, "re: through");
+        a.udp(pool().gateway(), 53, "query");
+        assert_eq!(names.recv(&mut [0; 10]).unwrap(), 5);
+    });
+}
+
+#[test]
+fn docker_and_ufw_are_recognised() {
+    in_namespace(|| {
+        let chains = "table ip filter {
+            chain DOCKER-USER { }
+            chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER; }
+        }\n";
+        nft::apply(chains).unwrap();
+        let found = firewall::blockers().unwrap();
+        assert_eq!((found.len(), found[0].manager, found[0].hook), (1, Manager::Docker, Hook::Forward));
+        assert!(found[0].fix[0].ends_with("iptables -I DOCKER-USER -i svt+ -j ACCEPT"), "{:?}", found[0].fix);
+        nft::apply("add chain ip filter ufw-before-forward\nadd chain ip filter ufw-user-forward\n").unwrap();
+        assert_eq!(firewall::blockers().unwrap()[0].manager, Manager::Ufw);
+    });
+}
+
+#[test]
+fn rights_are_proved_without_a_trace() {
+    in_namespace(|| {
+        let before = (ip("link"), ruleset());
+        rights::can_tap().unwrap();
+        assert_eq!((ip("link"), ruleset()), before);
+        // The same thread, without its capabilities.
+        drop_capabilities();
+        assert!(matches!(rights::can_tap(), Err(rights::WhyNot::NoRights)));
+        assert!(matches!(tap::make(&spec(&guest("vm-a", 0))), Err(tap::TapError::NoRights)));
+        assert!(matches!(nft::apply(&network::base(&base())), Err(NftError::NoRights)));
     });
 }

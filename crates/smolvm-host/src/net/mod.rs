@@ -15,11 +15,14 @@
 pub mod accounts;
 mod bind_device;
 pub mod dns;
+pub mod firewall;
 pub mod links;
 pub mod netlink;
 pub mod nft;
+pub mod rights;
 pub mod routes;
 pub mod sysctl;
 pub mod tap;
 mod tun;
 pub mod uplink;
+pub mod user;

@@ -146,7 +146,7 @@ fn read_element(set: SetName, element: &Value) -> Option<MarkedElement> {
     Some(MarkedElement { set, key: text.parse().ok()?, owner: ElementOwner::of_comment(comment) })
 }
 
-fn objects(output: &Output) -> Result<Vec<Value>, NftError> {
+pub(super) fn objects(output: &Output) -> Result<Vec<Value>, NftError> {
     let mut whole: Value = serde_json::from_slice(&output.stdout).map_err(|source| NftError::Unreadable { source })?;
     Ok(whole["nftables"].as_array_mut().map(std::mem::take).unwrap_or_default())
 }

@@ -27,6 +27,15 @@ fn enter_private_namespace() {
     ip("link set lo up");
 }
 
+/// Makes this thread, and what it runs, an ordinary user without capabilities.
+pub(crate) fn drop_capabilities() {
+    // SAFETY: the raw calls change the calling thread alone (the library's would change all), and take numbers.
+    unsafe {
+        libc::syscall(libc::SYS_setresgid, 65_534, 65_534, 65_534);
+        assert_eq!(libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534), 0);
+    }
+}
+
 /// Runs a test on a thread in a new network namespace; a panic there is a panic here.
 pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let thread = std::thread::spawn(|| {

@@ -10,8 +10,10 @@
 //! Invariants: no call waits; memory and sockets are bounded (64 questions, 16 connections); nothing a
 //! guest or a name server sends is an error for the monitor: at worst a question stays unanswered.
 
+mod asker;
 mod datagrams;
 mod message;
+mod questions;
 mod resolvers;
 mod streams;
 
@@ -20,6 +22,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+pub(super) use asker::Asker;
 use datagrams::Datagrams;
 use resolvers::Resolvers;
 use rustix::event::PollFd;
