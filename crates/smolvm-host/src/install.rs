@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
-use smolvm_model::name::{InstallId, Mark};
+use smolvm_model::name::{InstallId, MacAddr, Mark};
 
 /// Derives the installation's id from machine, user and the canonical path of its state directory.
 ///
@@ -27,6 +27,12 @@ pub fn machine_id_for(mark: &Mark) -> String {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest[..16]);
     smolvm_model::name::LaunchToken::from_random(bytes).as_str().replace('-', "")
+}
+
+/// An Ethernet address for a guest whose network is its own, so that nothing has to be reserved for it.
+pub fn mac_for(mark: &Mark) -> MacAddr {
+    let digest: [u8; 32] = Sha256::digest(format!("smolvm-mac-1 {mark}")).into();
+    MacAddr::local([digest[0], digest[1], digest[2], digest[3], digest[4]])
 }
 
 fn machine_id() -> Vec<u8> {

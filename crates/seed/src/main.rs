@@ -1,0 +1,47 @@
+//! `seed N`: makes N stale sandboxes in `SMOLVM_HOME` through the product's own acquire path.
+//!
+//! Each has a disk, a run directory, a TAP, filter elements, reserved names, rows, and two real
+//! processes (this program, holding still) in place of hypervisor and monitor, which are then
+//! killed by SIGKILL. The images must be there: `smolvm setup --image minimal`.
+#![expect(clippy::disallowed_methods, reason = "a development tool: it reads the environment and starts itself")]
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+use smolvm::seed::StandIns;
+use smolvm::{Paths, Settings, Smolvm};
+use smolvm_model::name::SandboxId;
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().collect();
+    if args.get(1).is_some_and(|a| a == "hold") {
+        hold();
+        return Ok(());
+    }
+    let count: u32 = args.get(1).context("how many? seed N")?.parse().context("N is a number")?;
+    let home: PathBuf =
+        std::env::var_os("SMOLVM_HOME").context("SMOLVM_HOME must be set: this is no tool for a real state directory")?.into();
+    let vm = Smolvm::open(Settings::new(Paths::beneath(&home)))?;
+    for i in 0..count {
+        let id: SandboxId = format!("vm-seed-{i:05}").parse().context("an id that is none")?;
+        vm.seed(&id, spawn).with_context(|| format!("sandbox {id}"))?;
+    }
+    Ok(())
+}
+
+/// Stands in for hypervisor and monitor: argv has mark and token at their fixed places.
+fn spawn(mark: &str, token: &str) -> std::io::Result<StandIns> {
+    let one = || {
+        let mut command = Command::new("/proc/self/exe");
+        command.args(["hold", mark, "-", token]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn()
+    };
+    Ok(StandIns { hypervisor: one()?, monitor: one()? })
+}
+
+/// Waits for the end of standard input, which is the end of the parent.
+fn hold() {
+    let _ = std::io::stdin().read(&mut [0]);
+}
