@@ -43,6 +43,7 @@ pub(crate) struct Exec {
     pid: Pid,
     deadline: Option<Instant>,
     timed_out: bool,
+    seen_closed: bool,
     ended: Option<(WaitStatus, Instant)>,
 }
 
@@ -88,6 +89,7 @@ impl Starter {
             pid,
             deadline: request.timeout_ms.and_then(|ms| now.checked_add(Duration::from_millis(ms))),
             timed_out: false,
+            seen_closed: false,
             ended: None,
         })
     }
@@ -102,6 +104,12 @@ impl Exec {
     /// Whether the main process has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.is_some()
+    }
+
+    /// Whether everything was closed in this round, which mostly means that the process is on its way out.
+    pub(crate) fn is_ending_now(&mut self) -> bool {
+        let closed = self.outputs.iter().all(Output::is_closed);
+        closed && self.ended.is_none() && !std::mem::replace(&mut self.seen_closed, true)
     }
 
     /// Notes the end of the main process.

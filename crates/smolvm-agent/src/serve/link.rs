@@ -62,8 +62,8 @@ impl Link {
                 break;
             }
             match rustix::io::read(&self.line, &mut *space) {
-                // The port says the second when the host's end closes between poll and read.
-                Ok(0) | Err(Errno::PIPE | Errno::NODEV) => return Ok(false),
+                // The port says it with an error when the host's end closes between poll and read.
+                Ok(0) | Err(Errno::PIPE | Errno::NODEV | Errno::CONNRESET) => return Ok(false),
                 Ok(count) => {
                     self.decoder.filled(count);
                     if count < PAGE {
@@ -98,7 +98,7 @@ impl Link {
     /// Sends what can be sent.
     pub(crate) fn flush(&mut self) -> Result<(), Errno> {
         match self.outbox.flush(&self.line) {
-            Err(Errno::PIPE | Errno::NODEV) => {
+            Err(Errno::PIPE | Errno::NODEV | Errno::CONNRESET) => {
                 self.hang_up();
                 Ok(())
             }

@@ -93,6 +93,7 @@ impl Server<'_> {
         }
         let now = Instant::now();
         self.pump(now);
+        self.await_imminent_ends();
         self.finish(now);
         self.link.flush()?;
         if self.phase.has_begun() {
@@ -208,6 +209,17 @@ impl Server<'_> {
             exec.pump(&mut self.link.outbox);
         }
         self.turn = self.turn.wrapping_add(1);
+    }
+
+    /// Lets a command that has closed its pipes finish ending, so that its last bytes and its exit leave together.
+    ///
+    /// The kernel closes the pipes of a process before it is a zombie and wakes the agent in between.
+    /// Going to the host twice would cost more than the moment the process still needs.
+    fn await_imminent_ends(&mut self) {
+        if self.execs.iter_mut().any(Exec::is_ending_now) {
+            rustix::thread::sched_yield();
+            self.reap();
+        }
     }
 
     fn finish(&mut self, now: Instant) {
