@@ -5,6 +5,7 @@
 //! ```
 //! That something is dropped is shown by sending it first and an allowed thing after it on the same
 //! way: when the second has arrived, the first never will.
+#![allow(clippy::unwrap_used, clippy::wildcard_imports)] // helpers of tests may panic; the support module is one vocabulary
 
 mod net_support;
 
@@ -355,12 +356,21 @@ fn leftovers_of_every_shape_are_met() {
         assert_eq!(displaced, [old.key()]);
         nft::apply(&(network::remove(&install(), &displaced) + &network::add(&install(), &[now]))).unwrap();
         assert!(nft::elements(&install()).unwrap().unwrap().iter().all(|e| e.key != old.key()));
-        // A set of another shape under our name: refused whole, told apart, and mended by building anew.
-        nft::drop_table(&install()).unwrap();
-        nft::apply(&format!("table inet {table} {{ set sources {{ type ipv4_addr; }}\n }}\n")).unwrap();
-        assert!(matches!(nft::apply(&network::base(&base())), Err(NftError::Exists { .. } | NftError::Refused { .. })));
-        nft::apply(&network::rebuild(&base(), &[guest("vm-a", 0)], &[])).unwrap();
-        assert_eq!(nft::elements(&install()).unwrap().unwrap().len(), 1);
+        // A set of another shape under our name: refused whole, told apart, and mended by building anew; so is a chain.
+        let shapes = [
+            "set sources { type ipv4_addr; }",
+            "chain arriving { type filter hook input priority 3; policy accept; }",
+            "chain arriving { accept; }",
+            "chain from_guest { type filter hook input priority 3; policy accept; }",
+        ];
+        for shape in shapes {
+            nft::drop_table(&install()).unwrap();
+            nft::apply(&format!("table inet {table} {{\n{shape}\n}}\n")).unwrap();
+            let met = nft::apply(&network::base(&base()));
+            assert!(matches!(met, Err(NftError::Exists { .. })), "{shape}: {met:?}");
+            nft::apply(&network::rebuild(&base(), &[guest("vm-a", 0)], &[])).unwrap();
+            assert_eq!(nft::elements(&install()).unwrap().unwrap().len(), 1);
+        }
         // A table without the sets: nothing in it, nothing to remove, and no error.
         nft::drop_table(&install()).unwrap();
         nft::apply(&format!("add table inet {table}\n")).unwrap();

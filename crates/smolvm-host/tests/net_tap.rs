@@ -1,5 +1,6 @@
 //! TAPs: made, made again, refused, found by mark, deleted by the hundred.
 //! Each test runs in a network namespace of its own.
+#![allow(clippy::unwrap_used, clippy::wildcard_imports)] // helpers of tests may panic; the support module is one vocabulary
 
 mod net_support;
 

@@ -1,6 +1,7 @@
 //! The user-mode network: a played guest behind the real passt, and behind the real QEMU.
 //! Each test runs in a network namespace of its own.
 #![allow(unsafe_code)] // descriptors kept open over an exec
+#![allow(clippy::unwrap_used, clippy::wildcard_imports)] // helpers of tests may panic; the support module is one vocabulary
 
 mod net_support;
 
@@ -323,7 +324,8 @@ fn qemu_takes_the_descriptor_and_carries_frames_both_ways() {
         let (net, fd) = user::start(&spec).unwrap();
         // A QEMU without a machine joins our end to another stream, at which the test plays the guest.
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let mut qemu = qemu_between(fd, theirs.into());
+        let mut qemu = qemu_between(&fd, &theirs);
+        drop((fd, theirs));
         let behind = Behind::hold(guest, net, ours);
         behind.frame(&arp_request(behind.guest.mac, behind.guest.address, pool().gateway()));
         behind.expect("the gateway's address", is_arp_reply);
@@ -335,7 +337,7 @@ fn qemu_takes_the_descriptor_and_carries_frames_both_ways() {
     });
 }
 
-fn qemu_between(one: OwnedFd, other: OwnedFd) -> std::process::Child {
+fn qemu_between(one: &OwnedFd, other: &UnixStream) -> std::process::Child {
     let (a, b) = (one.as_raw_fd(), other.as_raw_fd());
     #[expect(clippy::disallowed_methods, reason = "a child that stays, with descriptors by number")]
     let mut command = Command::new("qemu-system-x86_64");

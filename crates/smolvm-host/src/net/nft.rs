@@ -47,6 +47,10 @@ pub enum NftError {
     },
 }
 
+/// What `nft` says when a set or a chain of the same name has another type or hook. The middle one is also said
+/// of what the kernel cannot do at all; a caller that then makes the table anew gets it a second time.
+const OTHER_SHAPE: [&str; 3] = ["File exists", "Operation not supported", "datatype mismatch"];
+
 /// An element of an installation's table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MarkedElement {
@@ -165,7 +169,7 @@ pub(super) fn run(tool: Tool) -> Result<Output, NftError> {
         NftError::NoRights
     } else if complaint.contains("No such file or directory") {
         NftError::NoSuchObject { complaint }
-    } else if complaint.contains("File exists") {
+    } else if OTHER_SHAPE.iter().any(|words| complaint.contains(words)) {
         NftError::Exists { complaint }
     } else {
         NftError::Refused { complaint }
