@@ -12,7 +12,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -62,12 +62,7 @@ pub(crate) struct Built {
 /// Builds agent and command.
 pub(crate) fn smolvm(workspace: &Workspace, profile: Profile) -> Result<Built> {
     let agent = agent(workspace)?;
-    step(&format!("building smolvm ({})", profile.directory()));
-    let mut build = cargo().dir(&workspace.root).args(["build", "--locked", "--package=smolvm-cli", "--bin=smolvm"]);
-    if profile == Profile::Release {
-        build = build.arg("--release");
-    }
-    build.env("SMOLVM_AGENT_BIN", &agent).run()?;
+    let smolvm = program(workspace, profile, "smolvm", &agent)?;
     let directory = workspace.target.join(profile.directory());
     let cleanup = directory.join("smolvm-cleanup");
     match fs::read_link(&cleanup) {
@@ -77,7 +72,19 @@ pub(crate) fn smolvm(workspace: &Workspace, profile: Profile) -> Result<Built> {
             symlink("smolvm", &cleanup).with_context(|| format!("cannot link {}", cleanup.display()))?;
         }
     }
-    Ok(Built { agent, smolvm: directory.join("smolvm") })
+    Ok(Built { agent, smolvm })
+}
+
+/// Builds one program of the workspace that links the host's side, with the agent embedded.
+pub(crate) fn program(workspace: &Workspace, profile: Profile, name: &str, agent: &Path) -> Result<PathBuf> {
+    step(&format!("building {name} ({})", profile.directory()));
+    let package = if name == "smolvm" { "smolvm-cli" } else { name };
+    let mut build = cargo().dir(&workspace.root).args(["build", "--locked", "--package", package, "--bin", name]);
+    if profile == Profile::Release {
+        build = build.arg("--release");
+    }
+    build.env("SMOLVM_AGENT_BIN", agent).run()?;
+    Ok(workspace.target.join(profile.directory()).join(name))
 }
 
 /// Builds the agent alone, and proves that it is static and small.

@@ -1,17 +1,23 @@
 //! `cargo xtask seed N`: many stale sandboxes, made through the production acquire path.
 //!
-//! The work is done by the crate `seed`, which links the product's library; this task builds it with
-//! the agent embedded, so that it finds the same prepared files as the product itself.
+//! The work is the `seed` program's, which links smolvm; this prepares what it stands on: the
+//! command with its agent, and the `minimal` image in the home it fills.
 
 use anyhow::{Context, Result, bail};
 
-use crate::workspace::Workspace;
+use crate::build::{self, Profile};
+use crate::deps::{self, Purpose};
+use crate::sh::Cmd;
+use crate::workspace::{Workspace, cargo};
 
-/// The task.
+/// The task. It fills the home that `SMOLVM_HOME` names, and no other: a user's own is not for this.
 pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<()> {
-    let [count] = args else { bail!("usage: cargo xtask seed N, with SMOLVM_HOME set to a throwaway directory") };
-    let count: u32 = count.parse().context("N is a number")?;
-    let program = crate::build::seed(workspace)?;
-    let status = std::process::Command::new(&program).arg(count.to_string()).status().with_context(|| format!("cannot run {}", program.display()))?;
-    if status.success() { Ok(()) } else { bail!("seed ended with {status}") }
+    let [count] = args else { bail!("seed takes one number") };
+    let count: u32 = count.parse().with_context(|| format!("not a number of sandboxes: {count}"))?;
+    let home = std::env::var_os("SMOLVM_HOME").context("set SMOLVM_HOME to a directory that is only for this")?;
+    deps::run(Purpose::Demo)?;
+    let built = build::smolvm(workspace, Profile::Release)?;
+    let seed = build::program(workspace, Profile::Release, "seed", &built.agent)?;
+    Cmd::new(&built.smolvm).args(["setup", "--image", "minimal"]).env("SMOLVM_HOME", &home).run()?;
+    Cmd::new(seed).arg(count.to_string()).env("SMOLVM_HOME", &home).run()
 }

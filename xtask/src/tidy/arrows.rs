@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("testkit", &[]),
     // Plays the parts beside the production launch code, so it has to see it; nothing may see it.
     ("standin", &["smolvm-host", "smolvm-model"]),
+    ("seed", &["smolvm", "smolvm-model"]),
     ("xtask", &["testkit"]),
 ];
 
