@@ -108,11 +108,3 @@ pub(crate) fn agent(workspace: &Workspace) -> Result<PathBuf> {
     }
     Ok(agent)
 }
-
-/// Builds the tool that makes stale sandboxes, with the same agent embedded as in `smolvm`.
-pub(crate) fn seed(workspace: &Workspace) -> Result<PathBuf> {
-    let agent = agent(workspace)?;
-    step("building seed");
-    cargo().dir(&workspace.root).args(["build", "--locked", "--package=seed"]).env("SMOLVM_AGENT_BIN", &agent).run()?;
-    Ok(workspace.target.join("debug/seed"))
-}

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::build::{self, Profile};
 use crate::deps::{self, Purpose};
 use crate::sh::Cmd;
-use crate::workspace::{Workspace, cargo};
+use crate::workspace::Workspace;
 
 /// The task. It fills the home that `SMOLVM_HOME` names, and no other: a user's own is not for this.
 pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<()> {

@@ -31,7 +31,8 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
         };
         if file.path.ends_with("/Cargo.toml") {
             findings.extend(manifest(file, owner, allowed));
-        } else if file.has_extension("rs") && !file.path.starts_with("xtask/src/tidy/") {
+        // The xtask has modules named like crates, and no dependency that its manifest does not show.
+        } else if file.has_extension("rs") && owner != "xtask" {
             findings.extend(code(file, owner, allowed));
         }
     }
