@@ -26,7 +26,9 @@ fn judge(probe: &KvmProbe) -> CheckReport {
             let report = CheckReport::warn(ID, "tcg: guests run, at a tenth of native speed or less", choice.reason);
             match probe {
                 KvmProbe::Denied => report.mended_by("sudo usermod -aG kvm \"$(id -un)\"   then log in again"),
-                KvmProbe::Absent => report.mended_by("modprobe kvm_intel || modprobe kvm_amd   (needs virtualization, switched on in the firmware)"),
+                KvmProbe::Absent => {
+                    report.mended_by("modprobe kvm_intel || modprobe kvm_amd   (needs virtualization, switched on in the firmware)")
+                }
                 // A nested or paravirtual host: no command on this machine changes it.
                 KvmProbe::Measured { .. } | KvmProbe::Broken { .. } | KvmProbe::Stalled { .. } => report,
             }

@@ -44,8 +44,8 @@ mod tests {
         Err(ImageError::NotFound { name: name.to_owned(), available: Vec::new() })
     }
 
-    fn present(name: &str) -> Result<Image, ImageError> {
-        Ok(Image {
+    fn present(name: &str) -> Image {
+        Image {
             name: name.to_owned(),
             digest: image::Digest::of(&[b"x"]),
             path: "/x".into(),
@@ -53,7 +53,7 @@ mod tests {
             created_unix: 0,
             default_memory_mib: 128,
             env: std::collections::BTreeMap::new(),
-        })
+        }
     }
 
     #[test]
@@ -65,7 +65,7 @@ mod tests {
             (reports[0].status, reports[1].status)
         };
         assert_eq!(statuses(absent("minimal"), absent("debian")), (CheckStatus::Fail, CheckStatus::Fail));
-        assert_eq!(statuses(present("minimal"), absent("debian")), (CheckStatus::Pass, CheckStatus::Warn));
-        assert_eq!(statuses(present("minimal"), damaged()), (CheckStatus::Pass, CheckStatus::Fail));
+        assert_eq!(statuses(Ok(present("minimal")), absent("debian")), (CheckStatus::Pass, CheckStatus::Warn));
+        assert_eq!(statuses(Ok(present("minimal")), damaged()), (CheckStatus::Pass, CheckStatus::Fail));
     }
 }

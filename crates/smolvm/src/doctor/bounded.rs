@@ -29,8 +29,12 @@ fn run_for(vm: &Smolvm, id: &'static str, look: fn(&Smolvm) -> Vec<CheckReport>,
     match told.recv_timeout(patience) {
         Ok(reports) => reports,
         Err(RecvTimeoutError::Timeout) => vec![
-            CheckReport::fail(id, format!("the check did not end within {} s", patience.as_secs()), "something that it read does not answer")
-                .mended_by("dmesg | tail; df"),
+            CheckReport::fail(
+                id,
+                format!("the check did not end within {} s", patience.as_secs()),
+                "something that it read does not answer",
+            )
+            .mended_by("dmesg | tail; df"),
         ],
         Err(RecvTimeoutError::Disconnected) => vec![CheckReport::fail(id, "the check broke off", "a defect in smolvm")],
     }

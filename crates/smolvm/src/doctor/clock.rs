@@ -35,16 +35,20 @@ fn judge(facts: &Facts) -> CheckReport {
     let set = "timedatectl set-ntp true   or: date -s '2026-01-31 12:00:00 UTC'";
     let now = rfc3339(facts.now);
     match &facts.boot_id {
-        Err(e) => CheckReport::fail(ID, "the id of this boot cannot be read, so no process can be known", e).mended_by("mount -t proc proc /proc"),
+        Err(e) => {
+            CheckReport::fail(ID, "the id of this boot cannot be read, so no process can be known", e).mended_by("mount -t proc proc /proc")
+        }
         Ok(boot) if !(EARLIEST..LATEST).contains(&facts.now) => {
             // Guests take their time from it, and certificates fail to verify.
             CheckReport::fail(ID, "the clock is wrong", format!("{now}, boot {boot}")).mended_by(set)
         }
         Ok(boot) => match facts.newest {
-            Some(newest) if newest > facts.now.saturating_add(SLACK) => {
-                CheckReport::warn(ID, "the clock went back: a sandbox was created in the future", format!("now {now}, created {}, boot {boot}", rfc3339(newest)))
-                    .mended_by(set)
-            }
+            Some(newest) if newest > facts.now.saturating_add(SLACK) => CheckReport::warn(
+                ID,
+                "the clock went back: a sandbox was created in the future",
+                format!("now {now}, created {}, boot {boot}", rfc3339(newest)),
+            )
+            .mended_by(set),
             Some(_) | None => CheckReport::pass(ID, now, format!("boot {boot}")),
         },
     }

@@ -51,7 +51,11 @@ fn judge(id: &str, whose: &str, room: &Room) -> CheckReport {
     let mend = format!("smolvm cleanup; df -h {0}; df -i {0}", room.at.display());
     let out_of_inodes = room.inodes.is_some_and(|n| n < INODES);
     if room.bytes < NEEDED || out_of_inodes {
-        let why = if out_of_inodes { format!("no inodes are free for {whose}") } else { format!("only {free}, {} are needed", display_bytes(NEEDED)) };
+        let why = if out_of_inodes {
+            format!("no inodes are free for {whose}")
+        } else {
+            format!("only {free}, {} are needed", display_bytes(NEEDED))
+        };
         CheckReport::fail(id, why, evidence).mended_by(mend)
     } else if room.bytes < COMFORT {
         CheckReport::warn(id, format!("only {free}"), evidence).mended_by(mend)

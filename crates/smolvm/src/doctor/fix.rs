@@ -1,7 +1,6 @@
 //! `doctor --fix`: drops what is no valid sandbox from the ledger, and touches nothing else.
 
-use std::collections::BTreeSet;
-
+use smolvm_host::store::BrokenPlace;
 use smolvm_model::name::SandboxId;
 
 use crate::error::Error;
@@ -11,30 +10,30 @@ impl Smolvm {
     /// Drops broken rows from the ledger. Touches no file, process or device. Returns what it did.
     pub fn doctor_fix(&self) -> Result<Vec<String>, Error> {
         let Some(mut store) = self.store_if_any()? else { return Ok(Vec::new()) };
-        let table = store.table()?;
-        let sound: BTreeSet<&str> = table.sandboxes.iter().map(|record| record.id.as_str()).collect();
         let mut done = Vec::new();
-        let broken: BTreeSet<&str> = table.broken.iter().map(|row| row.raw_id.as_str()).collect();
-        for raw in broken {
-            let shown = shown(raw);
-            if sound.contains(raw) {
-                // Its other entries are sound, and with the row they would be lost.
-                done.push(format!("kept sandbox {raw}: one of its entries is broken; smolvm delete {raw} --ignore-missing, then smolvm doctor --fix"));
-                continue;
-            }
-            store.write(|w| w.drop_broken(raw))?;
-            done.push(match raw.parse::<SandboxId>() {
-                // A valid name may have had things on the host; they carry its mark.
-                Ok(id) => format!("dropped the rows of {shown}; what it left on the host, if anything: smolvm cleanup --prefix {id} --dry-run"),
-                Err(_) => format!("dropped the rows of {shown}; no file was touched"),
+        for row in store.table()?.broken {
+            store.write(|w| w.drop_broken(&row))?;
+            done.push(match &row.place {
+                BrokenPlace::Sandbox => self.account(&row.raw_id),
+                BrokenPlace::Entry { kind, key } => {
+                    let (kind, key): (String, String) = (kind.chars().take(30).collect(), key.chars().take(60).collect());
+                    format!("dropped the ledger's entry {kind:?} {key:?}; nothing on the host was touched")
+                }
             });
         }
         Ok(done)
     }
-}
 
-/// A stranger's text, escaped and cut.
-fn shown(raw: &str) -> String {
-    let cut: String = raw.chars().take(60).collect();
-    format!("{cut:?}")
+    /// What was dropped, and where what it may have held is found.
+    fn account(&self, raw: &str) -> String {
+        let shown: String = raw.chars().take(60).collect();
+        match raw.parse::<SandboxId>() {
+            // A valid name may have had things on the host. They carry its mark, and are orphans now.
+            Ok(id) => format!(
+                "dropped the rows of {shown:?}; its disk, if it had one, stays in {} until: smolvm cleanup --prefix {id}",
+                self.paths().sandbox(&id).display()
+            ),
+            Err(_) => format!("dropped the rows of {shown:?}; no file was touched"),
+        }
+    }
 }

@@ -58,7 +58,8 @@ fn switch_of(interface: &str) -> PathBuf {
 fn judge(facts: &Facts) -> CheckReport {
     let each = |uplink: &Uplink| format!("{}.forwarding={}", uplink.name, u8::from(uplink.on));
     let seen: Vec<String> = facts.uplinks.iter().map(each).collect();
-    let evidence = format!("ip_forward={}; {}", u8::from(facts.whole_host), if seen.is_empty() { "no uplink".to_owned() } else { seen.join(" ") });
+    let evidence =
+        format!("ip_forward={}; {}", u8::from(facts.whole_host), if seen.is_empty() { "no uplink".to_owned() } else { seen.join(" ") });
     if !facts.root {
         return CheckReport::pass(ID, "not used without root: the network of mode user forwards nothing", evidence);
     }
@@ -82,7 +83,11 @@ fn judge(facts: &Facts) -> CheckReport {
         return CheckReport::pass(ID, "packets are forwarded; smolvm switches nothing", evidence);
     }
     let names: Vec<&str> = off.iter().map(|uplink| uplink.name.as_str()).collect();
-    CheckReport::pass(ID, format!("smolvm switches forwarding on for {} while a sandbox has a network, and back", names.join(", ")), evidence)
+    CheckReport::pass(
+        ID,
+        format!("smolvm switches forwarding on for {} while a sandbox has a network, and back", names.join(", ")),
+        evidence,
+    )
 }
 
 #[cfg(test)]

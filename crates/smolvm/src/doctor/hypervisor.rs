@@ -28,10 +28,16 @@ fn judge(found: &Result<Engine, ProbeError>, root: bool) -> CheckReport {
     let report = CheckReport::fail(ID, "there is no hypervisor that can be used", chain(error));
     let reinstall = || command(&[HYPERVISOR], root).replace("install ", "install --reinstall ");
     match error {
-        ProbeError::Missing => CheckReport { summary: "the hypervisor is not installed".to_owned(), ..report }.mended_by(command(&[HYPERVISOR], root)),
+        ProbeError::Missing => {
+            CheckReport { summary: "the hypervisor is not installed".to_owned(), ..report }.mended_by(command(&[HYPERVISOR], root))
+        }
         ProbeError::TooOld { .. } => report.mended_by(command(&[HYPERVISOR], root)),
-        ProbeError::LibraryMissing { .. } | ProbeError::FirmwareMissing { .. } | ProbeError::Unreadable { .. } => report.mended_by(reinstall()),
-        ProbeError::Ask { path, .. } | ProbeError::Answer { path, .. } => report.mended_by(format!("{} --version   shows what it says", path.display())),
+        ProbeError::LibraryMissing { .. } | ProbeError::FirmwareMissing { .. } | ProbeError::Unreadable { .. } => {
+            report.mended_by(reinstall())
+        }
+        ProbeError::Ask { path, .. } | ProbeError::Answer { path, .. } => {
+            report.mended_by(format!("{} --version   shows what it says", path.display()))
+        }
     }
 }
 

@@ -66,7 +66,11 @@ fn judge(own: &str, others: &BTreeMap<InstallId, Holding>) -> CheckReport {
     let unique: BTreeSet<&str> = each.iter().map(String::as_str).collect();
     let shown: Vec<&str> = unique.into_iter().collect();
     // Each is its own user's, or another state directory's, to clean up: nothing here is to be mended.
-    CheckReport::pass(ID, format!("{} other installations have something here; this one leaves it alone", others.len()), format!("this one is {own}; {}", some(&shown)))
+    CheckReport::pass(
+        ID,
+        format!("{} other installations have something here; this one leaves it alone", others.len()),
+        format!("this one is {own}; {}", some(&shown)),
+    )
 }
 
 #[cfg(test)]

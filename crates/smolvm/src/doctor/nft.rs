@@ -37,9 +37,8 @@ fn judge(facts: &Facts) -> CheckReport {
         Err(NftError::Missing | NftError::NoRights) if !facts.root => {
             CheckReport::pass(ID, "not used without root: the network of mode user needs no rules", at)
         }
-        Err(e @ NftError::NoRights) => {
-            CheckReport::fail(ID, "root may not change the packet filter here", chain(e)).mended_by("run smolvm with CAP_NET_ADMIN, or use --net user")
-        }
+        Err(e @ NftError::NoRights) => CheckReport::fail(ID, "root may not change the packet filter here", chain(e))
+            .mended_by("run smolvm with CAP_NET_ADMIN, or use --net user"),
         Err(e) => CheckReport::fail(ID, "the packet filter does not answer as it should", chain(e))
             .mended_by("modprobe nf_tables; nft list tables   shows what it says"),
     }

@@ -18,8 +18,7 @@ pub(super) fn look(vm: &Smolvm) -> Vec<CheckReport> {
 
 /// The hypervisor has a check of its own.
 fn judge(debian_is_there: bool, root: bool, find: &dyn Fn(&str) -> Option<PathBuf>) -> CheckReport {
-    let missing: Vec<_> =
-        image::required_tools().into_iter().filter(|r| r.package != HYPERVISOR && find(r.tool).is_none()).collect();
+    let missing: Vec<_> = image::required_tools().into_iter().filter(|r| r.package != HYPERVISOR && find(r.tool).is_none()).collect();
     let packages = |always: bool| {
         let mut names: Vec<&str> = missing.iter().filter(|r| (r.when == When::Always) == always).map(|r| r.package).collect();
         names.dedup();
@@ -31,7 +30,8 @@ fn judge(debian_is_there: bool, root: bool, find: &dyn Fn(&str) -> Option<PathBu
     if !always.is_empty() {
         CheckReport::fail(ID, format!("missing: {}", all.join(" ")), evidence).mended_by(command(&all, root))
     } else if !debian.is_empty() && !debian_is_there {
-        CheckReport::warn(ID, format!("the image debian cannot be built without {}", debian.join(" ")), evidence).mended_by(command(&debian, root))
+        CheckReport::warn(ID, format!("the image debian cannot be built without {}", debian.join(" ")), evidence)
+            .mended_by(command(&debian, root))
     } else {
         let seen: Vec<&str> = image::required_tools().iter().filter(|r| find(r.tool).is_some()).map(|r| r.tool).collect();
         CheckReport::pass(ID, "the programs that smolvm runs are there", seen.join(" "))

@@ -17,7 +17,9 @@ fn judge(listing: &Result<Listing, Error>) -> Vec<CheckReport> {
         Ok(listing) => listing,
         Err(e) => {
             // `state.database` says what is wrong and how to mend it.
-            return vec![CheckReport::fail(STALE, "the sandboxes cannot be listed", e.one_line()).mended_by(e.recovery.clone().unwrap_or_default())];
+            return vec![
+                CheckReport::fail(STALE, "the sandboxes cannot be listed", e.one_line()).mended_by(e.recovery.clone().unwrap_or_default()),
+            ];
         }
     };
     let stale: Vec<&str> = listing.sandboxes.iter().filter(|s| s.stale).map(|s| s.id.as_str()).collect();

@@ -41,9 +41,7 @@ enum Directory {
 fn directory(path: &Path) -> Directory {
     let writable = |path: &Path| access(path, Access::WRITE_OK | Access::EXEC_OK).is_ok();
     match std::fs::metadata(path) {
-        Ok(meta) => {
-            Directory::Present { is_dir: meta.is_dir(), uid: meta.uid(), mode: meta.mode() & 0o7777, writable: writable(path) }
-        }
+        Ok(meta) => Directory::Present { is_dir: meta.is_dir(), uid: meta.uid(), mode: meta.mode() & 0o7777, writable: writable(path) },
         Err(e) if e.kind() == ErrorKind::NotFound => {
             let parent = path.ancestors().skip(1).find(|p| p.exists()).unwrap_or(Path::new("/"));
             Directory::Absent { parent: parent.to_owned(), writable: writable(parent) }
@@ -60,9 +58,12 @@ fn judge_directory(path: &Path, found: &Directory, own_uid: u32) -> CheckReport 
             CheckReport::pass(DIRECTORY, "not made yet: the first sandbox makes it", shown.to_string())
         }
         Directory::Absent { parent, writable: false } => {
-            CheckReport::fail(DIRECTORY, "it cannot be made", format!("{shown}: {} cannot be written", parent.display())).mended_by(remount(parent))
+            CheckReport::fail(DIRECTORY, "it cannot be made", format!("{shown}: {} cannot be written", parent.display()))
+                .mended_by(remount(parent))
         }
-        Directory::Unreadable(e) => CheckReport::fail(DIRECTORY, "it cannot be looked at", format!("{shown}: {e}")).mended_by(remount(path)),
+        Directory::Unreadable(e) => {
+            CheckReport::fail(DIRECTORY, "it cannot be looked at", format!("{shown}: {e}")).mended_by(remount(path))
+        }
         Directory::Present { is_dir: false, .. } => {
             CheckReport::fail(DIRECTORY, "something that is no directory lies in its place", shown.to_string())
                 .mended_by(format!("mv {shown} {shown}.away"))
@@ -75,7 +76,8 @@ fn judge_directory(path: &Path, found: &Directory, own_uid: u32) -> CheckReport 
             CheckReport::fail(DIRECTORY, "it cannot be written", shown.to_string()).mended_by(remount(path))
         }
         Directory::Present { mode, .. } if mode & 0o077 != 0 => {
-            CheckReport::warn(DIRECTORY, "others can look into it", format!("{shown}: mode {mode:04o}")).mended_by(format!("chmod 0700 {shown}"))
+            CheckReport::warn(DIRECTORY, "others can look into it", format!("{shown}: mode {mode:04o}"))
+                .mended_by(format!("chmod 0700 {shown}"))
         }
         Directory::Present { mode, .. } => CheckReport::pass(DIRECTORY, "private and writable", format!("{shown}: mode {mode:04o}")),
     }
@@ -100,7 +102,7 @@ pub(super) fn look_database(vm: &Smolvm) -> Vec<CheckReport> {
 #[derive(Debug)]
 enum Head {
     Absent,
-    /// A file of no bytes: SQLite takes it for a new database.
+    /// A file of no bytes: `SQLite` takes it for a new database.
     Empty,
     Version(i64),
     Garbage,
@@ -112,7 +114,7 @@ struct Rows {
     broken: Vec<BrokenRow>,
 }
 
-/// Reads version and magic without SQLite, which takes locks and makes files.
+/// Reads version and magic without `SQLite`, which takes locks and makes files.
 fn head(path: &Path) -> Head {
     const MAGIC: &[u8; 16] = b"SQLite format 3\0";
     let mut bytes = Vec::new();
@@ -142,7 +144,9 @@ fn judge_database(path: &Path, head: &Head, opened: Option<Result<usize, &StoreE
     let set_aside = || format!("mv {shown} {shown}.damaged && smolvm cleanup --all   (removes by their marks what it knew)");
     match (head, opened) {
         (Head::Absent | Head::Empty, _) => CheckReport::pass(DATABASE, "none yet: the first sandbox makes it", shown),
-        (Head::Unreadable(e), _) => CheckReport::fail(DATABASE, "it cannot be read", format!("{shown}: {e}")).mended_by(format!("ls -l {shown}")),
+        (Head::Unreadable(e), _) => {
+            CheckReport::fail(DATABASE, "it cannot be read", format!("{shown}: {e}")).mended_by(format!("ls -l {shown}"))
+        }
         (Head::Garbage, _) => CheckReport::fail(DATABASE, "it is damaged", format!("{shown} is no SQLite database")).mended_by(set_aside()),
         (Head::Version(found), _) if *found > SCHEMA_VERSION => {
             let evidence = format!("{shown} has version {found}, and this smolvm knows up to {SCHEMA_VERSION}");
@@ -172,8 +176,12 @@ fn judge_rows(broken: &[BrokenRow]) -> CheckReport {
     let id: String = first.raw_id.chars().take(60).collect();
     let problem: String = first.problem.chars().take(120).collect();
     let more = if broken.len() > 1 { format!(", and {} more", broken.len() - 1) } else { String::new() };
-    CheckReport::fail(ROWS, format!("{} rows of the ledger are no valid sandbox", broken.len()), format!("{id:?}: {}{more}", problem.escape_debug()))
-        .mended_by("smolvm doctor --fix   drops them and touches no file")
+    CheckReport::fail(
+        ROWS,
+        format!("{} rows of the ledger are no valid sandbox", broken.len()),
+        format!("{id:?}: {}{more}", problem.escape_debug()),
+    )
+    .mended_by("smolvm doctor --fix   drops them and touches no file")
 }
 
 #[cfg(test)]
@@ -218,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_hostile_row_is_shown_harmlessly() {
-        let row = BrokenRow { raw_id: format!("../..\n\u{1b}[2J{}", "x".repeat(500)), problem: "\u{1b}]0;x\u{7}".to_owned() };
+        let row = BrokenRow { raw_id: format!("../..\n\u{1b}[2J{}", "x".repeat(500)), problem: "\u{1b}]0;x\u{7}".to_owned(), place: smolvm_host::store::BrokenPlace::Sandbox };
         let report = judge_rows(&[row]);
         assert_eq!(report.status, CheckStatus::Fail);
         assert!(!report.evidence.contains(['\n', '\u{1b}', '\u{7}']) && report.evidence.len() < 300, "{:?}", report.evidence);

@@ -30,7 +30,11 @@ fn entries(dir: &Path) -> usize {
 
 fn judge(left: Left) -> CheckReport {
     let evidence = format!("{} directories of deleted sandboxes, {} of builds", left.sandboxes, left.builds);
-    let fixes: Vec<&str> = [(left.sandboxes, "smolvm cleanup"), (left.builds, "smolvm setup")].into_iter().filter(|(n, _)| *n > 0).map(|(_, fix)| fix).collect();
+    let fixes: Vec<&str> = [(left.sandboxes, "smolvm cleanup"), (left.builds, "smolvm setup")]
+        .into_iter()
+        .filter(|(n, _)| *n > 0)
+        .map(|(_, fix)| fix)
+        .collect();
     if fixes.is_empty() {
         CheckReport::pass(ID, "nothing half removed or half built is left", evidence)
     } else {

@@ -26,6 +26,7 @@ use crate::error::Error;
 use crate::installation::{Smolvm, is_root};
 
 pub use packages::Packages;
+pub(crate) use packages::{HYPERVISOR, command};
 pub use remove::RemoveReport;
 
 /// What `setup` is asked for.

@@ -143,9 +143,6 @@ mod tests {
         let find = has_all_but(&["passt", "nft"]);
         let plan = plan(&[BuiltIn::Minimal], false, false, &find);
         assert_eq!(carry_out(&plan, Packages::Install, false, &mut |_| {}).unwrap(), StepOutcome::Already);
-        assert_eq!(
-            plan.notes(false),
-            ["sandboxes will have no network without passt: sudo apt-get install --no-install-recommends passt"]
-        );
+        assert_eq!(plan.notes(false), ["sandboxes will have no network without passt: sudo apt-get install --no-install-recommends passt"]);
     }
 }
