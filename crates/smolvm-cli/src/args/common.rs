@@ -1,0 +1,97 @@
+//! Arguments that several verbs share.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use smolvm::create::CreateRequest;
+use smolvm_model::engine::AcceleratorRequest;
+use smolvm_model::name::SandboxId;
+use smolvm_model::quantity::{Cpus, DiskSize, Memory, Span};
+use smolvm_model::spec::{ImageName, LabelKey, NetworkMode, SpecError, VarName, parse_pair};
+
+use crate::output::Format;
+
+/// What every lifecycle command takes.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Common {
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print ids only, no notes and no progress
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Tell more
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub(crate) verbose: bool,
+}
+
+impl Common {
+    pub(crate) fn format(self) -> Format {
+        Format::of(self.json)
+    }
+}
+
+/// What a new sandbox can be told; `create` and `run` share it.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sandbox")]
+pub(crate) struct SandboxOptions {
+    /// Its name and the guest's hostname; one is made up without it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<SandboxId>,
+    /// Virtual processors [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(crate) cpus: Option<Cpus>,
+    /// Memory: 512, 512M, 2G [default: 512M; minimal: 128M]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<Memory>,
+    /// Size of its disk, sparse [default: 8G]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) disk_size: Option<DiskSize>,
+    /// tap (needs root), user or none [default: tap, or user without the rights]
+    #[arg(long, value_name = "MODE")]
+    pub(crate) net: Option<NetworkMode>,
+    /// A variable for every command in it; may be repeated
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<(VarName, String)>,
+    /// A mark of your own; may be repeated
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = label)]
+    pub(crate) label: Vec<(LabelKey, String)>,
+    /// Time to live: 30s, 5m, 1h30m; `cleanup` takes it after that
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) ttl: Option<Span>,
+    /// auto, kvm or tcg
+    #[arg(long, value_name = "ACCEL", default_value = "auto")]
+    pub(crate) accel: AcceleratorRequest,
+}
+
+impl SandboxOptions {
+    /// What the library is asked for.
+    pub(crate) fn request(&self, image: ImageName) -> CreateRequest {
+        CreateRequest {
+            name: self.name.clone(),
+            cpus: self.cpus,
+            memory: self.memory,
+            disk: self.disk_size,
+            network: self.net,
+            env: collect(&self.env),
+            labels: collect(&self.label),
+            ttl: self.ttl,
+            accelerator: self.accel,
+            ..CreateRequest::of(image)
+        }
+    }
+}
+
+/// Pairs as a map; the last of a key counts.
+pub(crate) fn collect<K: Clone + Ord>(pairs: &[(K, String)]) -> BTreeMap<K, String> {
+    pairs.iter().cloned().collect()
+}
+
+/// `KEY=VALUE` of a variable.
+pub(crate) fn variable(text: &str) -> Result<(VarName, String), SpecError> {
+    parse_pair(text)
+}
+
+fn label(text: &str) -> Result<(LabelKey, String), SpecError> {
+    parse_pair(text)
+}

@@ -1,0 +1,93 @@
+//! The command line as a tree: which verbs there are, and what they share. Each verb's own arguments
+//! stand beside what it does, in `commands/`.
+
+mod common;
+mod usage;
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{Style, Styles};
+use clap::{CommandFactory, Parser, Subcommand};
+
+pub(crate) use common::{Common, SandboxOptions, collect, variable};
+pub(crate) use usage::{Wrong, path_of, wants_json, wrong};
+
+use crate::commands::{cleanup, completion, create, delete, doctor, exec, inspect, list, logs, run, setup, start, stop, version};
+
+const ABOUT: &str = "Disposable Linux computers: microVMs with their own kernel, removed without a trace";
+const AFTER: &str = "\
+Examples:
+  smolvm setup                              prepare this machine, once
+  smolvm run debian -- python3 -c 'print(6 * 7)'
+  smolvm create --name build --start        a machine that stays
+  smolvm exec build -- git --version
+  smolvm cleanup --all                      remove everything, ask first
+
+Exit status: 0 success, 1 failure, 2 usage; `run` and `exec` give the guest command's own.";
+const HOME_HELP: &str = "Keep everything beneath DIR, like SMOLVM_HOME";
+const BOLD: Style = Style::new().bold();
+const STYLES: Styles = Styles::plain().header(BOLD).usage(BOLD).literal(BOLD);
+
+/// Everything that can be said to `smolvm`.
+#[derive(Debug, Parser)]
+#[command(name = "smolvm", version, about = ABOUT, after_help = AFTER, styles = STYLES, max_term_width = 100)]
+#[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true, infer_long_args = false)]
+pub(crate) struct Cli {
+    #[arg(help = HOME_HELP, long, global = true, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub(crate) home: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// `smolvm-cleanup`: the same command under its own name.
+#[derive(Debug, Parser)]
+#[command(name = "smolvm-cleanup", version, styles = STYLES, max_term_width = 100)]
+pub(crate) struct CleanupCli {
+    #[arg(help = HOME_HELP, long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    pub(crate) home: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) cleanup: cleanup::Cleanup,
+}
+
+/// The top level.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    #[command(flatten)]
+    Verb(Verb),
+    /// The same verbs in grouped form: `smolvm sandbox create` is `smolvm create`
+    #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+    Sandbox {
+        #[command(subcommand)]
+        verb: Verb,
+    },
+    /// Prints the names of all sandboxes, for shell completion.
+    #[command(name = "__complete-names", hide = true)]
+    CompleteNames,
+}
+
+/// Every verb.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    Run(run::Run),
+    Create(create::Create),
+    Start(start::Start),
+    Stop(stop::Stop),
+    #[command(visible_aliases = ["ls", "ps"])]
+    List(list::List),
+    #[command(visible_alias = "info")]
+    Inspect(inspect::Inspect),
+    Exec(exec::Exec),
+    Logs(logs::Logs),
+    #[command(visible_alias = "rm")]
+    Delete(delete::Delete),
+    Setup(setup::Setup),
+    Doctor(doctor::Doctor),
+    Cleanup(cleanup::Cleanup),
+    Completion(completion::Completion),
+    Version(version::Version),
+}
+
+/// The tree itself, for help, completion and the reference.
+pub(crate) fn tree() -> clap::Command {
+    Cli::command()
+}

@@ -1,0 +1,5 @@
+_smolvm_names() {
+    local -a names
+    names=(${(f)"$(smolvm __complete-names 2>/dev/null)"})
+    compadd -a names
+}

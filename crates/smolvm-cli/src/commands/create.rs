@@ -1,0 +1,104 @@
+//! `create`: a sandbox that stays until somebody removes it.
+
+use std::slice;
+
+use clap::Args;
+use serde_json::json;
+use smolvm::delete::IfMissing;
+use smolvm::logs::LogKind;
+use smolvm::view::SandboxView;
+use smolvm::{Error, Smolvm, start};
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::name::SandboxId;
+use smolvm_model::quantity::Span;
+use smolvm_model::spec::ImageName;
+
+use super::Verbal;
+use super::start::started;
+use crate::args::{Common, SandboxOptions};
+use crate::context::Context;
+use crate::output::{Format, Problem, Progress, Reply, note};
+
+/// Create a sandbox
+///
+/// Prints its name. Nothing runs yet, unless --start is given.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  smolvm create --name build --start
+  id=$(smolvm create --image minimal --memory 256M --net none --quiet)")]
+pub(crate) struct Create {
+    /// The image it is made from
+    #[arg(long, value_name = "NAME", default_value = "debian")]
+    image: ImageName,
+    /// Start it too; if that fails, it is removed again
+    #[arg(long)]
+    start: bool,
+    /// How long the start may take
+    #[arg(long, value_name = "DURATION", requires = "start")]
+    timeout: Option<Span>,
+    #[command(flatten)]
+    sandbox: SandboxOptions,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Verbal for Create {
+    const PATH: &'static str = "sandbox.create";
+
+    fn format(&self) -> Format {
+        self.common.format()
+    }
+
+    fn run(self, context: &Context) -> Result<Reply, Problem> {
+        let vm = context.open()?;
+        let progress = Progress::of(self.format(), self.common.quiet, "Creating a sandbox");
+        let request = self.sandbox.request(self.image.clone());
+        let mut sandbox = vm.create(&request)?;
+        if self.start {
+            progress.say(format!("Starting \"{}\"", sandbox.id));
+            sandbox = self.start(&vm, &sandbox)?;
+        }
+        drop(progress);
+        if self.common.verbose && self.start {
+            started(&sandbox);
+        } else if !self.common.quiet && !self.common.json && !self.start {
+            note(&format!("Sandbox \"{0}\" is there. Start it with: smolvm start {0}", sandbox.id));
+        }
+        Ok(Reply::new(self.format(), || json!({"sandbox": sandbox}), || format!("{}\n", sandbox.id)))
+    }
+}
+
+impl Create {
+    /// A sandbox that this very command made and could not start is of no use to anybody.
+    fn start(&self, vm: &Smolvm, sandbox: &SandboxView) -> Result<SandboxView, Problem> {
+        let id: SandboxId =
+            sandbox.id.parse().map_err(|e| Problem::new(ErrorCode::Internal, "the new sandbox has no valid name").because(&e))?;
+        let deadline = self.timeout.map_or(start::DEADLINE, Span::duration);
+        vm.start(&id, None, deadline).map_err(|e| {
+            let console = last_lines(vm, &id);
+            let leftover = match vm.delete(slice::from_ref(&id), IfMissing::Ignore) {
+                Ok(deletion) => deletion.failed.into_iter().next().map(|(_, e)| e),
+                Err(e) => Some(e),
+            };
+            not_started(e, &console, leftover, &id)
+        })
+    }
+}
+
+/// The failed start, with what the guest said last and what could not be taken back.
+fn not_started(e: Error, console: &[String], leftover: Option<Error>, id: &SandboxId) -> Problem {
+    let mut problem = Problem::from(e);
+    if let Some(left) = leftover {
+        problem = problem.hint(format!("the sandbox could not be removed either ({}): smolvm delete {id}", left.one_line()));
+    }
+    if console.is_empty() { problem } else { problem.with_details(json!({"console": console})) }
+}
+
+/// The end of the guest's console: it is gone with the sandbox.
+fn last_lines(vm: &Smolvm, id: &SandboxId) -> Vec<String> {
+    let bytes = vm.logs(id, LogKind::Console).unwrap_or_default();
+    let text = Smolvm::harmless(&bytes);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    lines.iter().skip(lines.len().saturating_sub(10)).map(|line| line.chars().take(200).collect()).collect()
+}

@@ -1,0 +1,101 @@
+//! `inspect`: one sandbox with everything that is known of it.
+
+use clap::Args;
+use serde_json::{Value, json};
+use smolvm::inspect::Inspection;
+use smolvm_model::name::SandboxId;
+use smolvm_model::quantity::display_bytes;
+
+use super::Verbal;
+use super::list::state;
+use crate::args::Common;
+use crate::context::Context;
+use crate::output::{Format, Problem, Reply, pairs};
+
+/// Show one sandbox: state, processes, network, jail
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  smolvm inspect build --json")]
+pub(crate) struct Inspect {
+    /// The sandbox
+    #[arg(value_name = "NAME")]
+    name: SandboxId,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Verbal for Inspect {
+    const PATH: &'static str = "sandbox.inspect";
+
+    fn format(&self) -> Format {
+        self.common.format()
+    }
+
+    fn run(self, context: &Context) -> Result<Reply, Problem> {
+        let found = context.open()?.inspect(&self.name)?;
+        let data = || json!({"sandbox": found.sandbox, "enforced": found.enforced, "software": found.software, "holds": found.holds});
+        let text = || if self.common.quiet { format!("{}\n", found.sandbox.id) } else { text(&found, self.common.verbose) };
+        Ok(Reply::new(self.format(), data, text))
+    }
+}
+
+fn text(found: &Inspection, verbose: bool) -> String {
+    let s = &found.sandbox;
+    let mut facts = vec![("id", s.id.clone()), ("state", state(s)), ("image", s.image.clone())];
+    facts.extend(s.unknown.clone().map(|evidence| ("unknown", evidence)));
+    facts.push((
+        "size",
+        format!("{} cpus, {} memory, {} disk", s.cpus, display_bytes(u64::from(s.memory_mib) << 20), display_bytes(s.disk_bytes)),
+    ));
+    facts.push(("created", s.created_at.clone()));
+    facts.extend(s.expires_at.clone().map(|at| ("expires", at)));
+    if !s.labels.is_empty() {
+        facts.push(("labels", s.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")));
+    }
+    if let Some(accelerator) = &s.accelerator {
+        let reason = s.accelerator_reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        facts.push(("accelerator", format!("{accelerator}{reason}")));
+    }
+    if let Some(process) = &s.process {
+        let monitor = process.monitor_pid.map(|pid| format!(", monitor {pid}")).unwrap_or_default();
+        facts.push(("process", format!("{}{monitor}", process.pid)));
+    }
+    facts.push((
+        "network",
+        s.network.as_ref().map_or_else(
+            || "none".to_owned(),
+            |network| {
+                [Some(network.mode), network.address.as_deref(), network.tap.as_deref(), network.mac.as_deref()]
+                    .into_iter()
+                    .flatten()
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            },
+        ),
+    ));
+    if let Some(software) = &found.software {
+        facts.push(("software", format!("kernel {}, hypervisor {}, agent {}", software.kernel, software.hypervisor, software.agent)));
+    }
+    if let Value::Object(enforced) = &found.enforced {
+        facts.push(("jail", enforced.iter().map(|(what, how)| format!("{what} {}", word(how))).collect::<Vec<_>>().join(", ")));
+    }
+    if let Some(exit) = &s.exit {
+        let code = exit.code.map(|code| format!(", status {code}")).unwrap_or_default();
+        let signal = exit.signal.map(|signal| format!(", signal {signal}")).unwrap_or_default();
+        facts.push(("exit", format!("{}{code}{signal} at {}", exit.kind, exit.at)));
+    }
+    if let Some(failure) = &s.failure {
+        facts.push(("failure", format!("{} ({}): {}", failure.during, failure.code, failure.message)));
+    }
+    if verbose {
+        facts.push(("digest", s.image_digest.clone()));
+        facts.extend(found.holds.iter().map(|held| ("holds", format!("{} {} ({})", held.kind, held.key, held.status))));
+    }
+    pairs(&facts)
+}
+
+fn word(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,176 @@
+//! `list`: every sandbox.
+
+use std::str::FromStr;
+
+use clap::Args;
+use serde_json::json;
+use smolvm::list::Listing;
+use smolvm::view::SandboxView;
+use smolvm_model::quantity::display_bytes;
+use smolvm_model::state::State;
+
+use super::Verbal;
+use crate::args::Common;
+use crate::context::Context;
+use crate::output::{Columns, Format, Problem, Reply, note};
+
+/// List all sandboxes, newest last
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  smolvm list
+  smolvm list --filter state=running --filter label=team=ci --quiet")]
+pub(crate) struct List {
+    /// Only those that match: state=STATE, stale=true, image=NAME, label=KEY or label=KEY=VALUE; may be repeated
+    #[arg(short, long, value_name = "KEY=VALUE")]
+    filter: Vec<Filter>,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl Verbal for List {
+    const PATH: &'static str = "sandbox.list";
+
+    fn format(&self) -> Format {
+        self.common.format()
+    }
+
+    fn run(self, context: &Context) -> Result<Reply, Problem> {
+        let Listing { mut sandboxes, broken } = context.open()?.list()?;
+        sandboxes.retain(|sandbox| self.filter.iter().all(|filter| filter.matches(sandbox)));
+        if !broken.is_empty() && !self.common.json {
+            note(&format!("{} rows of the ledger are no valid sandboxes; drop them with: smolvm doctor --fix", broken.len()));
+        }
+        let data = || {
+            let broken: Vec<_> = broken.iter().map(|row| json!({"id": row.raw_id, "problem": row.problem})).collect();
+            json!({"sandboxes": sandboxes, "broken": broken})
+        };
+        Ok(Reply::new(self.format(), data, || if self.common.quiet { ids(&sandboxes) } else { table(&sandboxes, self.common.verbose) }))
+    }
+}
+
+fn ids(sandboxes: &[SandboxView]) -> String {
+    sandboxes.iter().fold(String::new(), |text, sandbox| text + &sandbox.id + "\n")
+}
+
+fn table(sandboxes: &[SandboxView], wide: bool) -> String {
+    let mut headings = vec!["ID", "STATE", "IMAGE", "CPUS", "MEMORY", "ADDRESS", "AGE"];
+    if wide {
+        headings.extend(["ACCEL", "PID", "LABELS"]);
+    }
+    let mut table = Columns::new(&headings);
+    for s in sandboxes {
+        let address = s.network.as_ref().map_or("none", |network| network.address.as_deref().unwrap_or(network.mode));
+        let mut row = vec![
+            s.id.clone(),
+            state(s),
+            s.image.clone(),
+            s.cpus.to_string(),
+            display_bytes(u64::from(s.memory_mib) << 20).to_string(),
+            address.to_owned(),
+            age(&s.created_at),
+        ];
+        if wide {
+            let labels: Vec<String> = s.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            row.push(s.accelerator.clone().unwrap_or_default());
+            row.push(s.process.as_ref().map(|process| process.pid.to_string()).unwrap_or_default());
+            row.push(labels.join(","));
+        }
+        table.row(&row);
+    }
+    table.text()
+}
+
+/// The state as people read it.
+pub(super) fn state(sandbox: &SandboxView) -> String {
+    match (sandbox.stale, &sandbox.unknown) {
+        (true, _) => format!("{} (stale)", sandbox.state),
+        (false, Some(_)) => format!("{} (unknown)", sandbox.state),
+        (false, None) => sandbox.state.to_owned(),
+    }
+}
+
+fn age(created_at: &str) -> String {
+    let since = created_at.parse().ok().map(|then: jiff::Timestamp| jiff::Timestamp::now().as_second() - then.as_second());
+    since.map_or_else(String::new, ago)
+}
+
+/// Seconds in their largest unit.
+pub(super) fn ago(seconds: i64) -> String {
+    match seconds {
+        ..60 => format!("{}s", seconds.max(0)),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// One condition.
+#[derive(Debug, Clone)]
+enum Filter {
+    State(State),
+    Stale(bool),
+    Image(String),
+    Label(String, Option<String>),
+}
+
+/// Why a text is no filter.
+#[derive(Debug, thiserror::Error)]
+enum FilterError {
+    #[error("a filter is state=STATE, stale=true|false, image=NAME, label=KEY or label=KEY=VALUE")]
+    Form,
+    #[error("no sandbox is ever in the state {0:?}")]
+    State(String),
+}
+
+impl FromStr for Filter {
+    type Err = FilterError;
+
+    fn from_str(text: &str) -> Result<Self, FilterError> {
+        let (key, value) = text.split_once('=').ok_or(FilterError::Form)?;
+        match key {
+            "state" => value.parse().map(Self::State).map_err(|_| FilterError::State(value.chars().take(40).collect())),
+            "stale" => value.parse().map(Self::Stale).map_err(|_| FilterError::Form),
+            "image" => Ok(Self::Image(value.to_owned())),
+            "label" => Ok(match value.split_once('=') {
+                Some((key, value)) => Self::Label(key.to_owned(), Some(value.to_owned())),
+                None => Self::Label(value.to_owned(), None),
+            }),
+            _ => Err(FilterError::Form),
+        }
+    }
+}
+
+impl Filter {
+    fn matches(&self, sandbox: &SandboxView) -> bool {
+        match self {
+            Self::State(state) => sandbox.state == state.as_str(),
+            Self::Stale(stale) => sandbox.stale == *stale,
+            Self::Image(image) => sandbox.image == *image,
+            Self::Label(key, None) => sandbox.labels.contains_key(key),
+            Self::Label(key, Some(value)) => sandbox.labels.get(key) == Some(value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters() {
+        for good in ["state=running", "stale=true", "image=debian", "label=a", "label=a=b=c"] {
+            assert!(good.parse::<Filter>().is_ok(), "{good}");
+        }
+        for bad in ["", "running", "state=", "state=gone", "stale=yes", "colour=red"] {
+            assert!(bad.parse::<Filter>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ages_in_their_largest_unit() {
+        for (seconds, text) in [(-5, "0s"), (59, "59s"), (60, "1m"), (7200, "2h"), (172_800, "2d")] {
+            assert_eq!(ago(seconds), text);
+        }
+    }
+}

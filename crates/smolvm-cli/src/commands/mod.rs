@@ -1,0 +1,129 @@
+//! One file per verb: its arguments, and what it does with the library.
+
+pub(crate) mod cleanup;
+mod complete_names;
+pub(crate) mod completion;
+pub(crate) mod create;
+pub(crate) mod delete;
+pub(crate) mod doctor;
+pub(crate) mod exec;
+pub(crate) mod inspect;
+pub(crate) mod list;
+pub(crate) mod logs;
+pub(crate) mod run;
+pub(crate) mod setup;
+pub(crate) mod start;
+pub(crate) mod stop;
+mod streams;
+pub(crate) mod version;
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use clap::Parser;
+
+use crate::args::{self, CleanupCli, Cli, Verb, Wrong};
+use crate::context::Context;
+use crate::exit;
+use crate::output::{Format, Problem, Reply, emit};
+
+/// A verb with its arguments.
+pub(crate) trait Verbal {
+    /// Its dotted path in the envelope.
+    const PATH: &'static str;
+
+    /// Who reads its output.
+    fn format(&self) -> Format;
+
+    /// Does it.
+    fn run(self, context: &Context) -> Result<Reply, Problem>;
+}
+
+/// Parses the line, does what it says, prints what came of it; gives the exit status.
+pub(crate) fn dispatch(argv: &[OsString]) -> u8 {
+    let own_name = argv.first().map(Path::new).and_then(Path::file_name);
+    if own_name.is_some_and(|name| name == "smolvm-cleanup") {
+        return match CleanupCli::try_parse_from(argv) {
+            Ok(cli) => act(cli.cleanup, &Context { home: cli.home }),
+            Err(e) => decline(argv, e, Some(cleanup::Cleanup::PATH)),
+        };
+    }
+    let cli = match Cli::try_parse_from(argv) {
+        Ok(cli) => cli,
+        Err(e) => return decline(argv, e, None),
+    };
+    let context = Context { home: cli.home };
+    match cli.command {
+        args::Command::Verb(verb) | args::Command::Sandbox { verb } => act_on(verb, &context),
+        args::Command::CompleteNames => complete_names::run(&context),
+    }
+}
+
+fn act_on(verb: Verb, context: &Context) -> u8 {
+    match verb {
+        Verb::Run(v) => act(v, context),
+        Verb::Create(v) => act(v, context),
+        Verb::Start(v) => act(v, context),
+        Verb::Stop(v) => act(v, context),
+        Verb::List(v) => act(v, context),
+        Verb::Inspect(v) => act(v, context),
+        Verb::Exec(v) => act(v, context),
+        Verb::Logs(v) => act(v, context),
+        Verb::Delete(v) => act(v, context),
+        Verb::Setup(v) => act(v, context),
+        Verb::Doctor(v) => act(v, context),
+        Verb::Cleanup(v) => act(v, context),
+        Verb::Completion(v) => act(v, context),
+        Verb::Version(v) => act(v, context),
+    }
+}
+
+fn act<V: Verbal>(verb: V, context: &Context) -> u8 {
+    let format = verb.format();
+    emit(V::PATH, format, verb.run(context))
+}
+
+/// A line that was not taken: help, version, or a usage error.
+fn decline(argv: &[OsString], e: clap::Error, path: Option<&str>) -> u8 {
+    let json = args::wants_json(argv);
+    match args::wrong(e) {
+        Wrong::Asked(help) => {
+            // A reader that went away has seen what it wanted.
+            let _ = help.print();
+            exit::OK
+        }
+        Wrong::Nothing(help) if !json => {
+            let _ = help.print();
+            exit::USAGE
+        }
+        Wrong::Nothing(_) => {
+            let problem = Problem::new(smolvm_model::error_code::ErrorCode::UsageError, "no command was given").hint("smolvm --help");
+            emit("smolvm", Format::Json, Err(problem))
+        }
+        Wrong::Usage(problem) => {
+            let path = path.map_or_else(|| args::path_of(argv, &args::tree()), str::to_owned);
+            emit(&path, Format::of(json), Err(problem))
+        }
+    }
+}
+
+/// The dotted path of a verb of that name.
+pub(crate) fn dotted(verb: &str) -> &'static str {
+    const PATHS: [&str; 14] = [
+        run::Run::PATH,
+        create::Create::PATH,
+        start::Start::PATH,
+        stop::Stop::PATH,
+        list::List::PATH,
+        inspect::Inspect::PATH,
+        exec::Exec::PATH,
+        logs::Logs::PATH,
+        delete::Delete::PATH,
+        setup::Setup::PATH,
+        doctor::Doctor::PATH,
+        cleanup::Cleanup::PATH,
+        completion::Completion::PATH,
+        version::Version::PATH,
+    ];
+    PATHS.into_iter().find(|path| path.rsplit('.').next() == Some(verb)).unwrap_or("smolvm")
+}

@@ -1,0 +1,100 @@
+//! `run`: a sandbox for one command, gone when the command is.
+
+use std::cell::Cell;
+
+use clap::Args;
+use smolvm::exec::ExecIo;
+use smolvm::run::{Keep, RunRequest};
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::spec::ImageName;
+
+use super::Verbal;
+use super::exec::{ExecOptions, captured, not_run, took, verdict};
+use super::streams::{Captured, Screen};
+use crate::args::{Common, SandboxOptions, collect};
+use crate::context::Context;
+use crate::output::{Format, Problem, Progress, Reply, note, tell};
+use crate::signals::SignalPipe;
+
+/// Run a command in a new sandbox, and remove the sandbox
+///
+/// Its output is passed on as it is, and its exit status becomes smolvm's own. The sandbox is removed
+/// however the command ends, also by Ctrl-C, SIGTERM and a lost terminal.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  smolvm run debian -- python3 -c 'print(6 * 7)'
+  smolvm run minimal --net none --timeout 10s -- sh -c 'uname -r'
+  echo hello | smolvm run minimal -i -- cat")]
+pub(crate) struct Run {
+    /// The image
+    #[arg(value_name = "IMAGE")]
+    image: ImageName,
+    #[command(flatten)]
+    options: ExecOptions,
+    /// Leave the sandbox running afterwards
+    #[arg(long)]
+    keep: bool,
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    sandbox: SandboxOptions,
+    /// The command and its arguments
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, help_heading = "Arguments")]
+    command: Vec<String>,
+}
+
+impl Verbal for Run {
+    const PATH: &'static str = "sandbox.run";
+
+    fn format(&self) -> Format {
+        self.common.format()
+    }
+
+    fn run(self, context: &Context) -> Result<Reply, Problem> {
+        let vm = context.open().map_err(not_run)?;
+        let signals = SignalPipe::ending()?;
+        let stdin = std::io::stdin();
+        let stdin = self.options.interactive.then(|| std::os::fd::AsFd::as_fd(&stdin));
+        let request = RunRequest {
+            create: self.sandbox.request(self.image.clone()),
+            exec: self.options.spec(self.command.clone(), collect(&self.sandbox.env)),
+            keep: if self.keep { Keep::Keep } else { Keep::Remove },
+        };
+        let ended = |e: smolvm::Error| not_run(e.into());
+        if self.common.json {
+            let (mut out, mut err) = (Captured::default(), Captured::default());
+            let io = ExecIo { stdin, stdout: &mut out, stderr: &mut err, signals: Some(signals.fd()) };
+            let outcome = vm.run(&request, io).map_err(ended)?;
+            let reply = captured(outcome.id.as_str(), &request.exec, &outcome.exec, &out, &err);
+            return Ok(match outcome.leftover {
+                Some(e) => reply.but(Some(left_behind(&e))),
+                None => reply,
+            });
+        }
+        // Whatever the guest writes first takes the progress line away.
+        let what = format!("Running \"{}\" in a new sandbox", self.command.first().map_or("", String::as_str));
+        let progress = Cell::new(Some(Progress::of(self.format(), self.common.quiet, what)));
+        let (stdout, stderr) = (std::io::stdout(), std::io::stderr());
+        let mut out = Screen::new(&stdout, &signals).after(|| drop(progress.take()));
+        let mut err = Screen::new(&stderr, &signals).after(|| drop(progress.take()));
+        let io = ExecIo { stdin, stdout: &mut out, stderr: &mut err, signals: Some(signals.fd()) };
+        let outcome = vm.run(&request, io);
+        drop(progress.take());
+        let outcome = outcome.map_err(ended)?;
+        if self.common.verbose {
+            tell(&format!("Sandbox \"{}\": {}", outcome.id, took(&outcome.exec)));
+        }
+        if self.keep && !self.common.quiet {
+            note(&format!("Sandbox \"{0}\" still runs. Remove it with: smolvm delete {0}", outcome.id));
+        }
+        let problem = outcome.leftover.as_ref().map(left_behind).or_else(|| verdict(&request.exec, &outcome.exec));
+        Ok(Reply::nothing().but(problem))
+    }
+}
+
+/// The command ran, but its sandbox could not be removed.
+fn left_behind(e: &smolvm::Error) -> Problem {
+    let recovery = e.recovery.clone().unwrap_or_else(|| "smolvm cleanup".to_owned());
+    Problem::new(ErrorCode::PartialFailure, "the command ran, but its sandbox could not be removed").because(e).hint(recovery)
+}

@@ -1,0 +1,127 @@
+//! The environment: every variable that smolvm reads, what it means, and the only place that reads it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use smolvm::{Paths, Settings};
+use smolvm_model::error_code::ErrorCode;
+
+use crate::output::Problem;
+
+/// One variable.
+#[derive(Debug)]
+pub(crate) struct Variable {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// What it does, for the reference.
+    #[cfg_attr(not(test), expect(dead_code, reason = "read by the generated reference"))]
+    pub(crate) meaning: &'static str,
+}
+
+const SMOLVM_HOME: Variable = Variable {
+    name: "SMOLVM_HOME",
+    meaning: "One directory for everything smolvm keeps: `state`, `cache` and `run` beneath it. `--home DIR` is stronger.",
+};
+const SMOLVM_HYPERVISOR: Variable = Variable {
+    name: "SMOLVM_HYPERVISOR",
+    meaning: "The hypervisor's executable, instead of the one that is found. For diagnosis and tests.",
+};
+const SMOLVM_BOOT_ID_FILE: Variable = Variable {
+    name: "SMOLVM_BOOT_ID_FILE",
+    meaning: "Where the id of this boot is read, instead of `/proc/sys/kernel/random/boot_id`. For tests.",
+};
+const NO_COLOR: Variable = Variable { name: "NO_COLOR", meaning: "Set and not empty: no colour, whatever the terminal can do." };
+const TERM: Variable = Variable { name: "TERM", meaning: "`dumb`: no colour and no progress." };
+const COLUMNS: Variable = Variable { name: "COLUMNS", meaning: "How wide help and tables may be, where the terminal does not tell." };
+const XDG_STATE_HOME: Variable = Variable {
+    name: "XDG_STATE_HOME",
+    meaning: "Not root: sandboxes and their records live in `$XDG_STATE_HOME/smolvm`, else in `~/.local/state/smolvm`.",
+};
+const XDG_CACHE_HOME: Variable = Variable {
+    name: "XDG_CACHE_HOME",
+    meaning: "Not root: kernels and images live in `$XDG_CACHE_HOME/smolvm`, else in `~/.cache/smolvm`.",
+};
+const XDG_RUNTIME_DIR: Variable =
+    Variable { name: "XDG_RUNTIME_DIR", meaning: "Not root: sockets live in `$XDG_RUNTIME_DIR/smolvm`, else beside the records." };
+const HOME: Variable = Variable { name: "HOME", meaning: "Where `~` is." };
+
+/// Every variable, in the order of the reference.
+#[cfg(test)]
+pub(crate) const ALL: [&Variable; 10] = [
+    &SMOLVM_HOME,
+    &SMOLVM_HYPERVISOR,
+    &SMOLVM_BOOT_ID_FILE,
+    &NO_COLOR,
+    &TERM,
+    &COLUMNS,
+    &XDG_STATE_HOME,
+    &XDG_CACHE_HOME,
+    &XDG_RUNTIME_DIR,
+    &HOME,
+];
+
+impl Variable {
+    /// Its value; empty counts as unset.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    fn read(&self) -> Option<OsString> {
+        std::env::var_os(self.name).filter(|value| !value.is_empty())
+    }
+
+    /// Its value if it is an absolute path: the base directory specification says to ignore others.
+    fn directory(&self) -> Option<PathBuf> {
+        self.read().map(PathBuf::from).filter(|path| path.is_absolute())
+    }
+}
+
+/// Whether colour is not wanted.
+pub(crate) fn no_colour() -> bool {
+    NO_COLOR.read().is_some() || is_dumb()
+}
+
+/// Whether the terminal cannot do more than print.
+pub(crate) fn is_dumb() -> bool {
+    TERM.read().is_some_and(|term| term == "dumb")
+}
+
+/// The width that was asked for.
+pub(crate) fn columns() -> Option<u16> {
+    COLUMNS.read()?.to_str()?.parse().ok().filter(|width| *width > 0)
+}
+
+/// Which installation is meant: `--home`, then `SMOLVM_HOME`, then root's or the user's own.
+pub(crate) fn settings(home: Option<PathBuf>) -> Result<Settings, Problem> {
+    let mut settings = Settings::new(paths(home)?);
+    if let Some(file) = SMOLVM_HYPERVISOR.read() {
+        settings.hypervisor = Some(PathBuf::from(file));
+    }
+    if let Some(file) = SMOLVM_BOOT_ID_FILE.read() {
+        settings.boot_id_source = PathBuf::from(file);
+    }
+    Ok(settings)
+}
+
+fn paths(home: Option<PathBuf>) -> Result<Paths, Problem> {
+    if let Some(home) = home.or_else(|| SMOLVM_HOME.read().map(PathBuf::from)) {
+        let absolute = std::path::absolute(&home).map_err(|e| {
+            Problem::new(ErrorCode::UsageError, format!("{} cannot be a home: {e}", home.display()))
+                .hint("give an absolute path: --home DIR")
+        })?;
+        // The monitor is told the paths as text.
+        if absolute.to_str().is_none() {
+            return Err(Problem::new(ErrorCode::UsageError, format!("{} cannot be a home: it is not UTF-8", absolute.display())));
+        }
+        return Ok(Paths::beneath(&absolute));
+    }
+    if rustix::process::geteuid().is_root() {
+        return Ok(Paths { state: "/var/lib/smolvm".into(), cache: "/var/cache/smolvm".into(), run: "/run/smolvm".into() });
+    }
+    let beneath_home = |rest: &str| HOME.directory().map(|home| home.join(rest));
+    let lost = || {
+        Problem::new(ErrorCode::UsageError, "there is no place for sandboxes: neither HOME nor the XDG variables are set")
+            .hint("name one: smolvm --home DIR …")
+    };
+    let state = XDG_STATE_HOME.directory().or_else(|| beneath_home(".local/state")).ok_or_else(lost)?.join("smolvm");
+    let cache = XDG_CACHE_HOME.directory().or_else(|| beneath_home(".cache")).ok_or_else(lost)?.join("smolvm");
+    let run = XDG_RUNTIME_DIR.directory().map_or_else(|| state.join("run"), |dir| dir.join("smolvm"));
+    Ok(Paths { state, cache, run })
+}

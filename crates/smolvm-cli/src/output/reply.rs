@@ -1,0 +1,76 @@
+//! What a command has to say.
+
+use serde_json::Value;
+
+use super::Problem;
+use crate::exit;
+
+/// Who reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// A program: the envelope.
+    Json,
+    /// A person.
+    Text,
+}
+
+impl Format {
+    /// By the flag.
+    pub(crate) fn of(json: bool) -> Self {
+        if json { Self::Json } else { Self::Text }
+    }
+}
+
+/// A command's result; made in one format only, because nobody reads the other.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    data: Value,
+    text: String,
+    problem: Option<Problem>,
+    exit: u8,
+}
+
+impl Reply {
+    /// Success.
+    pub(crate) fn new(format: Format, data: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> Self {
+        let (data, text) = match format {
+            Format::Json => (data(), String::new()),
+            Format::Text => (Value::Null, text()),
+        };
+        Self { data, text, problem: None, exit: exit::OK }
+    }
+
+    /// Success with nothing to say.
+    pub(crate) fn nothing() -> Self {
+        Self { data: Value::Null, text: String::new(), problem: None, exit: exit::OK }
+    }
+
+    /// Failure with nothing else to say.
+    pub(crate) fn failed(problem: Problem) -> Self {
+        Self::nothing().but(Some(problem))
+    }
+
+    /// The same with a problem, if there is one: a partial failure has both.
+    #[must_use]
+    pub(crate) fn but(mut self, problem: Option<Problem>) -> Self {
+        self.exit = problem.as_ref().map_or(exit::OK, Problem::exit);
+        self.problem = problem;
+        self
+    }
+
+    pub(super) fn data(&self) -> &Value {
+        &self.data
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(super) fn problem(&self) -> Option<&Problem> {
+        self.problem.as_ref()
+    }
+
+    pub(super) fn exit(&self) -> u8 {
+        self.exit
+    }
+}
