@@ -7,16 +7,18 @@
 use smolvm_model::name::{IdPrefix, SandboxId};
 
 const FIRST: [&str; 64] = [
-    "amber", "apt", "bold", "brave", "brisk", "bright", "calm", "clear", "clever", "cosy", "crisp", "deft", "eager", "early", "easy", "fair", "fast",
-    "fine", "firm", "fond", "free", "fresh", "gentle", "glad", "gold", "grand", "green", "happy", "hardy", "ideal", "jolly", "keen", "kind", "large",
-    "light", "lively", "lucky", "merry", "mild", "neat", "noble", "odd", "open", "plain", "polite", "prime", "proud", "quick", "quiet", "rapid", "rare",
-    "red", "ripe", "round", "sharp", "silver", "smart", "snug", "solid", "sunny", "swift", "tidy", "warm", "wise",
+    "amber", "apt", "bold", "brave", "brisk", "bright", "calm", "clear", "clever", "cosy", "crisp", "deft", "eager", "early", "easy",
+    "fair", "fast", "fine", "firm", "fond", "free", "fresh", "gentle", "glad", "gold", "grand", "green", "happy", "hardy", "ideal",
+    "jolly", "keen", "kind", "large", "light", "lively", "lucky", "merry", "mild", "neat", "noble", "odd", "open", "plain", "polite",
+    "prime", "proud", "quick", "quiet", "rapid", "rare", "red", "ripe", "round", "sharp", "silver", "smart", "snug", "solid", "sunny",
+    "swift", "tidy", "warm", "wise",
 ];
 const SECOND: [&str; 64] = [
-    "acorn", "badger", "bear", "beetle", "birch", "bison", "brook", "cedar", "cliff", "clover", "cloud", "coral", "crane", "creek", "deer", "delta",
-    "dove", "eagle", "elm", "fern", "finch", "fjord", "fox", "frog", "gecko", "glade", "grove", "hare", "hawk", "heron", "hill", "ibis", "iris", "jay",
-    "kite", "lake", "lark", "lily", "lynx", "maple", "marsh", "mole", "moss", "newt", "oak", "orchid", "otter", "owl", "panda", "pine", "plum", "pond",
-    "quail", "reed", "robin", "sage", "seal", "shore", "sparrow", "stone", "swan", "tern", "trout", "wren",
+    "acorn", "badger", "bear", "beetle", "birch", "bison", "brook", "cedar", "cliff", "clover", "cloud", "coral", "crane", "creek", "deer",
+    "delta", "dove", "eagle", "elm", "fern", "finch", "fjord", "fox", "frog", "gecko", "glade", "grove", "hare", "hawk", "heron", "hill",
+    "ibis", "iris", "jay", "kite", "lake", "lark", "lily", "lynx", "maple", "marsh", "mole", "moss", "newt", "oak", "orchid", "otter",
+    "owl", "panda", "pine", "plum", "pond", "quail", "reed", "robin", "sage", "seal", "shore", "sparrow", "stone", "swan", "tern", "trout",
+    "wren",
 ];
 /// Without 0, 1, l and o: a name is read aloud and typed again.
 const TAIL: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";

@@ -24,7 +24,12 @@ pub(crate) fn check_create(paths: &Paths, spec: &Spec, disk_was_chosen: bool) ->
     if free < needed.max(DISK_FLOOR) {
         return Err(Error::new(
             ErrorCode::ResourceExhausted,
-            format!("{} of disk are needed in {}, and {} are free", display_bytes(needed.max(DISK_FLOOR)), paths.state.display(), display_bytes(free)),
+            format!(
+                "{} of disk are needed in {}, and {} are free",
+                display_bytes(needed.max(DISK_FLOOR)),
+                paths.state.display(),
+                display_bytes(free)
+            ),
         )
         .hint("ask for less with --disk-size, or free some space: smolvm cleanup"));
     }
@@ -41,8 +46,11 @@ pub(crate) fn check_start(paths: &Paths, spec: &Spec) -> Result<(), Error> {
     }
     let free = free_bytes(&paths.state)?;
     if free < DISK_FLOOR / 8 {
-        return Err(Error::new(ErrorCode::ResourceExhausted, format!("only {} of disk are free in {}", display_bytes(free), paths.state.display()))
-            .hint("free some space: smolvm cleanup"));
+        return Err(Error::new(
+            ErrorCode::ResourceExhausted,
+            format!("only {} of disk are free in {}", display_bytes(free), paths.state.display()),
+        )
+        .hint("free some space: smolvm cleanup"));
     }
     Ok(())
 }
@@ -59,7 +67,8 @@ fn memory_fits(spec: &Spec, have: u64, how: &str) -> Result<(), Error> {
 /// Free bytes for this user on the file system that holds `path` or will hold it.
 pub(crate) fn free_bytes(path: &Path) -> Result<u64, Error> {
     let present = path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
-    let stat = statvfs(present).map_err(|e| Error::new(ErrorCode::Internal, format!("the free space of {} cannot be read", path.display())).because(e))?;
+    let stat = statvfs(present)
+        .map_err(|e| Error::new(ErrorCode::Internal, format!("the free space of {} cannot be read", path.display())).because(e))?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use smolvm_host::fsx::{FsError, write_atomic};
 use smolvm_host::image::{self, Image};
 use smolvm_host::lock::Lock;
-use crate::rights;
+use smolvm_host::net::rights;
 use smolvm_host::random;
 use smolvm_host::store::{NewSandbox, Store};
 use smolvm_model::engine::AcceleratorRequest;
@@ -114,7 +114,8 @@ impl Smolvm {
                     };
                     Error::new(ErrorCode::NotFound, format!("there is no image \"{name}\"")).hint(hint)
                 }
-                _ => Error::new(ErrorCode::Internal, format!("the image \"{name}\" cannot be used")).hint(format!("smolvm setup --image {name}")),
+                _ => Error::new(ErrorCode::Internal, format!("the image \"{name}\" cannot be used"))
+                    .hint(format!("smolvm setup --image {name}")),
             };
             error.because(e)
         })
@@ -174,7 +175,9 @@ impl Smolvm {
         }
         write_atomic(&dir.join(OWNER), format!("{}\n", self.mark(id)).as_bytes(), 0o600)?;
         image::make_data_disk(&self.paths().cache, spec.disk.bytes(), &self.paths().disk(id)).map_err(|e| {
-            Error::new(ErrorCode::ResourceExhausted, format!("the disk of \"{id}\" cannot be made")).hint("see free space with: smolvm doctor").because(e)
+            Error::new(ErrorCode::ResourceExhausted, format!("the disk of \"{id}\" cannot be made"))
+                .hint("see free space with: smolvm doctor")
+                .because(e)
         })?;
         Ok(())
     }
@@ -258,4 +261,3 @@ pub(crate) fn make_run_dir(vm: &Smolvm, id: &SandboxId) -> Result<(), Error> {
     }
     Ok(write_atomic(&dir.join(OWNER), format!("{}\n", vm.mark(id)).as_bytes(), 0o600)?)
 }
-

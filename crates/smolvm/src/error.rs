@@ -68,7 +68,9 @@ impl Error {
     pub(crate) fn refused_by_state(id: &SandboxId, refusal: Refusal) -> Self {
         let (what, way) = match refusal {
             Refusal::NotRunning => ("is not running", format!("smolvm start {id}")),
-            Refusal::Stale => ("has lost its hypervisor", format!("smolvm start {id}   (boots it again on the same disk; smolvm delete {id} removes it)")),
+            Refusal::Stale => {
+                ("has lost its hypervisor", format!("smolvm start {id}   (boots it again on the same disk; smolvm delete {id} removes it)"))
+            }
             Refusal::HalfCreated => ("was never finished", format!("smolvm delete {id}")),
             Refusal::HalfDeleted => ("is half deleted", format!("smolvm delete {id}")),
             Refusal::Paused => ("is paused", format!("smolvm stop {id}")),
@@ -98,10 +100,18 @@ impl From<StoreError> for Error {
             }
             StoreError::Corrupt { path, .. } => (
                 ErrorCode::StateCorrupt,
-                format!("move {0} away, then remove what it knew by its marks: mv {0} {0}.damaged && smolvm cleanup --all --force", path.display()),
+                format!(
+                    "move {0} away, then remove what it knew by its marks: mv {0} {0}.damaged && smolvm cleanup --all --force",
+                    path.display()
+                ),
             ),
+            StoreError::BrokenRow { .. } => {
+                (ErrorCode::StateCorrupt, "smolvm doctor --fix   drops the row and touches nothing else".to_owned())
+            }
             StoreError::Newer { .. } => (ErrorCode::Unsupported, "use the newer smolvm that made it".to_owned()),
-            StoreError::Full => (ErrorCode::ResourceExhausted, "free some space, then run it again; smolvm cleanup frees what sandboxes hold".to_owned()),
+            StoreError::Full => {
+                (ErrorCode::ResourceExhausted, "free some space, then run it again; smolvm cleanup frees what sandboxes hold".to_owned())
+            }
             StoreError::Busy => (ErrorCode::Busy, "try again in a moment".to_owned()),
             StoreError::NameTaken => (ErrorCode::AlreadyExists, "choose another name, or see: smolvm list".to_owned()),
             StoreError::KeyTaken { .. } | StoreError::Changed => (ErrorCode::Busy, "try again".to_owned()),
@@ -114,7 +124,9 @@ impl From<StoreError> for Error {
 impl From<LockError> for Error {
     fn from(e: LockError) -> Self {
         match &e {
-            LockError::Busy { .. } => Self::new(ErrorCode::Busy, "another smolvm command is at work on it").hint("try again when it has ended"),
+            LockError::Busy { .. } => {
+                Self::new(ErrorCode::Busy, "another smolvm command is at work on it").hint("try again when it has ended")
+            }
             LockError::Io { source, .. } => {
                 let code = io_code(source);
                 Self::new(code, "the sandbox could not be locked").because(e)

@@ -18,7 +18,8 @@ use smolvm_model::name::SandboxId;
 use smolvm_model::spec::VarName;
 use smolvm_model::state::{Admission, Request};
 use smolvm_proto::{
-    Channel, ExecErrorKind, ExecExit, ExecRequest, Frame, FrameKind, MAX_PAYLOAD, MonitorReply, ReceiveWindow, SendWindow, StreamControl, decode, encode,
+    Channel, ExecErrorKind, ExecExit, ExecRequest, Frame, FrameKind, MAX_PAYLOAD, MonitorReply, ReceiveWindow, SendWindow, StreamControl,
+    decode, encode,
 };
 
 use crate::error::Error;
@@ -92,7 +93,9 @@ impl Smolvm {
         match self.admit(&record, &entries, Request::Exec)? {
             Admission::Go => {}
             Admission::Refused(refusal) => return Err(Error::refused_by_state(id, refusal)),
-            Admission::AlreadySo | Admission::ReclaimThenGo => return Err(Error::new(ErrorCode::Internal, "an exec was judged as something else")),
+            Admission::AlreadySo | Admission::ReclaimThenGo => {
+                return Err(Error::new(ErrorCode::Internal, "an exec was judged as something else"));
+            }
         }
         let mut env: BTreeMap<String, String> = record.spec.env.iter().map(|(k, v)| (k.to_string(), v.clone())).collect();
         env.extend(spec.env.iter().map(|(k, v)| (k.to_string(), v.clone())));
@@ -104,9 +107,11 @@ impl Smolvm {
             timeout_ms: spec.timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
             stdin: io.stdin.is_some(),
         };
-        let payload = request
-            .to_payload()
-            .map_err(|e| Error::new(ErrorCode::UsageError, "the command cannot be sent").hint("pass large input on standard input: smolvm exec -i").because(e))?;
+        let payload = request.to_payload().map_err(|e| {
+            Error::new(ErrorCode::UsageError, "the command cannot be sent")
+                .hint("pass large input on standard input: smolvm exec -i")
+                .because(e)
+        })?;
         let session = Session::connect(self, id)?;
         Exec::new(session, io, spec.timeout).run(payload)
     }
@@ -215,7 +220,9 @@ impl<'a> Exec<'a> {
                 self.outcome.error = exit.error.map(|e| (e.kind, e.message));
                 return Ok(true);
             }
-            (FrameKind::Reset, _) => return Err(Error::new(ErrorCode::GuestError, "the guest gave the command up").hint("smolvm logs NAME")),
+            (FrameKind::Reset, _) => {
+                return Err(Error::new(ErrorCode::GuestError, "the guest gave the command up").hint("smolvm logs NAME"));
+            }
             (FrameKind::Control, _) => {
                 if let Ok(MonitorReply::Error { message, .. }) = decode(&frame.payload) {
                     return Err(Error::new(ErrorCode::Busy, message));
@@ -279,7 +286,9 @@ impl<'a> Exec<'a> {
     fn flush(&mut self) -> Result<(), Error> {
         let done = self.session.socket.write_all(&self.out);
         self.out.clear();
-        done.map_err(|e| Error::new(ErrorCode::GuestError, "the connection to the sandbox was lost").hint("smolvm list; smolvm logs NAME").because(e))
+        done.map_err(|e| {
+            Error::new(ErrorCode::GuestError, "the connection to the sandbox was lost").hint("smolvm list; smolvm logs NAME").because(e)
+        })
     }
 }
 

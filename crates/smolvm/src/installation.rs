@@ -51,8 +51,9 @@ impl Smolvm {
     pub fn open(settings: Settings) -> Result<Self, Error> {
         let install = smolvm_host::install::identify(&settings.paths.state)
             .map_err(|e| Error::new(ErrorCode::PermissionDenied, "the state directory cannot be found out").because(e))?;
-        let boot_id = boot::boot_id(&settings.boot_id_source)
-            .map_err(|e| Error::new(ErrorCode::Unsupported, "the id of this boot cannot be read").hint("/proc must be mounted").because(e))?;
+        let boot_id = boot::boot_id(&settings.boot_id_source).map_err(|e| {
+            Error::new(ErrorCode::Unsupported, "the id of this boot cannot be read").hint("/proc must be mounted").because(e)
+        })?;
         Ok(Self { settings, install, boot_id })
     }
 

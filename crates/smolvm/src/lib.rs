@@ -34,6 +34,8 @@ mod network;
 mod observe;
 pub mod paths;
 pub mod run;
+#[cfg(feature = "seed")]
+pub mod seed;
 mod session;
 pub mod setup;
 pub mod start;

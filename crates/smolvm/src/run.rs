@@ -53,7 +53,8 @@ impl Smolvm {
         let result = if interrupted() {
             Err(stopped_early())
         } else {
-            self.start(&id, None, start::DEADLINE).and_then(|_| if interrupted() { Err(stopped_early()) } else { self.exec(&id, &request.exec, io) })
+            self.start_unless(&id, None, start::DEADLINE, signals)
+                .and_then(|_| if interrupted() { Err(stopped_early()) } else { self.exec(&id, &request.exec, io) })
         };
         let leftover = match request.keep {
             Keep::Keep => None,
@@ -63,7 +64,10 @@ impl Smolvm {
             Ok(exec) => Ok(RunOutcome { id, exec, leftover }),
             Err(e) => Err(match leftover {
                 None => e,
-                Some(left) => Error { recovery: Some(format!("the sandbox could not be removed either ({}): smolvm delete {id}", left.one_line())), ..e },
+                Some(left) => Error {
+                    recovery: Some(format!("the sandbox could not be removed either ({}): smolvm delete {id}", left.one_line())),
+                    ..e
+                },
             }),
         }
     }

@@ -32,15 +32,21 @@ impl Session {
     /// Connects and shakes hands.
     pub(crate) fn connect(vm: &Smolvm, id: &SandboxId) -> Result<Self, Error> {
         let dead = |e: std::io::Error| {
-            Error::new(io_code(&e), format!("the monitor of \"{id}\" does not answer")).hint(format!("smolvm inspect {id}; smolvm stop {id}")).because(e)
+            Error::new(io_code(&e), format!("the monitor of \"{id}\" does not answer"))
+                .hint(format!("smolvm inspect {id}; smolvm stop {id}"))
+                .because(e)
         };
-        let dir = openat(CWD, vm.paths().run_dir(id), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| dead(e.into()))?;
+        let dir = openat(CWD, vm.paths().run_dir(id), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| dead(e.into()))?;
         let socket = UnixStream::connect(socket_path(&dir)).map_err(dead)?;
         let mut session = Self { socket, decoder: Decoder::new() };
         session.attach().map_err(dead)?.map_err(|e| {
-            Error::new(ErrorCode::Unsupported, format!("the monitor of \"{id}\" was started by another version of smolvm and speaks another protocol"))
-                .hint(format!("stop it with the version that started it, or take it down: smolvm delete {id}"))
-                .because(e)
+            Error::new(
+                ErrorCode::Unsupported,
+                format!("the monitor of \"{id}\" was started by another version of smolvm and speaks another protocol"),
+            )
+            .hint(format!("stop it with the version that started it, or take it down: smolvm delete {id}"))
+            .because(e)
         })?;
         Ok(session)
     }
@@ -78,7 +84,8 @@ impl Session {
         loop {
             while let Some(frame) = self.next_frame()? {
                 if frame.kind == FrameKind::Control {
-                    return decode(&frame.payload).map_err(|e| Error::new(ErrorCode::Internal, "the monitor sent something odd").because(e));
+                    return decode(&frame.payload)
+                        .map_err(|e| Error::new(ErrorCode::Internal, "the monitor sent something odd").because(e));
                 }
             }
             let left = deadline.saturating_duration_since(Instant::now());

@@ -7,12 +7,15 @@
 //! ```
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::OwnedFd;
+use std::net::Ipv4Addr;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use smolvm_host::engine::accel;
 use smolvm_host::engine::probe::Engine;
 use smolvm_host::image;
@@ -43,6 +46,17 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 impl Smolvm {
     /// Boots a sandbox; returns when its agent has answered. One that runs already is left alone.
     pub fn start(&self, id: &SandboxId, accelerator: Option<AcceleratorRequest>, deadline: Duration) -> Result<SandboxView, Error> {
+        self.start_unless(id, accelerator, deadline, None)
+    }
+
+    /// The same, given up and taken back as soon as `signals` can be read.
+    pub(crate) fn start_unless(
+        &self,
+        id: &SandboxId,
+        accelerator: Option<AcceleratorRequest>,
+        deadline: Duration,
+        signals: Option<BorrowedFd<'_>>,
+    ) -> Result<SandboxView, Error> {
         let missing = || Error::no_such_sandbox(id);
         let mut store = self.store_if_any()?.ok_or_else(missing)?;
         let _lock = self.lock(id)?;
@@ -55,14 +69,14 @@ impl Smolvm {
         };
         let plan = self.plan_start(&record, accelerator)?;
         self.begin(&mut store, &record, &plan)?;
-        match self.bring_up(&mut store, id, &plan, deadline) {
+        match self.bring_up(&mut store, id, &plan, Patience { deadline, signals }) {
             Ok(()) => Ok(self.inspect(id)?.sandbox),
             Err(e) => Err(self.unwind(&mut store, id, e)),
         }
     }
 
     /// Everything that can be refused is refused here, with nothing made.
-    fn plan_start(&self, record: &SandboxRecord, accelerator: Option<AcceleratorRequest>) -> Result<StartPlan, Error> {
+    pub(crate) fn plan_start(&self, record: &SandboxRecord, accelerator: Option<AcceleratorRequest>) -> Result<StartPlan, Error> {
         let spec = &record.spec;
         capacity::check_start(self.paths(), spec)?;
         let image = self.image_of(record).map_err(|e| {
@@ -73,11 +87,14 @@ impl Smolvm {
         let boot = image::boot_files(&self.paths().cache)
             .map_err(|e| Error::new(ErrorCode::MissingDependency, "the guest's kernel is not prepared").hint("smolvm setup").because(e))?;
         let engine = Engine::find(self.settings.hypervisor.as_deref(), &self.paths().cache).map_err(|e| {
-            Error::new(ErrorCode::MissingDependency, "the hypervisor cannot be used").hint("apt-get install --no-install-recommends qemu-system-x86").because(e)
+            Error::new(ErrorCode::MissingDependency, "the hypervisor cannot be used")
+                .hint("apt-get install --no-install-recommends qemu-system-x86")
+                .because(e)
         })?;
         let request = accelerator.unwrap_or(spec.accelerator);
-        let choice = decide(request, &accel::host_speed(&self.paths().cache, &self.boot_id).kvm)
-            .map_err(|e| Error::new(ErrorCode::Unsupported, "the accelerator cannot be used").hint("leave --accel away, or use --accel tcg").because(e))?;
+        let choice = decide(request, &accel::host_speed(&self.paths().cache, &self.boot_id).kvm).map_err(|e| {
+            Error::new(ErrorCode::Unsupported, "the accelerator cannot be used").hint("leave --accel away, or use --accel tcg").because(e)
+        })?;
         let token = LaunchToken::from_random(random::bytes().map_err(|e| Error::new(ErrorCode::Internal, "no random bytes").because(e))?);
         Ok(StartPlan {
             token,
@@ -102,14 +119,19 @@ impl Smolvm {
 
     /// The very image the sandbox was made from: its disk is a layer over that one's files.
     fn image_of(&self, record: &SandboxRecord) -> Result<image::Image, image::ImageError> {
-        let digest = record.spec.image_digest.parse().map_err(|_| image::ImageError::NotFound { name: record.spec.image.to_string(), available: Vec::new() })?;
+        let digest = record
+            .spec
+            .image_digest
+            .parse()
+            .map_err(|_| image::ImageError::NotFound { name: record.spec.image.to_string(), available: Vec::new() })?;
         image::resolve_digest(&self.paths().cache, &digest)
     }
 
     /// Records the state and every effect to come.
-    fn begin(&self, store: &mut Store, record: &SandboxRecord, plan: &StartPlan) -> Result<(), Error> {
+    pub(crate) fn begin(&self, store: &mut Store, record: &SandboxRecord, plan: &StartPlan) -> Result<(), Error> {
         let id = &record.id;
-        let starting = next(record.state, Event::StartBegun).ok_or_else(|| Error::new(ErrorCode::InvalidState, format!("\"{id}\" cannot be started now")))?;
+        let starting = next(record.state, Event::StartBegun)
+            .ok_or_else(|| Error::new(ErrorCode::InvalidState, format!("\"{id}\" cannot be started now")))?;
         let entry = |kind, key: &str| Entry { sandbox: id.clone(), kind, key: key.to_owned(), status: Status::Intended, identity: None };
         store.write(|w| -> Result<(), Error> {
             w.set_state(id, record.generation, starting)?;
@@ -125,12 +147,12 @@ impl Smolvm {
         })
     }
 
-    fn bring_up(&self, store: &mut Store, id: &SandboxId, plan: &StartPlan, deadline: Duration) -> Result<(), Error> {
+    fn bring_up(&self, store: &mut Store, id: &SandboxId, plan: &StartPlan, patience: Patience<'_>) -> Result<(), Error> {
         make_run_dir(self, id)?;
         let (record, entries) = store.sandbox(id)?.ok_or_else(|| Error::no_such_sandbox(id))?;
         let (tap, network) = match plan.network {
             NetworkMode::None => (None, None),
-            NetworkMode::User => (None, Some(MonitorNetwork::User)),
+            NetworkMode::User => (None, Some(user_network(self, id))),
             NetworkMode::Tap => {
                 let raised = network::raise(self, store, id, &entries)?;
                 (Some(raised.fd), Some(raised.network))
@@ -162,7 +184,7 @@ impl Smolvm {
             network,
         };
         let (mut child, socket) = self.spawn_monitor(id, &config, tap)?;
-        let answer = wait_for_report(socket, deadline);
+        let answer = wait_for_report(socket, patience);
         // The monitor outlives this command. Should it have ended, it is reaped here.
         let _ = child.try_wait();
         answer
@@ -181,7 +203,8 @@ impl Smolvm {
         let child = command.spawn().map_err(fail)?;
         // The command's own copy of the socket's other end must go, or its end would never be seen.
         drop(command);
-        let text = serde_json::to_vec(config).map_err(|e| Error::new(ErrorCode::Internal, "the monitor cannot be told what to do").because(e))?;
+        let text =
+            serde_json::to_vec(config).map_err(|e| Error::new(ErrorCode::Internal, "the monitor cannot be told what to do").because(e))?;
         let mut socket = ours;
         let length = u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes();
         socket.write_all(&length).and_then(|()| socket.write_all(&text)).map_err(fail)?;
@@ -191,9 +214,9 @@ impl Smolvm {
     /// Takes back what a failed start made, and records why it failed.
     fn unwind(&self, store: &mut Store, id: &SandboxId, cause: Error) -> Error {
         let failure = Failure { code: cause.code.to_string(), message: cause.one_line(), during: "start".to_owned() };
-        let outcome = self.release_run(store, id, State::Failed, Some(&failure));
+        let outcome = self.release_run(store, id, State::Failed, Some(&failure)).and_then(|()| network::release_shared(self, store));
         match outcome {
-            Ok(()) => cause,
+            Ok(_) => cause,
             Err(e) => Error {
                 recovery: Some(format!("what it left could not all be taken back ({}): smolvm delete {id}", e.one_line())),
                 ..cause
@@ -215,7 +238,8 @@ impl Smolvm {
             Verdict::Stale => Staleness::Stale,
             Verdict::Current | Verdict::Interrupted => Staleness::Fresh,
             Verdict::Unknown { evidence } => {
-                return Err(Error::new(ErrorCode::Refused, format!("whether \"{}\" runs cannot be told: {evidence}", record.id)).hint("smolvm doctor"));
+                return Err(Error::new(ErrorCode::Refused, format!("whether \"{}\" runs cannot be told: {evidence}", record.id))
+                    .hint("smolvm doctor"));
             }
         };
         Ok(admit(record.state, freshness, request))
@@ -243,8 +267,8 @@ impl Smolvm {
 
 /// One start, decided.
 #[derive(Debug)]
-struct StartPlan {
-    token: LaunchToken,
+pub(crate) struct StartPlan {
+    pub(crate) token: LaunchToken,
     run: Run,
     kernel: std::path::PathBuf,
     initramfs: std::path::PathBuf,
@@ -260,19 +284,50 @@ fn machine_id(vm: &Smolvm, id: &SandboxId) -> String {
     smolvm_host::install::machine_id_for(&vm.mark(id))
 }
 
-fn wait_for_report(socket: UnixStream, deadline: Duration) -> Result<(), Error> {
+/// In user mode each guest has a network of its own, so all have the same addresses in it (QEMU's customary ones).
+fn user_network(vm: &Smolvm, id: &SandboxId) -> MonitorNetwork {
+    let mac = smolvm_host::install::mac_for(&vm.mark(id)).to_string();
+    MonitorNetwork::User { mac, address: Ipv4Addr::new(10, 0, 2, 15), gateway: Ipv4Addr::new(10, 0, 2, 2) }
+}
+
+/// How long a start is waited for.
+#[derive(Debug, Clone, Copy)]
+struct Patience<'a> {
+    deadline: Duration,
+    /// Readable once the caller was told to give up.
+    signals: Option<BorrowedFd<'a>>,
+}
+
+/// Waits until the monitor has something to say.
+fn wait_for_word(socket: &UnixStream, patience: Patience<'_>) -> Result<(), Error> {
     let late = || {
-        Error::new(ErrorCode::Timeout, format!("the guest did not answer within {} s", deadline.as_secs()))
+        Error::new(ErrorCode::Timeout, format!("the guest did not answer within {} s", patience.deadline.as_secs()))
             .hint("smolvm logs NAME shows its console; smolvm doctor shows how fast guests run here")
     };
-    let lost = |e: std::io::Error| Error::new(io_code(&e), "the monitor cannot be heard").because(e);
-    socket.set_read_timeout(Some(deadline)).map_err(lost)?;
-    let mut line = String::new();
-    match BufReader::new(socket).read_line(&mut line) {
-        Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => return Err(late()),
-        Err(e) => return Err(lost(e)),
-        Ok(_) => {}
+    let until = Instant::now() + patience.deadline;
+    let mut fds = vec![PollFd::new(socket, PollFlags::IN)];
+    fds.extend(patience.signals.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+    loop {
+        let timeout = Timespec::try_from(until.saturating_duration_since(Instant::now())).ok();
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(0) => return Err(late()),
+            Ok(_) if fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) => {
+                return Err(Error::new(ErrorCode::Interrupted, "interrupted while the sandbox started"));
+            }
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(Error::new(ErrorCode::Internal, "the monitor cannot be waited for").because(e)),
+        }
     }
+}
+
+fn wait_for_report(socket: UnixStream, patience: Patience<'_>) -> Result<(), Error> {
+    wait_for_word(&socket, patience)?;
+    let lost = |e: std::io::Error| Error::new(io_code(&e), "the monitor cannot be heard").because(e);
+    // A monitor writes its line in one piece.
+    socket.set_read_timeout(Some(Duration::from_secs(5))).map_err(lost)?;
+    let mut line = String::new();
+    BufReader::new(socket).read_line(&mut line).map_err(lost)?;
     match serde_json::from_str::<Report>(&line) {
         Ok(Report::Ready) => Ok(()),
         Ok(Report::Failed { code, message, recovery }) => {

@@ -11,6 +11,7 @@ use smolvm_proto::{MonitorReply, MonitorRequest};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::installation::Smolvm;
+use crate::network;
 use crate::session::Session;
 use crate::view::SandboxView;
 
@@ -29,8 +30,15 @@ impl Smolvm {
         let (record, entries) = store.sandbox(id)?.ok_or_else(missing)?;
         match self.admit(&record, &entries, Request::Stop)? {
             Admission::AlreadySo => {}
-            Admission::ReclaimThenGo => drop(self.reclaim(&mut store, &record)?),
-            Admission::Go => self.stop_running(&mut store, &record, deadline)?,
+            Admission::ReclaimThenGo => {
+                self.reclaim(&mut store, &record)?;
+                network::release_shared(self, &mut store)?;
+            }
+            Admission::Go => {
+                let stopped = self.stop_running(&mut store, &record, deadline);
+                network::release_shared(self, &mut store)?;
+                stopped?;
+            }
             Admission::Refused(refusal) => return Err(Error::refused_by_state(id, refusal)),
         }
         Ok(self.inspect(id)?.sandbox)
@@ -47,7 +55,10 @@ impl Smolvm {
         let exit = Exit { kind: "stopped".to_owned(), code: None, signal: None, at_ms: now_ms() };
         store.write(|w| w.set_exit(id, Some(&exit)))?;
         orderly.map_err(|e| {
-            let text = format!("sandbox \"{id}\" is stopped, but its guest did not shut down in order ({}); what it had not synced may be lost", e.one_line());
+            let text = format!(
+                "sandbox \"{id}\" is stopped, but its guest did not shut down in order ({}); what it had not synced may be lost",
+                e.one_line()
+            );
             Error::new(e.code, text)
         })
     }

@@ -109,7 +109,8 @@ pub(crate) fn view(record: &SandboxRecord, entries: &[Entry], verdict: &Verdict)
             Some(NetworkView { mode: mode.as_str(), address: key(Kind::Address), tap: key(Kind::Tap), mac: key(Kind::Mac) })
         }
     };
-    let process = pid(Kind::Process).filter(|_| record.state.claims_process()).map(|pid_| ProcessView { pid: pid_, monitor_pid: pid(Kind::Monitor) });
+    let process =
+        pid(Kind::Process).filter(|_| record.state.claims_process()).map(|pid_| ProcessView { pid: pid_, monitor_pid: pid(Kind::Monitor) });
     SandboxView {
         id: record.id.to_string(),
         state: record.state.as_str(),
@@ -132,10 +133,11 @@ pub(crate) fn view(record: &SandboxRecord, entries: &[Entry], verdict: &Verdict)
         process,
         network,
         exit: record.exit.as_ref().map(exit_view),
-        failure: record
-            .failure
-            .as_ref()
-            .map(|f| FailureView { code: f.code.clone(), message: f.message.clone(), during: f.during.clone() }),
+        failure: record.failure.as_ref().map(|f| FailureView {
+            code: f.code.clone(),
+            message: f.message.clone(),
+            during: f.during.clone(),
+        }),
     }
 }
 

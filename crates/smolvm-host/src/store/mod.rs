@@ -14,7 +14,7 @@ mod record;
 mod write;
 
 pub use open::{SCHEMA_VERSION, Store};
-pub use record::{BrokenRow, Exit, Failure, Run, SandboxRecord, SharedPart, Table};
+pub use record::{BrokenPlace, BrokenRow, Exit, Failure, Run, SandboxRecord, SharedPart, Table};
 pub use write::{NewSandbox, Writing};
 
 use std::path::PathBuf;
@@ -39,6 +39,14 @@ pub enum StoreError {
         path: PathBuf,
         /// What SQLite says.
         source: rusqlite::Error,
+    },
+    /// One row of it is not what smolvm writes; the others are sound.
+    #[error("the row of {raw_id:?} in the state database is no valid row: {problem}")]
+    BrokenRow {
+        /// The text in its id column.
+        raw_id: String,
+        /// What is wrong with it.
+        problem: String,
     },
     /// A newer smolvm made it.
     #[error("the state database {} has version {found}, and this smolvm knows up to {known}", path.display())]

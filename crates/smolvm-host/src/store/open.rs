@@ -31,7 +31,26 @@ impl Store {
         match std::fs::metadata(path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             // Any other trouble is for SQLite to name.
-            Ok(_) | Err(_) => Self::with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map(Some),
+            Ok(_) | Err(_) => match Self::with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE) {
+                Err(StoreError::Open { .. } | StoreError::ReadOnly) => Self::open_unwritable(path).map(Some),
+                other => other.map(Some),
+            },
+        }
+    }
+
+    /// Opens a database whose file system is read-only, so that what is there can at least be told.
+    ///
+    /// WAL needs a writable directory even for reading; `immutable` does without, and sees what the
+    /// last writer had checkpointed. Every write through it fails as read-only.
+    fn open_unwritable(path: &Path) -> Result<Self, StoreError> {
+        let named = |source| StoreError::Open { path: path.to_owned(), source };
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+        let connection = Connection::open_with_flags(immutable_uri(path), flags).map_err(named)?;
+        let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(named)?;
+        if version == SCHEMA_VERSION {
+            Ok(Self { connection, path: path.to_owned() })
+        } else {
+            Err(StoreError::Newer { path: path.to_owned(), found: version, known: SCHEMA_VERSION })
         }
     }
 
@@ -53,6 +72,7 @@ impl Store {
             StoreError::Sql { source } => named(source),
             StoreError::Open { .. }
             | StoreError::Corrupt { .. }
+            | StoreError::BrokenRow { .. }
             | StoreError::Newer { .. }
             | StoreError::Full
             | StoreError::ReadOnly
@@ -93,6 +113,21 @@ impl Store {
         tx.commit()?;
         Ok(())
     }
+}
+
+/// A URI for any path: every byte that is no plain character of a path is escaped.
+fn immutable_uri(path: &Path) -> String {
+    use std::fmt::Write;
+    use std::os::unix::ffi::OsStrExt;
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'.' | b'-' | b'_' => uri.push(char::from(*byte)),
+            // Writing into a String cannot fail.
+            other => drop(write!(uri, "%{other:02x}")),
+        }
+    }
+    uri + "?immutable=1"
 }
 
 #[cfg(test)]

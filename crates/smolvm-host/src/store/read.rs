@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension, Row};
 use smolvm_model::ledger::Entry;
 use smolvm_model::name::SandboxId;
 
-use super::record::{BrokenRow, SandboxRecord, SharedPart, Table, identity_from_json, spec_from_json};
+use super::record::{BrokenPlace, BrokenRow, SandboxRecord, SharedPart, Table, identity_from_json, spec_from_json};
 use super::{Store, StoreError};
 
 const SANDBOX: &str = "SELECT seq, id, state, generation, spec, created_ms, expires_ms, run, failure, exit FROM sandbox";
@@ -40,12 +40,12 @@ impl Store {
         let tx = self.connection.unchecked_transaction()?;
         let found = tx.prepare_cached(&format!("{SANDBOX} WHERE id = ?1"))?.query_row([id.as_str()], |row| Ok(sandbox(row))).optional()?;
         let Some(found) = found else { return Ok(None) };
-        let record = found?.map_err(|broken| corrupt(self, &broken.problem))?;
+        let record = found?.map_err(broken_row)?;
         let mut statement = tx.prepare_cached(&format!("{LEDGER} WHERE sandbox = ?1 ORDER BY kind, key"))?;
         let mut rows = statement.query([id.as_str()])?;
         let mut entries = Vec::new();
         while let Some(row) = rows.next()? {
-            entries.push(entry(row)?.map_err(|broken| corrupt(self, &broken.problem))?);
+            entries.push(entry(row)?.map_err(broken_row)?);
         }
         Ok(Some((record, entries)))
     }
@@ -70,9 +70,8 @@ impl Store {
     }
 }
 
-fn corrupt(store: &Store, problem: &str) -> StoreError {
-    let source = rusqlite::Error::InvalidParameterName(problem.to_owned());
-    StoreError::Corrupt { path: store.path.clone(), source }
+fn broken_row(row: BrokenRow) -> StoreError {
+    StoreError::BrokenRow { raw_id: row.raw_id.chars().take(100).collect(), problem: row.problem }
 }
 
 type Parsed<T> = Result<T, BrokenRow>;
@@ -81,7 +80,7 @@ fn sandbox(row: &Row<'_>) -> Result<Parsed<SandboxRecord>, rusqlite::Error> {
     let raw_id: String = row.get(1)?;
     let (state, spec): (String, String) = (row.get(2)?, row.get(4)?);
     let (run, failure, exit): (Option<String>, Option<String>, Option<String>) = (row.get(7)?, row.get(8)?, row.get(9)?);
-    let broken = |problem: String| BrokenRow { raw_id: raw_id.clone(), problem };
+    let broken = |problem: String| BrokenRow { raw_id: raw_id.clone(), problem, place: BrokenPlace::Sandbox };
     let (seq, generation, created_ms, expires_ms) = (row.get(0)?, row.get(3)?, row.get(5)?, row.get(6)?);
     let parse = || {
         Ok(SandboxRecord {
@@ -107,7 +106,8 @@ fn optional<T: serde::de::DeserializeOwned>(text: Option<&str>) -> Result<Option
 fn entry(row: &Row<'_>) -> Result<Parsed<Entry>, rusqlite::Error> {
     let (kind, key, raw_id, status): (String, String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
     let identity: Option<String> = row.get(4)?;
-    let broken = |problem: String| BrokenRow { raw_id: raw_id.clone(), problem };
+    let place = BrokenPlace::Entry { kind: kind.clone(), key: key.clone() };
+    let broken = |problem: String| BrokenRow { raw_id: raw_id.clone(), problem, place: place.clone() };
     let parse = || {
         Ok(Entry {
             sandbox: raw_id.parse().map_err(|e| broken(format!("{e}")))?,

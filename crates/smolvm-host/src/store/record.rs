@@ -91,6 +91,22 @@ pub struct BrokenRow {
     pub raw_id: String,
     /// What is wrong with it.
     pub problem: String,
+    /// Where it stands.
+    pub place: BrokenPlace,
+}
+
+/// Where a broken row stands, which is all that dropping it may touch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BrokenPlace {
+    /// The row of a sandbox.
+    Sandbox,
+    /// One entry of the ledger; its sandbox may be sound.
+    Entry {
+        /// The text in the kind column.
+        kind: String,
+        /// The text in the key column.
+        key: String,
+    },
 }
 
 /// All rows of one look.

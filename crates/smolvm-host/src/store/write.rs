@@ -6,7 +6,7 @@ use smolvm_model::name::SandboxId;
 use smolvm_model::spec::Spec;
 use smolvm_model::state::State;
 
-use super::record::{Exit, Failure, Run, SharedPart, identity_to_json, spec_to_json, to_json};
+use super::record::{BrokenPlace, BrokenRow, Exit, Failure, Run, SharedPart, identity_to_json, spec_to_json, to_json};
 use super::{Store, StoreError};
 
 /// A sandbox about to be recorded.
@@ -120,6 +120,14 @@ impl Writing<'_> {
         if changed == 0 { Err(StoreError::Changed) } else { Ok(expected + 1) }
     }
 
+    /// Moves a sandbox to another state whatever its generation, for whoever holds its lock and overrules its monitor.
+    pub fn force_state(&self, id: &SandboxId, state: State) -> Result<(), StoreError> {
+        self.tx
+            .prepare_cached("UPDATE sandbox SET state = ?2, generation = generation + 1 WHERE id = ?1")?
+            .execute(params![id.as_str(), state.as_str()])?;
+        Ok(())
+    }
+
     /// Records facts of the present run; a new run forgets how the last one ended.
     pub fn set_run(&self, id: &SandboxId, run: &Run) -> Result<(), StoreError> {
         self.set_text(id, "UPDATE sandbox SET run = ?2, failure = NULL, exit = NULL WHERE id = ?1", Some(to_json(run)))
@@ -149,10 +157,18 @@ impl Writing<'_> {
         }
     }
 
-    /// Drops a row that is no valid sandbox, and its entries, touching nothing else.
-    pub fn drop_broken(&self, raw_id: &str) -> Result<(), StoreError> {
-        self.tx.execute("DELETE FROM ledger WHERE sandbox = ?1", [raw_id])?;
-        self.tx.execute("DELETE FROM sandbox WHERE id = ?1", [raw_id])?;
+    /// Drops a broken row and touches nothing on the host. With a sandbox's row its entries go too: what
+    /// they named carries the mark, and is found as an orphan. A broken entry goes alone.
+    pub fn drop_broken(&self, row: &BrokenRow) -> Result<(), StoreError> {
+        match &row.place {
+            BrokenPlace::Entry { kind, key } => {
+                self.tx.execute("DELETE FROM ledger WHERE kind = ?1 AND key = ?2", [kind, key])?;
+            }
+            BrokenPlace::Sandbox => {
+                self.tx.execute("DELETE FROM ledger WHERE sandbox = ?1", [&row.raw_id])?;
+                self.tx.execute("DELETE FROM sandbox WHERE id = ?1", [&row.raw_id])?;
+            }
+        }
         Ok(())
     }
 
@@ -284,6 +300,17 @@ mod tests {
     }
 
     #[test]
+    fn a_broken_entry_is_dropped_without_its_sandbox() {
+        let (_dir, mut store, id) = with_one();
+        store.connection.execute("INSERT INTO ledger (kind, key, sandbox, status) VALUES ('teapot', 'k', 'vm-a', 'held')", []).unwrap();
+        assert!(matches!(store.sandbox(&id), Err(StoreError::BrokenRow { .. })), "an entry that cannot be read was passed over");
+        let broken = store.table().unwrap().broken;
+        assert_eq!(broken.len(), 1);
+        store.write(|w| w.drop_broken(&broken[0])).unwrap();
+        assert_eq!(store.sandbox(&id).unwrap().unwrap().1.len(), 1);
+    }
+
+    #[test]
     fn hostile_rows_are_shown_and_never_parsed_into_values() {
         let (_dir, mut store, _) = with_one();
         for raw in ["../..", "/etc", "a\nb", &"x".repeat(300)] {
@@ -292,7 +319,7 @@ mod tests {
         let table = store.table().unwrap();
         assert_eq!((table.sandboxes.len(), table.broken.len()), (1, 4));
         for broken in table.broken {
-            store.write(|w| w.drop_broken(&broken.raw_id)).unwrap();
+            store.write(|w| w.drop_broken(&broken)).unwrap();
         }
         assert_eq!(store.count().unwrap(), 1);
     }

@@ -86,7 +86,8 @@ fn processes(vm: &Smolvm) -> Vec<(Entry, Option<String>)> {
     let engine = Engine::find(vm.settings.hypervisor.as_deref(), &vm.paths().cache).ok();
     let is_hypervisor = |dev, ino| engine.as_ref().is_some_and(|e| (e.binary.id.dev, e.binary.id.ino) == (dev, ino));
     let holds = |process: &Path, mark: &Mark| {
-        scan::has_open_beneath(process, &vm.paths().sandbox(&mark.sandbox)) || scan::has_open_beneath(process, &vm.paths().run_dir(&mark.sandbox))
+        scan::has_open_beneath(process, &vm.paths().sandbox(&mark.sandbox))
+            || scan::has_open_beneath(process, &vm.paths().run_dir(&mark.sandbox))
     };
     let found = scan::marked(vm.proc(), &vm.install, is_hypervisor, holds).unwrap_or_default();
     found
@@ -99,7 +100,9 @@ fn processes(vm: &Smolvm) -> Vec<(Entry, Option<String>)> {
             let identity = ProcessIdentity { pid: m.pid, start_ticks: m.start_ticks, boot_id: vm.boot_id.clone(), token: token.clone() };
             let doubt = match m.proof {
                 Proof::Ours => None,
-                Proof::Unknown => Some(format!("process {} carries the mark, but is not proven to be a hypervisor of this installation", m.pid)),
+                Proof::Unknown => {
+                    Some(format!("process {} carries the mark, but is not proven to be a hypervisor of this installation", m.pid))
+                }
             };
             Some((orphan_entry(m.mark.sandbox, Kind::Process, token, Some(identity)), doubt))
         })

@@ -109,10 +109,16 @@ impl Smolvm {
         }
         plan.targets.sort_by(|a, b| a.id.cmp(&b.id));
         plan.reconciled_stale.sort();
-        let entries: Vec<Entry> = plan.targets.iter().flat_map(|t| grouped.get(t.id.as_str()).copied().unwrap_or_default()).cloned().collect();
+        let entries: Vec<Entry> =
+            plan.targets.iter().flat_map(|t| grouped.get(t.id.as_str()).copied().unwrap_or_default()).cloned().collect();
         plan.steps = Plan::teardown(&entries, Reason::Delete)
             .steps()
-            .map(|s| StepView { id: s.entry.sandbox.to_string(), kind: s.entry.kind.as_str(), key: s.entry.key.clone(), outcome: "planned" })
+            .map(|s| StepView {
+                id: s.entry.sandbox.to_string(),
+                kind: s.entry.kind.as_str(),
+                key: s.entry.key.clone(),
+                outcome: "planned",
+            })
             .collect();
         Ok(plan)
     }

@@ -226,7 +226,11 @@ mod tests {
 
     #[test]
     fn a_hostile_row_is_shown_harmlessly() {
-        let row = BrokenRow { raw_id: format!("../..\n\u{1b}[2J{}", "x".repeat(500)), problem: "\u{1b}]0;x\u{7}".to_owned(), place: smolvm_host::store::BrokenPlace::Sandbox };
+        let row = BrokenRow {
+            raw_id: format!("../..\n\u{1b}[2J{}", "x".repeat(500)),
+            problem: "\u{1b}]0;x\u{7}".to_owned(),
+            place: smolvm_host::store::BrokenPlace::Sandbox,
+        };
         let report = judge_rows(&[row]);
         assert_eq!(report.status, CheckStatus::Fail);
         assert!(!report.evidence.contains(['\n', '\u{1b}', '\u{7}']) && report.evidence.len() < 300, "{:?}", report.evidence);

@@ -56,5 +56,12 @@ pub enum MonitorNetwork {
         gateway: Ipv4Addr,
     },
     /// Through a helper process.
-    User,
+    User {
+        /// The guest's Ethernet address.
+        mac: String,
+        /// The guest's address.
+        address: Ipv4Addr,
+        /// Gateway and name server, as the guest sees them.
+        gateway: Ipv4Addr,
+    },
 }

@@ -48,7 +48,8 @@ impl CappedLog {
 
     /// The last lines, made harmless for a terminal.
     pub(super) fn last_lines(&self, count: usize) -> String {
-        let text: String = String::from_utf8_lossy(&self.tail).chars().map(|c| if c == '\n' || !c.is_control() { c } else { ' ' }).collect();
+        let text: String =
+            String::from_utf8_lossy(&self.tail).chars().map(|c| if c == '\n' || !c.is_control() { c } else { ' ' }).collect();
         let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
         lines[lines.len().saturating_sub(count)..].join("; ")
     }

@@ -14,16 +14,16 @@
 
 mod client;
 mod config;
-mod dns;
 mod exit;
 mod guest;
 mod log;
+mod network;
 mod outgoing;
 mod poll;
+mod relay;
 mod report;
 mod requests;
 mod run;
-mod relay;
 mod vmm;
 
 pub use config::{MonitorConfig, MonitorNetwork};

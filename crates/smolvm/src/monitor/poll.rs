@@ -11,13 +11,14 @@ use smolvm_host::store::Store;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
 use smolvm_model::state::State;
-use smolvm_proto::{AgentMessage, BootConfig, Entropy, Frame, FrameKind, HostMessage, NetworkConfig, Nonce, UnixTime, decode};
+use smolvm_proto::{AgentMessage, BootConfig, Entropy, Frame, FrameKind, HostMessage, Nonce, UnixTime, decode};
 
 use super::client::{Client, Heard};
-use super::config::{MonitorConfig, MonitorNetwork};
+use super::config::MonitorConfig;
 use super::exit::{self, Evidence};
 use super::guest::{ENOUGH, Guest};
 use super::log::CappedLog;
+use super::network::Service;
 use super::relay::{ClientId, Relay};
 use super::report::{Report, Reporter};
 use super::run::random_bytes;
@@ -42,6 +43,7 @@ pub(super) struct Parts {
     pub(super) stderr: OwnedFd,
     pub(super) enforced: serde_json::Value,
     pub(super) listener: UnixListener,
+    pub(super) network: Option<Service>,
     pub(super) console_log: PathBuf,
     pub(super) hypervisor_log: PathBuf,
 }
@@ -71,7 +73,7 @@ pub(super) struct Loop<'a> {
     pub(super) kill_at: Option<Instant>,
     /// Who wants to hear that it has ended.
     pub(super) stoppers: Vec<ClientId>,
-    dns: Option<super::dns::NameService>,
+    network: Option<Service>,
 }
 
 /// What a descriptor of the set is.
@@ -84,16 +86,17 @@ enum Source {
     Stderr,
     Listener,
     Client(ClientId),
-    Dns,
+    Network,
 }
 
 impl<'a> Loop<'a> {
-    pub(super) fn new(config: &'a MonitorConfig, vm: &'a Smolvm, id: &'a SandboxId, parts: Parts, reporter: &'a mut Reporter) -> Result<Self, Error> {
-        let mut hypervisor_log = CappedLog::open(&parts.hypervisor_log);
-        let dns = super::dns::NameService::start(config).unwrap_or_else(|e| {
-            hypervisor_log.append(format!("smolvm: no name service for the guest: {e}\n").as_bytes());
-            None
-        });
+    pub(super) fn new(
+        config: &'a MonitorConfig,
+        vm: &'a Smolvm,
+        id: &'a SandboxId,
+        parts: Parts,
+        reporter: &'a mut Reporter,
+    ) -> Result<Self, Error> {
         Ok(Self {
             config,
             vm,
@@ -106,7 +109,7 @@ impl<'a> Loop<'a> {
             console: Some(parts.console),
             stderr: Some(parts.stderr),
             console_log: CappedLog::open(&parts.console_log),
-            hypervisor_log,
+            hypervisor_log: CappedLog::open(&parts.hypervisor_log),
             enforced: parts.enforced,
             listener: parts.listener,
             clients: Vec::new(),
@@ -117,7 +120,7 @@ impl<'a> Loop<'a> {
             evidence: Evidence::default(),
             kill_at: None,
             stoppers: Vec::new(),
-            dns,
+            network: parts.network,
         })
     }
 
@@ -139,11 +142,11 @@ impl<'a> Loop<'a> {
                     Source::Listener => self.accept(),
                     Source::Client(id) => self.hear_client(id),
                     // Served below, after every wait.
-                    Source::Dns => {}
+                    Source::Network => {}
                 }
             }
-            if let Some(dns) = &mut self.dns {
-                dns.serve();
+            if let Some(network) = &mut self.network {
+                network.serve();
             }
             if self.kill_at.is_some_and(|at| at <= Instant::now()) {
                 self.kill_at = None;
@@ -156,10 +159,8 @@ impl<'a> Loop<'a> {
         let out = |waiting: bool| if waiting { PollFlags::OUT } else { PollFlags::empty() };
         // With much waiting for the guest, clients are left unread: the pressure reaches them through their sockets.
         let hear_clients = if self.guest.out.len() < ENOUGH { PollFlags::IN } else { PollFlags::empty() };
-        let mut set: Vec<(Source, PollFd<'_>)> = vec![
-            (Source::Pidfd, PollFd::new(&self.pidfd, PollFlags::IN)),
-            (Source::Listener, PollFd::new(&self.listener, PollFlags::IN)),
-        ];
+        let mut set: Vec<(Source, PollFd<'_>)> =
+            vec![(Source::Pidfd, PollFd::new(&self.pidfd, PollFlags::IN)), (Source::Listener, PollFd::new(&self.listener, PollFlags::IN))];
         if self.vmm.is_open() {
             set.push((Source::Qmp, PollFd::new(&self.vmm.socket, PollFlags::IN | out(!self.vmm.out.is_empty()))));
         }
@@ -174,17 +175,18 @@ impl<'a> Loop<'a> {
         for client in &self.clients {
             set.push((Source::Client(client.id), PollFd::new(&client.socket, hear_clients | out(!client.out.is_empty()))));
         }
-        if let Some(dns) = &self.dns {
-            set.extend(dns.poll_fds().into_iter().map(|fd| (Source::Dns, fd)));
+        if let Some(network) = &self.network {
+            set.extend(network.poll_fds().into_iter().map(|fd| (Source::Network, fd)));
         }
         let (kinds, mut polled): (Vec<Source>, Vec<PollFd<'_>>) = set.into_iter().unzip();
-        let deadline = [self.kill_at, self.dns.as_ref().and_then(super::dns::NameService::deadline)].into_iter().flatten().min();
+        let deadline = [self.kill_at, self.network.as_ref().and_then(Service::deadline)].into_iter().flatten().min();
         let timeout = deadline.and_then(|at| Timespec::try_from(at.saturating_duration_since(Instant::now())).ok());
         match poll(&mut polled, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(e) => return Err(Error::new(ErrorCode::Internal, "the monitor cannot wait").because(e)),
         }
-        let mut ready: Vec<Source> = kinds.into_iter().zip(&polled).filter(|(_, fd)| !fd.revents().is_empty()).map(|(kind, _)| kind).collect();
+        let mut ready: Vec<Source> =
+            kinds.into_iter().zip(&polled).filter(|(_, fd)| !fd.revents().is_empty()).map(|(kind, _)| kind).collect();
         ready.dedup();
         // What the hypervisor said last is read before its end is judged.
         ready.sort_by_key(|s| *s == Source::Pidfd);
@@ -237,7 +239,9 @@ impl<'a> Loop<'a> {
                 return Ok(());
             }
             Err(e) => {
-                return Err(Error::new(ErrorCode::GuestError, "the guest cannot be talked to").hint("rebuild its initramfs: smolvm setup").because(e));
+                return Err(Error::new(ErrorCode::GuestError, "the guest cannot be talked to")
+                    .hint("rebuild its initramfs: smolvm setup")
+                    .because(e));
             }
         };
         for frame in frames {
@@ -282,7 +286,8 @@ impl<'a> Loop<'a> {
                 self.reporter.finish(&Report::Ready);
             }
             AgentMessage::Failed { step, message } => {
-                let text: String = format!("the guest failed to boot at {step}: {message}").chars().filter(|c| !c.is_control()).take(500).collect();
+                let text: String =
+                    format!("the guest failed to boot at {step}: {message}").chars().filter(|c| !c.is_control()).take(500).collect();
                 return Err(Error::new(ErrorCode::GuestError, text).hint(format!("smolvm logs {}", self.id)));
             }
             AgentMessage::Halted => {
@@ -299,22 +304,13 @@ impl<'a> Loop<'a> {
 
     fn boot_config(&self) -> Result<BootConfig, Error> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let network = match &self.config.network {
-            Some(MonitorNetwork::Tap { mac, address, gateway, .. }) => Some(NetworkConfig {
-                mac: mac.clone(),
-                address: address.to_string(),
-                prefix: 32,
-                gateway: gateway.to_string(),
-                dns: vec![gateway.to_string()],
-            }),
-            Some(MonitorNetwork::User) | None => None,
-        };
         Ok(BootConfig {
             hostname: self.id.to_string(),
             machine_id: self.config.machine_id.clone(),
             time: UnixTime { secs: now.as_secs(), nanos: now.subsec_nanos() },
-            entropy: Entropy::new(random_bytes::<64>()?.to_vec()).map_err(|e| Error::new(ErrorCode::Internal, "the seed is too long").because(e))?,
-            network,
+            entropy: Entropy::new(random_bytes::<64>()?.to_vec())
+                .map_err(|e| Error::new(ErrorCode::Internal, "the seed is too long").because(e))?,
+            network: super::network::guest_config(self.config),
             data_disk: true,
         })
     }
@@ -359,7 +355,11 @@ impl<'a> Loop<'a> {
 
     fn died_at_boot(&self) -> Error {
         let (console, words) = (self.console_log.last_lines(3), self.hypervisor_log.last_lines(2));
-        let what = if self.console_log.mentions("Kernel panic") { "the guest's kernel panicked at boot" } else { "the hypervisor ended before the guest answered" };
+        let what = if self.console_log.mentions("Kernel panic") {
+            "the guest's kernel panicked at boot"
+        } else {
+            "the hypervisor ended before the guest answered"
+        };
         let detail: Vec<String> = [console, words].into_iter().filter(|t| !t.is_empty()).collect();
         let text = if detail.is_empty() { what.to_owned() } else { format!("{what}: {}", detail.join(" | ")) };
         Error::new(ErrorCode::GuestError, text).hint(format!("smolvm logs {}", self.id))
@@ -384,7 +384,6 @@ impl<'a> Loop<'a> {
             let _ = client.out.flush(client.socket.as_fd());
         }
     }
-
 }
 
 /// Reads once from a pipe of the hypervisor into its log; the end of the pipe closes it.

@@ -65,9 +65,10 @@ impl Loop<'_> {
                 self.kill_now();
                 MonitorReply::Stopping
             }
-            MonitorRequest::Unknown => {
-                MonitorReply::Error { code: MonitorErrorCode::Unsupported, message: "this monitor does not know the request; it is of another version".to_owned() }
-            }
+            MonitorRequest::Unknown => MonitorReply::Error {
+                code: MonitorErrorCode::Unsupported,
+                message: "this monitor does not know the request; it is of another version".to_owned(),
+            },
         };
         if let Ok(payload) = encode(&reply) {
             self.answer(id, &Frame::control(payload));

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::num::{NonZeroU8, NonZeroU32};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
@@ -15,12 +15,12 @@ use smolvm_host::jail::JailIdentity;
 use smolvm_host::lock::{self, Lock};
 use smolvm_host::store::Store;
 use smolvm_host::{proc::identity, random};
-use smolvm_model::engine::{Accelerator, MachineShape, NetKind};
+use smolvm_model::engine::{Accelerator, MachineShape};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Kind, ProcessIdentity};
 use smolvm_model::name::{LaunchToken, SandboxId};
 
-use super::config::{MonitorConfig, MonitorNetwork};
+use super::config::MonitorConfig;
 use super::poll::{Loop, Parts};
 use super::report::{Report, Reporter};
 use crate::error::Error;
@@ -56,7 +56,7 @@ pub fn run() -> u8 {
 
 /// Standard error is the monitor's log.
 #[expect(clippy::print_stderr, reason = "the monitor's standard error is its log file")]
-fn complain(e: &Error) {
+pub(super) fn complain(e: &Error) {
     eprintln!("smolvm monitor: {}", e.one_line());
 }
 
@@ -68,7 +68,8 @@ fn live(config: &MonitorConfig, reporter: &mut Reporter) -> Result<(), Error> {
     let _alive = hold_lock(&vm, &id)?;
     let listener = listen(&vm, &id)?;
     record_self(&vm, &token)?;
-    let launched = start_hypervisor(config, &vm, &id, &token)?;
+    let (net, network) = super::network::attach(config)?;
+    let launched = start_hypervisor(config, &vm, &id, &token, net)?;
     record_hypervisor(&vm, &token, &launched)?;
     let parts = Parts {
         pid: launched.pid,
@@ -79,6 +80,7 @@ fn live(config: &MonitorConfig, reporter: &mut Reporter) -> Result<(), Error> {
         stderr: launched.stderr,
         enforced: serde_json::to_value(&launched.enforced).unwrap_or_default(),
         listener,
+        network,
         console_log: vm.paths().sandbox(&id).join(CONSOLE),
         hypervisor_log: vm.paths().sandbox(&id).join(HYPERVISOR_LOG),
     };
@@ -107,7 +109,8 @@ fn hold_lock(vm: &Smolvm, id: &SandboxId) -> Result<Lock, Error> {
 
 fn listen(vm: &Smolvm, id: &SandboxId) -> Result<UnixListener, Error> {
     let fail = |e: std::io::Error| Error::new(ErrorCode::Internal, "the monitor's socket cannot be made").because(e);
-    let dir = openat(CWD, vm.paths().run_dir(id), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(|e| fail(e.into()))?;
+    let dir = openat(CWD, vm.paths().run_dir(id), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| fail(e.into()))?;
     let path = socket_path(&dir);
     // A killed monitor leaves its socket's name; the lock says that it is dead.
     match std::fs::remove_file(&path) {
@@ -119,7 +122,13 @@ fn listen(vm: &Smolvm, id: &SandboxId) -> Result<UnixListener, Error> {
     Ok(listener)
 }
 
-fn start_hypervisor(config: &MonitorConfig, vm: &Smolvm, id: &SandboxId, token: &LaunchToken) -> Result<Launched, Error> {
+fn start_hypervisor(
+    config: &MonitorConfig,
+    vm: &Smolvm,
+    id: &SandboxId,
+    token: &LaunchToken,
+    net: Option<NetAttach>,
+) -> Result<Launched, Error> {
     let odd = |what: &str| Error::new(ErrorCode::Internal, format!("the monitor was given {what} that is none"));
     let open = |what: &'static str, file: std::io::Result<File>| {
         file.map_err(|e| Error::new(crate::error::io_code(&e), format!("the {what} cannot be opened")).because(e))
@@ -143,32 +152,18 @@ fn start_hypervisor(config: &MonitorConfig, vm: &Smolvm, id: &SandboxId, token: 
         root_image: open("root image", File::open(&config.image))?,
         data_disk: open("data disk", OpenOptions::new().read(true).write(true).open(vm.paths().disk(id)))?,
         data_disk_limit: config.disk_bytes,
-        net: attach(config)?,
+        net,
         identity: config.uid.map_or(JailIdentity::Caller, JailIdentity::Uid),
     };
     launch(request).map_err(|e| Error::new(ErrorCode::Internal, "the hypervisor cannot be started").hint("smolvm doctor").because(e))
-}
-
-fn attach(config: &MonitorConfig) -> Result<Option<NetAttach>, Error> {
-    match &config.network {
-        None => Ok(None),
-        Some(MonitorNetwork::Tap { mac, .. }) => {
-            let fail = |e: std::io::Error| Error::new(ErrorCode::Internal, "the network device was not handed over").because(e);
-            let fd = rustix::stdio::stdin().as_fd().try_clone_to_owned().map_err(fail)?;
-            let null: OwnedFd = File::open("/dev/null").map_err(fail)?.into();
-            rustix::stdio::dup2_stdin(&null).map_err(|e| fail(e.into()))?;
-            let mac = mac.parse().map_err(|_| Error::new(ErrorCode::Internal, "the monitor was given an odd Ethernet address"))?;
-            Ok(Some(NetAttach { fd, kind: NetKind::Tap, mac }))
-        }
-        Some(MonitorNetwork::User) => Err(Error::new(ErrorCode::Unsupported, "the network mode user is not built yet").hint("use --net none")),
-    }
 }
 
 /// The monitor writes down who it is before it makes anything.
 fn record_self(vm: &Smolvm, token: &LaunchToken) -> Result<(), Error> {
     let pid = std::process::id();
     let seen = identity::look(vm.proc(), pid).ok().flatten();
-    let seen = seen.ok_or_else(|| Error::new(ErrorCode::Unsupported, "the monitor cannot see itself in /proc").hint("/proc must be mounted"))?;
+    let seen =
+        seen.ok_or_else(|| Error::new(ErrorCode::Unsupported, "the monitor cannot see itself in /proc").hint("/proc must be mounted"))?;
     record(vm, Kind::Monitor, token, pid, seen.start_ticks)
 }
 

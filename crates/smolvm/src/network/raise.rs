@@ -66,7 +66,8 @@ fn admit_guest(vm: &Smolvm, pool: AddressPool, guest: &Guest, opened: &Opened) -
 }
 
 fn guest_of(vm: &Smolvm, id: &SandboxId, entries: &[Entry]) -> Result<Guest, Error> {
-    let broken = || Error::new(ErrorCode::StateCorrupt, format!("the network of \"{id}\" is not in the ledger")).hint(format!("smolvm delete {id}"));
+    let broken =
+        || Error::new(ErrorCode::StateCorrupt, format!("the network of \"{id}\" is not in the ledger")).hint(format!("smolvm delete {id}"));
     Ok(Guest {
         mark: vm.mark(id),
         tap: key(entries, Kind::Tap).and_then(|k| k.parse().ok()).ok_or_else(broken)?,
@@ -81,19 +82,29 @@ fn key(entries: &[Entry], kind: Kind) -> Option<&str> {
 
 pub(super) fn nft_error(e: NftError) -> Error {
     let error = match &e {
-        NftError::Missing => Error::new(ErrorCode::MissingDependency, "the packet filter cannot be set").hint("apt-get install nftables, or use --net user"),
-        NftError::NoRights => Error::new(ErrorCode::PermissionDenied, "the packet filter cannot be set").hint("run it as root, or use --net user"),
-        NftError::NoSuchObject { .. } | NftError::Exists { .. } | NftError::Refused { .. } | NftError::Tool(_) | NftError::Unreadable { .. } => {
-            Error::new(ErrorCode::Internal, "the packet filter cannot be set").hint("see: smolvm doctor")
+        NftError::Missing => {
+            Error::new(ErrorCode::MissingDependency, "the packet filter cannot be set").hint("apt-get install nftables, or use --net user")
         }
+        NftError::NoRights => {
+            Error::new(ErrorCode::PermissionDenied, "the packet filter cannot be set").hint("run it as root, or use --net user")
+        }
+        NftError::NoSuchObject { .. }
+        | NftError::Exists { .. }
+        | NftError::Refused { .. }
+        | NftError::Tool(_)
+        | NftError::Unreadable { .. } => Error::new(ErrorCode::Internal, "the packet filter cannot be set").hint("see: smolvm doctor"),
     };
     error.because(e)
 }
 
 fn tap_error(e: TapError) -> Error {
     let error = match &e {
-        TapError::NoDriver { .. } => Error::new(ErrorCode::MissingDependency, "no network device can be made").hint("modprobe tun, or use --net user"),
-        TapError::NoRights => Error::new(ErrorCode::PermissionDenied, "no network device can be made").hint("run it as root, or use --net user"),
+        TapError::NoDriver { .. } => {
+            Error::new(ErrorCode::MissingDependency, "no network device can be made").hint("modprobe tun, or use --net user")
+        }
+        TapError::NoRights => {
+            Error::new(ErrorCode::PermissionDenied, "no network device can be made").hint("run it as root, or use --net user")
+        }
         TapError::Foreign { .. } | TapError::InUse { .. } => Error::new(ErrorCode::Refused, "the sandbox's network device is not free"),
         TapError::RouteTaken { .. } | TapError::Tun { .. } | TapError::Netlink(_) | TapError::Sysctl(_) => {
             Error::new(ErrorCode::Internal, "the network device cannot be made").hint("see: smolvm doctor")

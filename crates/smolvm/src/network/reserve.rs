@@ -49,7 +49,9 @@ impl Smolvm {
         }
         let known = routes::known().map_err(|e| Error::new(ErrorCode::Internal, "the host's routes cannot be read").because(e))?;
         let pool = AddressPool::choose(&self.install, &known).map_err(|e| {
-            Error::new(ErrorCode::ResourceExhausted, "no private addresses are free for sandboxes").hint("use --net user or --net none").because(e)
+            Error::new(ErrorCode::ResourceExhausted, "no private addresses are free for sandboxes")
+                .hint("use --net user or --net none")
+                .because(e)
         })?;
         store.write(|w| w.set_meta(POOL, &pool.to_string()))?;
         Ok(pool)
@@ -72,13 +74,16 @@ pub(crate) fn reserve(vm: &Smolvm, w: &Writing<'_>, id: &SandboxId, reservation:
     let entry = |kind, key: String| Entry { sandbox: id.clone(), kind, key, status: Status::Reserved, identity: None };
     if let Some(range) = &reservation.uids {
         let taken: BTreeSet<u32> = w.taken(Kind::Uid)?.iter().filter_map(|k| k.parse().ok()).collect();
-        let uid = range.allocate(&taken).map_err(|e| Error::new(ErrorCode::ResourceExhausted, "every uid for hypervisors is taken").because(e))?;
+        let uid = range
+            .allocate(&taken)
+            .map_err(|e| Error::new(ErrorCode::ResourceExhausted, "every uid for hypervisors is taken").because(e))?;
         w.insert_entry(&entry(Kind::Uid, uid.to_string()))?;
     }
     if let Some(pool) = &reservation.pool {
         let taken: BTreeSet<Ipv4Addr> = w.taken(Kind::Address)?.iter().filter_map(|k| k.parse().ok()).collect();
-        let address =
-            pool.allocate(&taken).map_err(|e| Error::new(ErrorCode::ResourceExhausted, "every address for sandboxes is taken").because(e))?;
+        let address = pool
+            .allocate(&taken)
+            .map_err(|e| Error::new(ErrorCode::ResourceExhausted, "every address for sandboxes is taken").because(e))?;
         let mac = MacAddr::local(reservation.mac);
         let tap = TapName::derive(&vm.install, id);
         let guest = Guest { mark: vm.mark(id), tap: tap.clone(), mac, address };

@@ -54,7 +54,8 @@ pub(super) fn open(vm: &Smolvm, store: &mut Store) -> Result<Opened, Error> {
     store.write(|w| -> Result<(), Error> {
         w.note_shared(&SharedPart { kind: TABLE.to_owned(), key: table_name(&vm.install), before: None, after: None })?;
         for name in &needed {
-            let part = SharedPart { kind: FORWARDING.to_owned(), key: name.to_string(), before: Some(OFF.to_owned()), after: Some(ON.to_owned()) };
+            let part =
+                SharedPart { kind: FORWARDING.to_owned(), key: name.to_string(), before: Some(OFF.to_owned()), after: Some(ON.to_owned()) };
             w.note_shared(&part)?;
         }
         Ok(())

@@ -9,7 +9,6 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, openat, renameat_with,
 use rustix::io::Errno;
 use smolvm_host::fsx::{create_private_dir, remove_tree, sync_dir};
 use smolvm_host::random;
-use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind};
 use smolvm_model::teardown::Outcome;
 
@@ -24,14 +23,9 @@ const OWNER_CAP: u64 = 256;
 pub(super) fn remove(vm: &Smolvm, kind: Kind, entries: &[&Entry]) -> (Vec<Outcome>, u64) {
     let parent_path = match kind {
         Kind::RunDir => vm.paths().run.clone(),
-        Kind::StateDir
-        | Kind::Process
-        | Kind::Monitor
-        | Kind::NftElements
-        | Kind::Tap
-        | Kind::Address
-        | Kind::Mac
-        | Kind::Uid => vm.paths().sandboxes(),
+        Kind::StateDir | Kind::Process | Kind::Monitor | Kind::NftElements | Kind::Tap | Kind::Address | Kind::Mac | Kind::Uid => {
+            vm.paths().sandboxes()
+        }
     };
     // Run directories lie on another file system under root; they are small and lose nothing in a power cut.
     let trash_path = if kind == Kind::RunDir { vm.paths().run.join(".trash") } else { vm.paths().trash() };

@@ -28,19 +28,18 @@ pub(super) fn remove(vm: &Smolvm, entries: &[&Entry]) -> Vec<Outcome> {
         }
     }
     let done = if keys.is_empty() { Ok(nft::Removal::Done) } else { nft::remove(&vm.install, &keys) };
-    outcomes
-        .into_iter()
-        .map(|outcome| outcome.unwrap_or_else(|| done.as_ref().map_or_else(failed, |_| Outcome::Released)))
-        .collect()
+    outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| done.as_ref().map_or_else(failed, |_| Outcome::Released))).collect()
 }
 
 fn failed(e: &NftError) -> Outcome {
     let code = match e {
         NftError::Missing => ErrorCode::MissingDependency,
         NftError::NoRights => ErrorCode::PermissionDenied,
-        NftError::NoSuchObject { .. } | NftError::Exists { .. } | NftError::Refused { .. } | NftError::Tool(_) | NftError::Unreadable { .. } => {
-            ErrorCode::Internal
-        }
+        NftError::NoSuchObject { .. }
+        | NftError::Exists { .. }
+        | NftError::Refused { .. }
+        | NftError::Tool(_)
+        | NftError::Unreadable { .. } => ErrorCode::Internal,
     };
     Outcome::Failed { code, message: e.to_string() }
 }

@@ -18,5 +18,5 @@ mod processes;
 mod proof;
 mod taps;
 
-pub(crate) use effects::{Effects, HostEffects, Patience};
+pub(crate) use effects::{HostEffects, Patience};
 pub(crate) use execute::{Report, StepReport, execute, settle, settle_now};

@@ -40,7 +40,10 @@ impl HostEffects<'_> {
         for (i, ended) in targets.into_iter().zip(ended) {
             let late = || Outcome::Failed {
                 code: ErrorCode::Timeout,
-                message: format!("the process did not end within {} s of SIGKILL; it may be in uninterruptible sleep", AFTER_KILL.as_secs()),
+                message: format!(
+                    "the process did not end within {} s of SIGKILL; it may be in uninterruptible sleep",
+                    AFTER_KILL.as_secs()
+                ),
             };
             outcomes[i] = Some(match ended {
                 Ok(true) => Outcome::Released,
@@ -81,7 +84,8 @@ impl HostEffects<'_> {
 
     /// Processes whose start was intended and never recorded, by the token in their argv.
     fn find_unrecorded(&self, entries: &[&Entry]) -> HashMap<String, ProcessIdentity> {
-        let wanted: Vec<&str> = entries.iter().filter(|e| e.identity.is_none() && e.status != Status::Reserved).map(|e| e.key.as_str()).collect();
+        let wanted: Vec<&str> =
+            entries.iter().filter(|e| e.identity.is_none() && e.status != Status::Reserved).map(|e| e.key.as_str()).collect();
         let mut found = HashMap::new();
         if wanted.is_empty() {
             return found;
@@ -129,9 +133,5 @@ fn end_all(handles: &[OwnedFd], grace: Duration) -> Vec<Result<bool, String>> {
     let killed: Vec<Result<(), String>> =
         handles.iter().zip(&gone).map(|(h, gone)| if *gone { Ok(()) } else { kill::kill(h).map_err(|e| e.to_string()) }).collect();
     let ended = kill::wait_all(handles, AFTER_KILL);
-    killed
-        .into_iter()
-        .enumerate()
-        .map(|(i, sent)| sent.and_then(|()| ended.as_ref().map(|e| e[i]).map_err(ToString::to_string)))
-        .collect()
+    killed.into_iter().enumerate().map(|(i, sent)| sent.and_then(|()| ended.as_ref().map(|e| e[i]).map_err(ToString::to_string))).collect()
 }

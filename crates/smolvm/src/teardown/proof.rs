@@ -16,7 +16,9 @@ impl HostEffects<'_> {
             .iter()
             .map(|entry| match entry.kind {
                 Kind::Process | Kind::Monitor => self.process_still_there(entry),
-                Kind::NftElements => elements.as_ref().and_then(|keys| keys.iter().find(|k| **k == entry.key)).map(|k| format!("nft element {k}")),
+                Kind::NftElements => {
+                    elements.as_ref().and_then(|keys| keys.iter().find(|k| **k == entry.key)).map(|k| format!("nft element {k}"))
+                }
                 Kind::Tap => taps.iter().find(|name| **name == entry.key).map(|name| format!("network device {name}")),
                 Kind::RunDir | Kind::StateDir => dirs::still_there(self.vm, entry),
                 Kind::Address | Kind::Mac | Kind::Uid => None,
