@@ -81,6 +81,7 @@ fn a_device_of_somebody_else_is_refused_and_stays() {
         assert!(matches!(tap::make(&spec(&guest)), Err(TapError::Foreign { .. })));
         assert!(matches!(links::delete_all(&target).unwrap()[..], [Outcome::Refused { .. }]));
         assert!(tap::find_marked(&install()).unwrap().is_empty());
+        ip(&format!("link del {}", guest.tap));
     });
 }
 

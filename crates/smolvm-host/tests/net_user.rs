@@ -188,6 +188,7 @@ fn a_guest_reaches_neither_the_host_nor_its_loopback() {
             }
             assert!(Instant::now() < deadline, "a new address of the host stays open");
         }
+        ip("addr del 198.51.100.7/32 dev lo");
     });
 }
 

@@ -4,6 +4,7 @@
 //! ends. The host's namespace is never entered.
 #![allow(unsafe_code, dead_code)] // `unshare` of a single thread; each test file uses another part
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,9 +14,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use smolvm_host::net::tap::{self, TapSpec};
+use smolvm_host::net::{links, nft};
 use smolvm_host::proc::tool::Tool;
 use smolvm_model::name::{InstallId, MacAddr, Mark, TapName};
 use smolvm_model::network::{AddressPool, Base, GATEWAY_MAC, Guest};
+use testkit::{LeakOracle, Netns, Scope};
 
 /// How long anything that must happen may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -36,14 +39,46 @@ pub(crate) fn drop_capabilities() {
     }
 }
 
-/// Runs a test on a thread in a new network namespace; a panic there is a panic here.
-pub(crate) fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = std::thread::spawn(|| {
-        enter_private_namespace();
+/// Runs a test on a thread in a new network namespace; a panic there is a panic here. Afterwards the test's own
+/// things are taken away by `ip` and `nft`, smolvm's by smolvm, and the leak oracle must find the namespace as it was.
+pub(crate) fn in_namespace(test: impl FnOnce() + Send) {
+    let home = tempfile::tempdir().unwrap();
+    let netns = Netns::new().expect("network tests need root (or CAP_SYS_ADMIN)");
+    let oracle = LeakOracle::snapshot(Scope::home(home.path()).in_netns(&netns).install(install().as_str()));
+    netns.enter(|| {
         test();
+        remove_strangers();
+        remove_ours();
     });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
+    oracle.assert_clean();
+}
+
+fn remove_strangers() {
+    let ours = |name: &str| name == "lo" || name.starts_with("svt");
+    let links = ip("-o link");
+    let names = links.lines().filter_map(|line| line.split([':', '@']).nth(1)).map(str::trim);
+    for name in names.filter(|name| !ours(name)) {
+        // One end of a pair takes the other with it, and one whose peer's namespace is ending may be gone by now.
+        let _ = Tool::new("ip").args(["link", "del", name]).run();
+    }
+    let tables = Tool::new("nft").args(["list", "tables"]).run_ok().expect("the tests need nftables").text();
+    for table in tables.lines().filter(|table| !table.starts_with("table inet smolvm_")) {
+        Tool::new("nft").arg(format!("delete {table}")).run_ok().unwrap();
+    }
+    for (setting, value) in [("conf/all/rp_filter", "0"), ("ip_forward", "0")] {
+        std::fs::write(format!("/proc/sys/net/ipv4/{setting}"), value).unwrap();
+    }
+}
+
+/// As a cleanup of every installation would: by mark, and by the name of the table.
+fn remove_ours() {
+    let installs: BTreeSet<InstallId> =
+        nft::list_tables().unwrap().into_iter().chain([install(), InstallId::from_digest([7; 32])]).collect();
+    for install in &installs {
+        let taps: Vec<_> = tap::find_marked(install).unwrap().into_iter().map(|link| (link.name, link.mark)).collect();
+        let outcomes = links::delete_all(&taps).unwrap();
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, links::Outcome::Released)), "{outcomes:?}");
+        nft::drop_table(install).unwrap();
     }
 }
 
