@@ -14,11 +14,9 @@ use crate::installation::Smolvm;
 const ID: &str = "orphans";
 
 pub(super) fn look(vm: &Smolvm) -> Vec<CheckReport> {
-    // The search asks the hypervisor's cache; a look makes none where there is none.
+    // The search wants to know the hypervisor's executable, and would note the answer in the cache.
     let mut looker = vm.clone();
-    if !looker.settings.paths.cache.exists() {
-        looker.settings.paths.cache = NO_CACHE.into();
-    }
+    looker.settings.paths.cache = NO_CACHE.into();
     vec![match looker.cleanup_plan(&Scope::All) {
         Ok(plan) => judge(&plan.orphans),
         Err(e) => CheckReport::fail(ID, "the host cannot be searched", e.one_line()).mended_by(e.recovery.unwrap_or_default()),
