@@ -68,8 +68,11 @@ impl Archive {
 pub(super) mod tests {
     use super::*;
 
-    /// Path, mode, device and content of every entry, read back.
-    pub(crate) fn read_back(mut bytes: &[u8]) -> Vec<(String, u32, (u32, u32), Vec<u8>)> {
+    /// Path, mode, device and content.
+    pub(crate) type Entry = (String, u32, (u32, u32), Vec<u8>);
+
+    /// Every entry, read back.
+    pub(crate) fn read_back(mut bytes: &[u8]) -> Vec<Entry> {
         let mut entries = Vec::new();
         loop {
             assert_eq!(&bytes[..6], b"070701");

@@ -22,7 +22,7 @@ const SMALLEST: u64 = 32 << 20;
 const LARGEST: u64 = 15 << 40;
 /// What a template really takes, with its journal, in the largest sizes that are usual.
 const SPACE_MIB: u64 = 8;
-const BUILD_WAIT: Duration = Duration::from_secs(60);
+const BUILD_WAIT: Duration = Duration::from_mins(1);
 /// Part of the file's name: another layout gets other templates.
 const LAYOUT: u32 = 1;
 

@@ -13,6 +13,7 @@ use super::minimal::MinimalError;
 use super::packages::PackageError;
 use crate::fsx::FsError;
 use crate::lock::LockError;
+use crate::proc::tool::ToolError;
 
 /// What can go wrong with what guests boot.
 #[derive(Debug, thiserror::Error)]
@@ -92,4 +93,29 @@ pub enum ImageError {
     /// Another command is building the same, or the lock cannot be used.
     #[error(transparent)]
     Lock(#[from] LockError),
+}
+
+impl ImageError {
+    /// Whether a full disk (or quota) is the reason, whoever met it.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::NoSpace { .. } | Self::Apt(AptError::NoSpace { .. }) | Self::Ext4(Ext4Error::NoSpace { .. }) => true,
+            Self::Fs(error) | Self::Apt(AptError::Fs(error)) | Self::Ext4(Ext4Error::Fs(error)) => error.is_full(),
+            _ => false,
+        }
+    }
+
+    /// The program whose absence is the reason.
+    pub fn missing_tool(&self) -> Option<&str> {
+        let (Self::Apt(AptError::Tool(error)) | Self::Ext4(Ext4Error::Tool(error)) | Self::Debian(DebianError::Tool(error))) = self else {
+            return match self {
+                Self::Debian(DebianError::MissingTool { tool, .. }) => Some(tool),
+                _ => None,
+            };
+        };
+        match error {
+            ToolError::Missing { program } => Some(program),
+            _ => None,
+        }
+    }
 }

@@ -24,7 +24,7 @@ use crate::fsx::{self, FsError};
 
 /// Modules of a guest have 1 MB together.
 const MODULE_CAP: u64 = 16 << 20;
-const BUILD_WAIT: Duration = Duration::from_secs(60);
+const BUILD_WAIT: Duration = Duration::from_mins(1);
 const SPACE_MIB: u64 = 16;
 
 /// Why an initramfs could not be put together.
@@ -121,8 +121,8 @@ fn archive(agent: &[u8], modules: &[(Group, &str, Vec<u8>)]) -> Result<(Vec<u8>,
     archive.device("dev/console", 0o600, 5, 1)?;
     archive.device("dev/null", 0o666, 1, 3)?;
     let agent_offset = archive.file("init", 0o755, agent)?;
-    let order: String = modules.iter().map(|(group, file, _)| format!("{} {file}\n", group.name())).collect();
-    archive.file("modules/order", 0o644, order.as_bytes())?;
+    let order: Vec<String> = modules.iter().map(|(group, file, _)| format!("{} {file}\n", group.name())).collect();
+    archive.file("modules/order", 0o644, order.concat().as_bytes())?;
     for (_, file, content) in modules {
         archive.file(&format!("modules/{file}"), 0o644, content)?;
     }

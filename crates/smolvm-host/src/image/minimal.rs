@@ -30,7 +30,7 @@ const UUID: &str = "5a3c0f0e-6d69-4e69-8d61-6c0000000001";
 const SPACE_MIB: u64 = 64;
 const BUSYBOX_CAP: u64 = 32 << 20;
 const APPLETS_CAP: usize = 2000;
-const BUILD_WAIT: Duration = Duration::from_secs(600);
+const BUILD_WAIT: Duration = Duration::from_mins(10);
 
 /// Why the `minimal` image could not be built.
 #[derive(Debug, thiserror::Error)]

@@ -32,5 +32,5 @@ impl Identity {
 /// Removes a tree in which files belong to subordinate uids, which the user alone cannot.
 pub(super) fn remove_mapped(tree: &Path) -> Result<(), ToolError> {
     let rm = Identity::User.tool("rm").args(["-rf", "--one-file-system", "--"]).arg(tree);
-    rm.timeout(Duration::from_secs(120)).run_ok().map(drop)
+    rm.timeout(Duration::from_mins(2)).run_ok().map(drop)
 }

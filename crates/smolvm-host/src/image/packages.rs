@@ -6,7 +6,7 @@ use super::progress::{Report, tell};
 use crate::proc::tool::{self, Tool, ToolError};
 
 const STEP: &str = "packages";
-const INSTALL_TIMEOUT: Duration = Duration::from_secs(900);
+const INSTALL_TIMEOUT: Duration = Duration::from_mins(15);
 
 /// One program that is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -87,15 +87,13 @@ fn remove_left_by(parent: &Path, artefact: &str) -> Result<u64, FsError> {
 ///
 /// A tool that outlived its builder may still be writing there: then it stays for later.
 fn remove_build(directory: &File, parent: &Path, name: &OsStr) -> u64 {
-    match remove_tree(directory, name) {
-        Ok(removed) => removed.bytes,
-        Err(_) => {
-            if Identity::current() == Identity::User {
-                let _ = namespace::remove_mapped(&parent.join(name));
-            }
-            0
-        }
+    if let Ok(removed) = remove_tree(directory, name) {
+        return removed.bytes;
     }
+    if Identity::current() == Identity::User {
+        let _ = namespace::remove_mapped(&parent.join(name));
+    }
+    0
 }
 
 fn artefacts(parent: &Path) -> Result<Vec<String>, FsError> {

@@ -26,10 +26,10 @@ use crate::fsx::{self, FsError};
 use crate::lock::{self, Lock, LockError};
 use crate::proc::tool::{Output, Tool, ToolError};
 
-const UPDATE_TIMEOUT: Duration = Duration::from_secs(180);
-const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(300);
+const UPDATE_TIMEOUT: Duration = Duration::from_mins(3);
+const DOWNLOAD_TIMEOUT: Duration = Duration::from_mins(5);
 /// Lists older than this are fetched again: a mirror drops what a newer version replaced.
-const LISTS_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+const LISTS_AGE: Duration = Duration::from_hours(24);
 const SOURCE_FILE_CAP: u64 = 1 << 20;
 /// A package is at most this long; the kernel's has 27 MB.
 const PACKAGE_CAP: u64 = 512 << 20;
@@ -306,7 +306,7 @@ fn release(etc: &Path) -> Result<String, AptError> {
 fn parse_candidate(package: &str, text: &str) -> Option<Candidate> {
     let mut words = text.lines().find(|line| line.starts_with('\''))?.split_whitespace().skip(1);
     let (file, size, hash) = (words.next()?, words.next()?, words.next()?);
-    let plain = file.ends_with(".deb") && !file.starts_with('.') && !file.contains('/');
+    let plain = file.strip_suffix(".deb").is_some_and(|stem| !stem.is_empty()) && !file.starts_with('.') && !file.contains('/');
     let sha256 = hash.strip_prefix("SHA256:")?.parse().ok()?;
     let size = size.parse().ok().filter(|size| *size <= PACKAGE_CAP)?;
     plain.then(|| Candidate { package: package.to_owned(), file: file.to_owned(), size, sha256 })

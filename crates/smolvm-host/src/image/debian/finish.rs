@@ -18,7 +18,8 @@ mkdir -m 1777 tmp var/tmp
 rm -f var/cache/apt/*.bin var/cache/debconf/*-old var/lib/dpkg/*-old var/log/*.log var/cache/ldconfig/aux-cache
 rm -f etc/.pwd.lock etc/passwd- etc/group- etc/shadow- etc/gshadow- etc/apt/sources.list etc/apt/sources.list.d/*
 rm -f etc/apt/apt.conf.d/99mmdebstrap
-mv etc/dpkg/dpkg.cfg.d/99mmdebstrap etc/dpkg/dpkg.cfg.d/smolvm-slim
+grep -v force-unsafe-io etc/dpkg/dpkg.cfg.d/99mmdebstrap > etc/dpkg/dpkg.cfg.d/smolvm-slim
+rm etc/dpkg/dpkg.cfg.d/99mmdebstrap
 cp ../debian.sources etc/apt/sources.list.d/debian.sources
 chmod 0644 etc/apt/sources.list.d/debian.sources
 rm -f etc/hostname etc/hosts etc/resolv.conf etc/machine-id var/lib/dbus/machine-id

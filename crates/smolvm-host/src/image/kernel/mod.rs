@@ -37,7 +37,7 @@ const STEP: &str = "kernel";
 const BZIMAGE_CAP: u64 = 128 << 20;
 /// Package, unpacked tree and result together.
 const SPACE_MIB: u64 = 400;
-const BUILD_WAIT: Duration = Duration::from_secs(600);
+const BUILD_WAIT: Duration = Duration::from_mins(10);
 
 /// Why a kernel could not be prepared.
 #[derive(Debug, thiserror::Error)]

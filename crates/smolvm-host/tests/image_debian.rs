@@ -1,0 +1,75 @@
+//! The `debian` image, really built: as root, and as a user without rights.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod image_support;
+
+use std::path::Path;
+
+use image_support::{Place, job, shared_cache};
+use smolvm_host::image::{BuiltIn, Renew, prepare_image, verify};
+use smolvm_host::proc::tool::Tool;
+
+/// The other process of the tests here; nothing by itself.
+#[test]
+fn helper() {
+    image_support::run_job();
+}
+
+fn debugfs(image: &Path, command: &str) -> String {
+    Tool::new("debugfs").args(["-R", command]).arg(image).run_ok().unwrap().text()
+}
+
+fn check(image: &Path) {
+    Tool::new("e2fsck").args(["-fn"]).arg(image).run_ok().unwrap();
+    let bin = debugfs(image, "ls -p /usr/bin");
+    for program in ["python3", "git", "curl", "ps", "apt-get"] {
+        assert!(bin.contains(&format!("/{program}/")), "no {program}");
+    }
+    assert!(bin.contains("/104755/0/0/su/"), "su is not root's:\n{bin}");
+    let root = debugfs(image, "ls -p /");
+    for entry in ["041777/0/0/tmp", "040700/0/0/root", "040755/0/0/dev"] {
+        assert!(root.contains(entry), "no {entry} in\n{root}");
+    }
+    let etc = debugfs(image, "ls -p /etc");
+    assert!(etc.contains("/100640/0/42/shadow/"), "shadow is not root's and its group's:\n{etc}");
+    // What is the host's own stays on the host.
+    assert_eq!(debugfs(image, "cat /etc/hostname"), "localhost\n");
+    assert_eq!(debugfs(image, "cat /etc/resolv.conf"), "");
+    assert_eq!(debugfs(image, "cat /etc/machine-id"), "");
+    assert!(!debugfs(image, "ls -p /var/lib/apt/lists").contains("InRelease"));
+    assert!(!debugfs(image, "ls -p /var/cache/apt/archives").contains(".deb"));
+    let sources = debugfs(image, "cat /etc/apt/sources.list.d/debian.sources");
+    assert!(sources.contains("debian-archive-keyring") && !sources.contains("file:"), "{sources}");
+    assert!(!debugfs(image, "ls -p /usr/share/man").contains("man1"));
+    let dpkg = debugfs(image, "cat /etc/dpkg/dpkg.cfg.d/smolvm-slim");
+    assert!(dpkg.contains("path-exclude=/usr/share/man/*") && !dpkg.contains("unsafe"), "{dpkg}");
+    assert!(debugfs(image, "ls -p /usr/share/doc/git").contains("copyright"));
+}
+
+#[test]
+fn built_as_root_or_as_whoever_runs_the_tests() {
+    let image = prepare_image(&shared_cache(), BuiltIn::Debian, Renew::IfMissing, &mut |_| {}).unwrap();
+    verify(&image).unwrap();
+    assert_eq!((image.default_memory_mib, image.env["LANG"].as_str()), (512, "C.UTF-8"));
+    assert!(image.size_bytes < 400 << 20, "{} bytes", image.size_bytes);
+    check(&image.path);
+    let again = prepare_image(&shared_cache(), BuiltIn::Debian, Renew::IfMissing, &mut |progress| panic!("worked again: {progress:?}"));
+    assert_eq!(again.unwrap(), image);
+}
+
+#[test]
+fn built_without_root_everything_still_belongs_to_root() {
+    let cache = tempfile::tempdir().unwrap();
+    let outcome = job(&Place::Nobody, "debian", cache.path(), "");
+    let path = outcome.strip_prefix("ok ").unwrap_or_else(|| panic!("{outcome}"));
+    check(Path::new(path));
+    assert_eq!(std::fs::read_dir(cache.path().join("tmp")).unwrap().count(), 0, "the tree of a user's build stayed");
+}
+
+#[test]
+fn without_subordinate_uids_the_reason_is_told() {
+    let cache = tempfile::tempdir().unwrap();
+    let outcome = job(&Place::NobodyWithoutRange, "debian", cache.path(), "");
+    assert!(outcome.contains("NoUserNamespace") && outcome.contains("subuid"), "{outcome}");
+}
