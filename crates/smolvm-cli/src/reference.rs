@@ -92,14 +92,15 @@ fn cli_page() -> String {
         if command.get_name() == "sandbox" {
             continue;
         }
-        let _ = write!(page, "\n### {}\n\n```\n{}```\n", command.get_name(), help_of(command));
+        let help = help_of(command);
+        let _ = write!(page, "\n### {}\n\n```\n{help}```\n", command.get_name());
     }
     page
 }
 
 fn help_of(command: &mut clap::Command) -> String {
     let mut text = String::new();
-    for line in command.render_long_help().to_string().lines() {
+    for line in command.render_help().to_string().lines() {
         text.push_str(line.trim_end());
         text.push('\n');
     }

@@ -33,7 +33,7 @@ const STYLES: Styles = Styles::plain().header(BOLD).usage(BOLD).literal(BOLD);
 #[command(name = "smolvm", version, about = ABOUT, after_help = AFTER, styles = STYLES, max_term_width = 100)]
 #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true, infer_long_args = false)]
 pub(crate) struct Cli {
-    #[arg(help = HOME_HELP, long, global = true, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    #[arg(help = HOME_HELP, long, global = true, display_order = 990, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub(crate) home: Option<PathBuf>,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -43,7 +43,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Parser)]
 #[command(name = "smolvm-cleanup", version, styles = STYLES, max_term_width = 100)]
 pub(crate) struct CleanupCli {
-    #[arg(help = HOME_HELP, long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    #[arg(help = HOME_HELP, long, display_order = 990, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub(crate) home: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) cleanup: cleanup::Cleanup,

@@ -20,10 +20,10 @@ use crate::context::Context;
 use crate::output::{Format, Problem, Progress, Reply, note};
 
 /// Create a sandbox
-///
-/// Prints its name. Nothing runs yet, unless --start is given.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Prints its name. Nothing runs yet, unless --start is given.
+
 Examples:
   smolvm create --name build --start
   id=$(smolvm create --image minimal --memory 256M --net none --quiet)")]
@@ -38,9 +38,9 @@ pub(crate) struct Create {
     #[arg(long, value_name = "DURATION", requires = "start")]
     timeout: Option<Span>,
     #[command(flatten)]
-    sandbox: SandboxOptions,
-    #[command(flatten)]
     common: Common,
+    #[command(flatten)]
+    sandbox: SandboxOptions,
 }
 
 impl Verbal for Create {

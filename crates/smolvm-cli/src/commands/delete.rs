@@ -14,10 +14,12 @@ use crate::exit;
 use crate::output::{Format, Problem, Progress, Reply, tell};
 
 /// Delete sandboxes and their disks, without asking
-///
-/// A running one is ended first. For all that are stale or made up there is `smolvm cleanup`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  smolvm delete build test --ignore-missing")]
+#[command(after_help = "\
+A running one is ended first. For all that are stale or made up there is `smolvm cleanup`.
+
+Example:
+  smolvm delete build test --ignore-missing")]
 pub(crate) struct Delete {
     /// The sandboxes
     #[arg(value_name = "NAME", required = true)]

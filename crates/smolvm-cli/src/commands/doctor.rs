@@ -12,10 +12,11 @@ use crate::context::Context;
 use crate::output::{Format, Paint, Problem, Progress, Reply, harmless};
 
 /// Check this machine, and say how to mend what is wrong
-///
-/// Changes nothing without --fix. Sandboxes that lost their hypervisor are removed by `smolvm cleanup`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Changes nothing without --fix. Sandboxes that lost their hypervisor are removed by `smolvm
+cleanup`.
+
 Examples:
   smolvm doctor
   smolvm doctor --fix

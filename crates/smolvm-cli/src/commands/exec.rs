@@ -20,10 +20,10 @@ use crate::output::{Format, Problem, Reply, tell};
 use crate::signals::SignalPipe;
 
 /// Run a command in a running sandbox
-///
-/// Its output is passed on as it is, and its exit status becomes smolvm's own.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Its output is passed on as it is, and its exit status becomes smolvm's own.
+
 Examples:
   smolvm exec build -- git --version
   tar c src | smolvm exec -i -w /root build -- tar x

@@ -12,15 +12,18 @@ use crate::context::Context;
 use crate::output::{Format, Problem, Reply, tell};
 
 /// Show what a sandbox's console wrote
-///
-/// At most the last two MiB; characters that could drive a terminal are left out.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  smolvm logs build --tail 20\n  smolvm logs build --source hypervisor")]
+#[command(after_help = "\
+At most the last two MiB; characters that could drive a terminal are left out.
+
+Example:
+  smolvm logs build --tail 20
+  smolvm logs build --source hypervisor")]
 pub(crate) struct Logs {
     /// The sandbox
     #[arg(value_name = "NAME")]
     name: SandboxId,
-    /// Whose log
+    /// Whose log: the guest's console, or the complaints of hypervisor or monitor
     #[arg(long, value_enum, value_name = "SOURCE", default_value = "console")]
     source: Source,
     /// Only the last N lines
@@ -33,11 +36,11 @@ pub(crate) struct Logs {
 /// Whose log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Source {
-    /// The guest's serial console: kernel and agent
+    // The guest's serial console: kernel and agent.
     Console,
-    /// What the hypervisor complained about
+    // What the hypervisor complained about.
     Hypervisor,
-    /// What the monitor complained about
+    // What the monitor complained about.
     Monitor,
 }
 

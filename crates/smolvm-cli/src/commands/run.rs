@@ -17,11 +17,11 @@ use crate::output::{Format, Problem, Progress, Reply, note, tell};
 use crate::signals::SignalPipe;
 
 /// Run a command in a new sandbox, and remove the sandbox
-///
-/// Its output is passed on as it is, and its exit status becomes smolvm's own. The sandbox is removed
-/// however the command ends, also by Ctrl-C, SIGTERM and a lost terminal.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Its output is passed on as it is, and its exit status becomes smolvm's own. The sandbox is removed
+however the command ends, also by Ctrl-C, SIGTERM and a lost terminal.
+
 Examples:
   smolvm run debian -- python3 -c 'print(6 * 7)'
   smolvm run minimal --net none --timeout 10s -- sh -c 'uname -r'
@@ -37,11 +37,11 @@ pub(crate) struct Run {
     keep: bool,
     #[command(flatten)]
     common: Common,
+    /// The command and its arguments
+    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
+    command: Vec<String>,
     #[command(flatten)]
     sandbox: SandboxOptions,
-    /// The command and its arguments
-    #[arg(value_name = "CMD", required = true, trailing_var_arg = true, help_heading = "Arguments")]
-    command: Vec<String>,
 }
 
 impl Verbal for Run {

@@ -13,12 +13,12 @@ use crate::context::Context;
 use crate::output::{Format, Problem, Progress, Reply, note};
 
 /// Prepare this machine: hypervisor, kernel, images
-///
-/// What is there is kept; interrupted, it goes on where it was. Root gets missing packages installed
-/// through apt, everybody else is told the command.
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "switches of a command line, each of its own")]
 #[command(after_help = "\
+What is there is kept; interrupted, it goes on where it was. Root gets missing packages installed
+through apt, everybody else is told the command.
+
 Examples:
   smolvm setup
   smolvm setup --image minimal

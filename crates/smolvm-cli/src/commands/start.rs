@@ -13,10 +13,12 @@ use crate::context::Context;
 use crate::output::{Format, Problem, Progress, Reply, tell};
 
 /// Start a sandbox, and wait until it answers
-///
-/// One that runs already is left alone. One that lost its hypervisor boots again on the same disk.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  smolvm start build --timeout 30s")]
+#[command(after_help = "\
+One that runs already is left alone. One that lost its hypervisor boots again on the same disk.
+
+Example:
+  smolvm start build --timeout 30s")]
 pub(crate) struct Start {
     /// The sandbox
     #[arg(value_name = "NAME")]

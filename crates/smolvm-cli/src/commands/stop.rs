@@ -11,10 +11,12 @@ use crate::context::Context;
 use crate::output::{Format, Problem, Progress, Reply, tell};
 
 /// Stop a sandbox in order; its disk stays
-///
-/// What its guest wrote before is on its disk after the next start.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  smolvm stop build")]
+#[command(after_help = "\
+What its guest wrote before is on its disk after the next start.
+
+Example:
+  smolvm stop build")]
 pub(crate) struct Stop {
     /// The sandbox
     #[arg(value_name = "NAME")]

@@ -72,7 +72,7 @@ mod tests {
         let mut table = Columns::new(&["ID", "STATE"]);
         table.row(&["vm-a".to_owned(), "running".to_owned()]);
         table.row(&["a-longer-name".to_owned(), "\u{1b}[2J".to_owned()]);
-        assert_eq!(table.text(), "ID            STATE\nvm-a          running\na-longer-name \\u{1b}[2J\n");
+        assert_eq!(table.text(), "ID             STATE\nvm-a           running\na-longer-name  \\u{1b}[2J\n");
     }
 
     #[test]

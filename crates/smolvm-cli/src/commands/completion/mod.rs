@@ -13,10 +13,10 @@ use crate::context::Context;
 use crate::output::{Format, Problem, Reply};
 
 /// Print a shell completion script
-///
-/// It completes verbs, options and the names of sandboxes.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+It completes verbs, options and the names of sandboxes.
+
 Examples:
   smolvm completion bash > /etc/bash_completion.d/smolvm
   smolvm completion zsh > \"${fpath[1]}/_smolvm\"
