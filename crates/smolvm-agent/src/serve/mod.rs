@@ -36,7 +36,7 @@ use link::Link;
 use shutdown::{Act, OWN_GRACE, Phase};
 
 /// How often a port without a host is looked at: it is always "ready", so it cannot be polled.
-const HANG_UP_CHECK: Duration = Duration::from_millis(100);
+const HANG_UP_CHECK: Duration = Duration::from_millis(50);
 
 /// How long `halted` may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(1);
