@@ -59,10 +59,7 @@ pub fn host_speed(cache_dir: &Path, boot_id: &str) -> HostSpeed {
 
 /// What the permissions say may change within a boot; what was measured does not.
 fn is_current(cached: &KvmProbe) -> bool {
-    let now = match open(Path::new("/dev/kvm")) {
-        Ok(_) => None,
-        Err(probe) => Some(probe),
-    };
+    let now = open(Path::new("/dev/kvm")).err();
     match cached {
         KvmProbe::Absent | KvmProbe::Denied => now.as_ref() == Some(cached),
         KvmProbe::Broken { .. } | KvmProbe::Stalled { .. } | KvmProbe::Measured { .. } => now.is_none(),
@@ -88,8 +85,7 @@ fn open(device: &Path) -> Result<File, KvmProbe> {
 pub fn probe_kvm(device: &Path) -> KvmProbe {
     let measured = open(device).map(|kvm| time_loop(&kvm));
     match measured {
-        Err(probe) => probe,
-        Ok(Ok(probe)) => probe,
+        Err(probe) | Ok(Ok(probe)) => probe,
         Ok(Err(Failed { step, errno })) => KvmProbe::Broken { step: step.to_owned(), errno },
     }
 }

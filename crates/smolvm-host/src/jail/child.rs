@@ -137,7 +137,7 @@ pub(super) fn clone_into(flags: u64, plan: &Plan) -> Result<(i32, c_int), i32> {
     // memory, and it only runs `child`, which never returns.
     let pid = unsafe {
         let mut args: libc::clone_args = std::mem::zeroed();
-        args.flags = flags | libc::CLONE_PIDFD.cast_unsigned() as u64;
+        args.flags = flags | u64::from(libc::CLONE_PIDFD.cast_unsigned());
         args.pidfd = (&raw mut pidfd) as u64;
         args.exit_signal = libc::SIGCHLD.cast_unsigned().into();
         let pid = libc::syscall(libc::SYS_clone3, &raw const args, size_of::<libc::clone_args>());

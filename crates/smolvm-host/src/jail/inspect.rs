@@ -13,6 +13,7 @@ const REQUIRED: [&str; 5] = ["ipc", "mnt", "net", "pid", "uts"];
 const CAP: u64 = 256 << 10;
 
 /// What is enforced on a process, as the kernel tells it.
+#[expect(clippy::struct_excessive_bools, reason = "each is one line of what users are shown, and none excludes another")]
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Enforced {
     /// Its user id (real, effective and saved are the same, or this could not be read).

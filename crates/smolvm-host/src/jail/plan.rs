@@ -59,7 +59,7 @@ pub(super) struct Plan {
     pub moved: Cell<bool>,
     pub program: CString,
     /// Owns what `argv` points to.
-    _args: Vec<CString>,
+    _strings: Vec<CString>,
     argv: Vec<*const c_char>,
     envp: [*const c_char; 1],
 }
@@ -85,8 +85,8 @@ impl Plan {
             add_parents(&mut dirs, path)?;
             devices.push(Device { source: beneath(HOST, path)?, target: beneath(ROOT, path)?, tree: Cell::new(-1) });
         }
-        let args = spec.argv.iter().map(|a| c_string(a.as_bytes())).collect::<Result<Vec<_>, _>>()?;
-        let argv = args.iter().map(|a| a.as_ptr()).chain([std::ptr::null()]).collect();
+        let strings = spec.argv.iter().map(|a| c_string(a.as_bytes())).collect::<Result<Vec<_>, _>>()?;
+        let argv = strings.iter().map(|a| a.as_ptr()).chain([std::ptr::null()]).collect();
         let (uid, gid) = match identity {
             JailIdentity::Uid(uid) => (uid, uid),
             JailIdentity::Caller => (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
@@ -109,7 +109,7 @@ impl Plan {
             go: pipes.go.as_raw_fd(),
             moved: Cell::new(false),
             program: absolute(&spec.program)?,
-            _args: args,
+            _strings: strings,
             argv,
             envp: [std::ptr::null()],
         })

@@ -65,20 +65,20 @@ pub struct LaunchArgs {
 }
 
 /// Builds the argument vector; `argv0` is the hypervisor's path.
-pub fn qemu_argv(argv0: &str, args: &LaunchArgs) -> Vec<String> {
+pub fn qemu_argv(argv0: &str, launch: &LaunchArgs) -> Vec<String> {
     let mut argv = Argv(vec![argv0.to_owned()]);
-    argv.pair("-name", args.mark.to_string());
-    argv.pair("-uuid", args.token.as_str());
+    argv.pair("-name", launch.mark.to_string());
+    argv.pair("-uuid", launch.token.as_str());
     argv.flags(&["-nodefaults", "-no-user-config", "-no-reboot"]);
     argv.pair("-display", "none");
     argv.pair("-sandbox", SANDBOX);
-    machine(&mut argv, args.shape);
+    machine(&mut argv, launch.shape);
     argv.pair("-kernel", KERNEL);
     argv.pair("-initrd", INITRD);
-    argv.pair("-append", kernel_command_line(args.shape.accelerator, args.tsc_khz));
+    argv.pair("-append", kernel_command_line(launch.shape.accelerator, launch.tsc_khz));
     control(&mut argv);
     disks(&mut argv);
-    network(&mut argv, args.net);
+    network(&mut argv, launch.net);
     argv.0
 }
 
