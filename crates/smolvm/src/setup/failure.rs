@@ -56,6 +56,7 @@ fn by_file(e: &FsError) -> (ErrorCode, Option<&'static str>) {
 fn by_apt(e: &AptError) -> (ErrorCode, Option<&'static str>) {
     match e {
         AptError::NotDebian { .. } => (ErrorCode::Unsupported, Some("run smolvm on Debian 12")),
+        AptError::OddPath { .. } => (ErrorCode::UsageError, Some("choose a plain path with --home")),
         AptError::NoKeyring => (ErrorCode::MissingDependency, Some("apt-get install --no-install-recommends debian-archive-keyring")),
         AptError::NoSources { .. } => {
             (ErrorCode::MissingDependency, Some("name a Debian mirror in /etc/apt/sources.list, then run smolvm setup again"))

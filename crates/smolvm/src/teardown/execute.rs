@@ -119,3 +119,176 @@ pub(crate) fn settle(w: &Writing<'_>, report: &Report) -> Result<(), Error> {
 pub(crate) fn settle_now(store: &mut Store, report: &Report) -> Result<(), Error> {
     store.write(|w| settle(w, report))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use smolvm_host::store::{NewSandbox, Store};
+    use smolvm_model::engine::AcceleratorRequest;
+    use smolvm_model::quantity::{Cpus, DiskSize, Memory};
+    use smolvm_model::spec::{NetworkMode, Spec};
+    use smolvm_model::teardown::Reason;
+
+    use super::*;
+
+    /// A host that is a set of keys, with one that will not go.
+    #[derive(Default)]
+    struct FakeHost {
+        there: BTreeSet<(Kind, String)>,
+        stuck: Option<(Kind, String)>,
+        lies: Option<(Kind, String)>,
+    }
+
+    impl FakeHost {
+        fn holding(entries: &[Entry]) -> Self {
+            let real = |e: &&Entry| e.status != Status::Reserved && !matches!(e.kind, Kind::Address | Kind::Mac | Kind::Uid);
+            Self { there: entries.iter().filter(real).map(|e| (e.kind, e.key.clone())).collect(), ..Self::default() }
+        }
+
+        fn remove(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
+            entries
+                .iter()
+                .map(|e| {
+                    let key = (e.kind, e.key.clone());
+                    if self.stuck.as_ref() == Some(&key) {
+                        return Outcome::Failed { code: ErrorCode::Timeout, message: "stuck".to_owned() };
+                    }
+                    if self.lies.as_ref() == Some(&key) {
+                        return Outcome::Released;
+                    }
+                    if self.there.remove(&key) { Outcome::Released } else { Outcome::AlreadyGone }
+                })
+                .collect()
+        }
+    }
+
+    impl Effects for FakeHost {
+        fn end_hypervisors(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
+            self.remove(entries)
+        }
+        fn end_monitors(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
+            self.remove(entries)
+        }
+        fn remove_elements(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
+            self.remove(entries)
+        }
+        fn remove_taps(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
+            self.remove(entries)
+        }
+        fn remove_dirs(&mut self, _kind: Kind, entries: &[&Entry]) -> Vec<Outcome> {
+            self.remove(entries)
+        }
+        fn still_there(&mut self, entries: &[&Entry]) -> Vec<Option<String>> {
+            entries.iter().map(|e| self.there.contains(&(e.kind, e.key.clone())).then(|| e.key.clone())).collect()
+        }
+        fn freed_bytes(&self) -> u64 {
+            0
+        }
+    }
+
+    fn id(name: &str) -> SandboxId {
+        name.parse().unwrap()
+    }
+
+    fn spec() -> Spec {
+        Spec {
+            image: "minimal".parse().unwrap(),
+            image_digest: "d".to_owned(),
+            cpus: Cpus::default(),
+            memory: Memory::from_mib(128).unwrap(),
+            disk: DiskSize::default(),
+            network: NetworkMode::Tap,
+            env: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            accelerator: AcceleratorRequest::Auto,
+        }
+    }
+
+    fn ledger(names: &[&str]) -> (tempfile::TempDir, Store, Vec<Entry>) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&dir.path().join("state.db")).unwrap();
+        let mut entries = Vec::new();
+        for name in names {
+            let id = id(name);
+            let mine: Vec<Entry> = Kind::ALL
+                .into_iter()
+                .map(|kind| Entry { sandbox: id.clone(), kind, key: format!("{name}-{kind}"), status: Status::Held, identity: None })
+                .collect();
+            store
+                .write(|w| {
+                    w.insert_sandbox(&NewSandbox { id: &id, spec: &spec(), created_ms: 0, expires_ms: None })?;
+                    mine.iter().try_for_each(|e| w.insert_entry(e))
+                })
+                .unwrap();
+            entries.extend(mine);
+        }
+        (dir, store, entries)
+    }
+
+    #[test]
+    fn a_stop_keeps_disk_and_names_and_frees_the_rest() {
+        let (_dir, mut store, entries) = ledger(&["a"]);
+        let mut host = FakeHost::holding(&entries);
+        let report = execute(&Plan::teardown(&entries, Reason::Stop), &mut host);
+        settle_now(&mut store, &report).unwrap();
+        let (_, left) = store.sandbox(&id("a")).unwrap().unwrap();
+        let left: Vec<(Kind, Status)> = left.iter().map(|e| (e.kind, e.status)).collect();
+        for gone in [Kind::Process, Kind::Monitor, Kind::RunDir] {
+            assert!(left.iter().all(|(kind, _)| *kind != gone), "{gone}");
+        }
+        assert!(left.contains(&(Kind::Tap, Status::Reserved)) && left.contains(&(Kind::StateDir, Status::Held)));
+        assert_eq!(host.there, BTreeSet::from([(Kind::StateDir, "a-state_dir".to_owned())]));
+    }
+
+    #[test]
+    fn running_a_plan_twice_is_running_it_once() {
+        let (_dir, mut store, entries) = ledger(&["a", "b"]);
+        let mut host = FakeHost::holding(&entries);
+        let plan = Plan::teardown(&entries, Reason::Delete);
+        assert!(execute(&plan, &mut host).is_clear(&id("a")));
+        // Killed before anything was written down: the same plan again.
+        let again = execute(&plan, &mut host);
+        let released =
+            |s: &&StepReport| s.outcome == Outcome::Released && !matches!(s.step.entry.kind, Kind::Address | Kind::Mac | Kind::Uid);
+        assert_eq!(again.steps.iter().filter(released).count(), 0);
+        settle_now(&mut store, &again).unwrap();
+        assert!(store.table().unwrap().entries.is_empty() && host.there.is_empty());
+    }
+
+    /// Whatever one step fails: the other sandbox goes entirely, what is left is recorded, and the next run finishes.
+    #[test]
+    fn any_single_failure_leaves_only_what_is_recorded() {
+        for kind in Kind::ALL {
+            if matches!(kind, Kind::Address | Kind::Mac | Kind::Uid) {
+                continue;
+            }
+            let (_dir, mut store, entries) = ledger(&["a", "b"]);
+            let mut host = FakeHost::holding(&entries);
+            host.stuck = Some((kind, format!("a-{kind}")));
+            let report = execute(&Plan::teardown(&entries, Reason::Delete), &mut host);
+            settle_now(&mut store, &report).unwrap();
+            assert!(report.is_clear(&id("b")) && !report.is_clear(&id("a")), "{kind}");
+            assert_eq!(report.failure(&id("a")).map(|s| s.step.entry.kind), Some(kind));
+            let left = store.table().unwrap().entries;
+            for (kind, key) in &host.there {
+                assert!(left.iter().any(|e| e.kind == *kind && e.key == *key && e.status != Status::Reserved), "{kind} {key} is forgotten");
+            }
+            assert!(left.iter().any(|e| e.kind == Kind::Address), "an address was given free while its sandbox was not gone");
+            host.stuck = None;
+            let rest = execute(&Plan::teardown(&left, Reason::Delete), &mut host);
+            settle_now(&mut store, &rest).unwrap();
+            assert!(host.there.is_empty() && store.table().unwrap().entries.is_empty(), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_step_that_claims_success_is_not_believed() {
+        let (_dir, _store, entries) = ledger(&["a"]);
+        let mut host = FakeHost::holding(&entries);
+        host.lies = Some((Kind::Tap, "a-tap".to_owned()));
+        let report = execute(&Plan::teardown(&entries, Reason::Delete), &mut host);
+        assert!(!report.is_clear(&id("a")));
+        assert_eq!(report.failure(&id("a")).unwrap().step.entry.kind, Kind::Tap);
+    }
+}
