@@ -5,9 +5,10 @@
 mod image_support;
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use image_support::{Place, job, shared_cache};
-use smolvm_host::image::{BuiltIn, Renew, prepare_image, verify};
+use image_support::{Place, job, kill_job_when, shared_cache};
+use smolvm_host::image::{BuiltIn, ImageError, Renew, prepare_image, resolve, sweep, verify};
 use smolvm_host::proc::tool::Tool;
 
 /// The other process of the tests here; nothing by itself.
@@ -65,6 +66,26 @@ fn built_without_root_everything_still_belongs_to_root() {
     let path = outcome.strip_prefix("ok ").unwrap_or_else(|| panic!("{outcome}"));
     check(Path::new(path));
     assert_eq!(std::fs::read_dir(cache.path().join("tmp")).unwrap().count(), 0, "the tree of a user's build stayed");
+}
+
+#[test]
+fn a_killed_build_leaves_no_mount_and_nothing_that_looks_finished() {
+    let cache = tempfile::tempdir().unwrap();
+    let temporary = cache.path().join("tmp");
+    kill_job_when("debian", cache.path(), || {
+        let mut builds = std::fs::read_dir(&temporary).into_iter().flatten().flatten();
+        // A user's tree lies elsewhere until it is finished.
+        builds.any(|build| build.path().join("rootfs/usr/bin").exists() || build.path().join("rootfs.tar").exists())
+    });
+    assert!(!std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(cache.path().to_str().unwrap()));
+    assert!(matches!(resolve(cache.path(), "debian"), Err(ImageError::NotFound { .. })));
+    // mmdebstrap outlives its builder for a while, until it meets what is no longer there.
+    let deadline = Instant::now() + Duration::from_mins(2);
+    while std::fs::read_dir(&temporary).unwrap().count() > 0 {
+        sweep(cache.path()).unwrap();
+        assert!(Instant::now() < deadline, "something is left of a killed build");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 #[test]

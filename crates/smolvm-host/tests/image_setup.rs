@@ -213,6 +213,11 @@ fn checks_see_what_is_there_and_content_is_verified() {
     bytes[100_000] ^= 1;
     std::fs::write(&image.path, bytes).unwrap();
     assert!(verify_all(cache.path()).iter().any(|check| check.id == "image.minimal.content" && check.status == CheckStatus::Fail));
+    // Setup looks at the content, too, and mends it.
+    let mended = prepare_image(cache.path(), BuiltIn::Minimal, Renew::IfMissing, &mut |_| {}).unwrap();
+    verify(&mended).unwrap();
+    assert_eq!(mended.digest, image.digest);
+    std::fs::set_permissions(&image.path, PermissionsExt::from_mode(0o644)).unwrap();
     std::fs::write(&image.path, "short").unwrap();
     assert_eq!(status("image.minimal"), CheckStatus::Fail);
     assert!(remove(cache.path()).unwrap().bytes > 0);

@@ -57,9 +57,9 @@ pub fn prepare_image(cache: &Path, which: BuiltIn, renew: Renew, report: Report<
     }
 }
 
-/// The image if nothing can be seen to be wrong with it; what is damaged counts as missing.
+/// The image if nothing is wrong with it; what is damaged counts as missing. Reads all of it.
 pub(super) fn intact(cache: &Path, name: &str) -> Result<Option<Image>, ImageError> {
-    match store::resolve(cache, name) {
+    match store::resolve(cache, name).and_then(|image| store::verify(&image).map(|()| image)) {
         Ok(image) => Ok(Some(image)),
         Err(error @ ImageError::Manifest(ManifestError::Newer { .. })) => Err(error),
         Err(_) => Ok(None),

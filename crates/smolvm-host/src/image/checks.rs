@@ -53,14 +53,7 @@ pub fn checks(cache: &Path) -> Vec<Check> {
 pub fn verify_all(cache: &Path) -> Vec<Check> {
     let images = store::list(cache).unwrap_or_default();
     let kernel = kernel::current_kernel(cache).ok();
-    let kernel = kernel.map(|kernel| {
-        let result = match super::Digest::of_file(&kernel.vmlinux) {
-            Ok(digest) if digest == kernel.digest => Ok(()),
-            Ok(actual) => Err(ImageError::Damaged { path: kernel.vmlinux, expected: kernel.digest, actual }),
-            Err(e) => Err(crate::fsx::FsError::on("read", &kernel.vmlinux)(e).into()),
-        };
-        content_check("kernel.content".to_owned(), &kernel.release, result)
-    });
+    let kernel = kernel.map(|kernel| content_check("kernel.content".to_owned(), &kernel.release, kernel::verify(&kernel)));
     let images = images.iter().map(|image| content_check(format!("image.{}.content", image.name), &image.name, store::verify(image)));
     kernel.into_iter().chain(images).collect()
 }
@@ -68,7 +61,7 @@ pub fn verify_all(cache: &Path) -> Vec<Check> {
 fn content_check(id: String, name: &str, result: Result<(), ImageError>) -> Check {
     match result {
         Ok(()) => pass(id, format!("the content of {name} is what was published"), String::new()),
-        Err(error) => fail(id, format!("the content of {name} is not what was published"), error.to_string(), "smolvm setup --renew"),
+        Err(error) => fail(id, format!("the content of {name} is not what was published"), error.to_string(), SETUP),
     }
 }
 

@@ -143,7 +143,13 @@ fn require_tools(identity: Identity) -> Result<(), DebianError> {
 
 /// Leaves `rootfs` or `rootfs.tar` in `work`.
 fn bootstrap(work: &Path, sources: &DebianSources, identity: Identity) -> Result<(), ImageError> {
-    let mut tool = Tool::new("mmdebstrap").args(["--quiet", "--variant=minbase", "--architectures=amd64", "--include", PACKAGES]);
+    let program = match identity {
+        // As root it mounts into the tree: not where the host, or a removal of what a killed build left, could see that.
+        Identity::Root => Tool::new("unshare").args(["--mount", "--", "mmdebstrap"]),
+        // As a user it has namespaces of its own anyway.
+        Identity::User => Tool::new("mmdebstrap"),
+    };
+    let mut tool = program.args(["--quiet", "--variant=minbase", "--architectures=amd64", "--include", PACKAGES]);
     tool = tool.args(DPKG_OPTIONS.map(|option| format!("--dpkgopt={option}")));
     tool = match identity {
         // What a killed build leaves then lies where the next one finds it.

@@ -10,6 +10,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -85,8 +86,12 @@ fn remove_left_by(parent: &Path, artefact: &str) -> Result<u64, FsError> {
 
 /// Removes one build's directory as far as that goes; gives back the bytes that were freed.
 ///
-/// A tool that outlived its builder may still be writing there: then it stays for later.
+/// A tool that outlived its builder may still be writing there: then it stays for later. So it does if
+/// anything is mounted in it, for then it is not all ours.
 fn remove_build(directory: &File, parent: &Path, name: &OsStr) -> u64 {
+    if has_mounts(&parent.join(name)) {
+        return 0;
+    }
     if let Ok(removed) = remove_tree(directory, name) {
         return removed.bytes;
     }
@@ -94,6 +99,33 @@ fn remove_build(directory: &File, parent: &Path, name: &OsStr) -> u64 {
         let _ = namespace::remove_mapped(&parent.join(name));
     }
     0
+}
+
+fn has_mounts(tree: &Path) -> bool {
+    // What cannot be read cannot be vouched for.
+    let Ok(table) = std::fs::read("/proc/self/mountinfo") else { return true };
+    let tree = std::fs::canonicalize(tree).unwrap_or_else(|_| tree.to_owned());
+    table
+        .split(|b| *b == b'\n')
+        .filter_map(|line| line.split(|b| *b == b' ').nth(4))
+        .any(|point| Path::new(&unescape(point)).starts_with(&tree))
+}
+
+/// The kernel writes blank, tab, newline and backslash as `\040` and so on.
+fn unescape(field: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, tail @ ..] = rest {
+        let code = tail.first_chunk::<3>().and_then(|code| u8::from_str_radix(std::str::from_utf8(code).ok()?, 8).ok());
+        if let (b'\\', Some(code)) = (first, code) {
+            bytes.push(code);
+            rest = &tail[3..];
+        } else {
+            bytes.push(*first);
+            rest = tail;
+        }
+    }
+    OsString::from_vec(bytes)
 }
 
 fn artefacts(parent: &Path) -> Result<Vec<String>, FsError> {
@@ -147,6 +179,13 @@ mod tests {
         std::fs::create_dir_all(&dead).unwrap();
         let _next = Workdir::new(cache.path(), "kernel", Duration::ZERO).unwrap();
         assert!(!dead.exists());
+    }
+
+    #[test]
+    fn mount_points_are_read_as_the_kernel_writes_them() {
+        assert_eq!(unescape(br"/a\040b\134c\0x"), OsString::from(r"/a b\c\0x"));
+        assert!(has_mounts(Path::new("/")) && has_mounts(Path::new("/proc")));
+        assert!(!has_mounts(tempfile::tempdir().unwrap().path()));
     }
 
     #[test]

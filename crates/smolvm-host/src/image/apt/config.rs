@@ -2,6 +2,11 @@
 
 use std::path::Path;
 
+/// Whether this path can stand in the file: apt knows no way to write these characters.
+pub(super) fn can_hold(directory: &Path) -> bool {
+    directory.is_absolute() && directory.to_str().is_some_and(|path| !path.contains(|c: char| c.is_control() || matches!(c, '"' | '\\')))
+}
+
 /// The text of `apt.conf`.
 ///
 /// Cleared are the host's hooks, which would run commands of others for our update, and its index

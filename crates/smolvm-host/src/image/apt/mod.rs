@@ -46,6 +46,12 @@ pub enum AptError {
     /// Without it nothing can be checked.
     #[error("Debian's keyring is not installed (package debian-archive-keyring)")]
     NoKeyring,
+    /// apt's configuration cannot name the cache.
+    #[error("the path {path:?} has characters that apt's configuration cannot hold")]
+    OddPath {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The host has no apt source of Debian's own.
     #[error("none of the host's apt sources is Debian's own for {codename} ({} others are not used)", skipped.len())]
     NoSources {
@@ -135,6 +141,9 @@ impl Apt {
     /// The same with the text of a sources file.
     fn with_sources(cache: &Path, sources: &str, report: Report<'_>) -> Result<Self, AptError> {
         let directory = layout::apt(cache);
+        if !config::can_hold(&directory) {
+            return Err(AptError::OddPath { path: directory });
+        }
         let lock = lock::take(&layout::lock(cache, "apt")?, DOWNLOAD_TIMEOUT)?;
         for sub in ["lists/partial", "cache/archives/partial"] {
             fsx::create_private_dir(&directory.join(sub))?;

@@ -60,6 +60,14 @@ fn vendors_beside_debian_do_not_get_in() {
     assert_eq!(sources.render("/k", "amd64"), "deb [arch=amd64 signed-by=/k] http://m.example/debian bookworm main\n");
 }
 
+#[test]
+fn paths_that_would_end_the_quotation_are_refused() {
+    for bad in ["/tmp/a\";X \"b", "/tmp/a\nb", "/tmp/a\\b", "relative"] {
+        assert!(matches!(Apt::with_sources(Path::new(bad), "", &mut |_| {}), Err(AptError::OddPath { .. })), "{bad:?}");
+        assert!(!Path::new(bad).exists());
+    }
+}
+
 /// A repository that nobody signed: apt must refuse it, for root too.
 #[test]
 fn an_unsigned_repository_is_refused() {

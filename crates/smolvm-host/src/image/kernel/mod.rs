@@ -165,9 +165,19 @@ pub fn current_kernel(cache: &Path) -> Result<Kernel, ImageError> {
     Ok(Kernel { release, vmlinux, modules_dir: directory.join("modules"), modules, digest, created_unix })
 }
 
+/// Reads the whole kernel and compares its digest.
+pub(super) fn verify(kernel: &Kernel) -> Result<(), ImageError> {
+    let actual = Digest::of_file(&kernel.vmlinux).map_err(FsError::on("read", &kernel.vmlinux))?;
+    if actual == kernel.digest {
+        Ok(())
+    } else {
+        Err(ImageError::Damaged { path: kernel.vmlinux.clone(), expected: kernel.digest.clone(), actual })
+    }
+}
+
 /// The kernel if nothing is wrong with it; what is damaged counts as missing, so that `setup` mends it.
 fn intact(cache: &Path) -> Result<Option<Kernel>, ImageError> {
-    match current_kernel(cache) {
+    match current_kernel(cache).and_then(|kernel| verify(&kernel).map(|()| kernel)) {
         Ok(kernel) => Ok(Some(kernel)),
         Err(error @ ImageError::Manifest(ManifestError::Newer { .. })) => Err(error),
         Err(_) => Ok(None),
