@@ -60,12 +60,11 @@ impl Smolvm {
         let report = self.remove_locked(&mut store, &targets, Reason::Delete)?;
         deletion.freed_bytes = report.freed_bytes;
         for (id, lock) in locks {
-            match report.failure(&id) {
-                Some(step) => deletion.failed.push((id.clone(), step_error(&id, step))),
-                None => {
-                    lock.remove()?;
-                    deletion.deleted.push(id);
-                }
+            if let Some(step) = report.failure(&id) {
+                deletion.failed.push((id.clone(), step_error(&id, step)));
+            } else {
+                lock.remove()?;
+                deletion.deleted.push(id);
             }
         }
         network::release_shared(self, &mut store)?;

@@ -13,6 +13,7 @@ use crate::create::{CreateRequest, make_run_dir};
 use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::network;
+use crate::start::begin;
 
 /// Two real processes whose argv has mark and token at their fixed places.
 #[derive(Debug)]
@@ -33,7 +34,7 @@ impl Smolvm {
         let _lock = self.lock(id)?;
         let (record, entries) = store.sandbox(id)?.ok_or_else(|| Error::no_such_sandbox(id))?;
         let plan = self.plan_start(&record, None)?;
-        self.begin(&mut store, &record, &plan)?;
+        begin(&mut store, &record, &plan)?;
         make_run_dir(self, id)?;
         // The descriptor goes at once: the TAP is persistent, as under a hypervisor that was killed.
         drop(network::raise(self, &mut store, id, &entries)?);

@@ -103,7 +103,7 @@ impl Session {
 
     /// Reads once; the socket must be readable.
     pub(crate) fn fill(&mut self) -> Result<(), Error> {
-        let mut chunk = [0; 64 << 10];
+        let mut chunk = [0; 16 << 10];
         let count = self.socket.read(&mut chunk).map_err(lost)?;
         if count == 0 {
             return Err(Error::new(ErrorCode::GuestError, "the sandbox ended").hint("smolvm list; smolvm logs NAME"));

@@ -41,7 +41,7 @@ use crate::paths::MONITOR_LOG;
 use crate::view::SandboxView;
 
 /// How long a boot may take until the agent answers; TCG boots in about one second.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_mins(1);
 
 impl Smolvm {
     /// Boots a sandbox; returns when its agent has answered. One that runs already is left alone.
@@ -68,7 +68,7 @@ impl Smolvm {
             Admission::Refused(refusal) => return Err(Error::refused_by_state(id, refusal)),
         };
         let plan = self.plan_start(&record, accelerator)?;
-        self.begin(&mut store, &record, &plan)?;
+        begin(&mut store, &record, &plan)?;
         match self.bring_up(&mut store, id, &plan, Patience { deadline, signals }) {
             Ok(()) => Ok(self.inspect(id)?.sandbox),
             Err(e) => Err(self.unwind(&mut store, id, e)),
@@ -125,26 +125,6 @@ impl Smolvm {
             .parse()
             .map_err(|_| image::ImageError::NotFound { name: record.spec.image.to_string(), available: Vec::new() })?;
         image::resolve_digest(&self.paths().cache, &digest)
-    }
-
-    /// Records the state and every effect to come.
-    pub(crate) fn begin(&self, store: &mut Store, record: &SandboxRecord, plan: &StartPlan) -> Result<(), Error> {
-        let id = &record.id;
-        let starting = next(record.state, Event::StartBegun)
-            .ok_or_else(|| Error::new(ErrorCode::InvalidState, format!("\"{id}\" cannot be started now")))?;
-        let entry = |kind, key: &str| Entry { sandbox: id.clone(), kind, key: key.to_owned(), status: Status::Intended, identity: None };
-        store.write(|w| -> Result<(), Error> {
-            w.set_state(id, record.generation, starting)?;
-            w.set_run(id, &plan.run)?;
-            w.insert_entry(&entry(Kind::RunDir, id.as_str()))?;
-            w.insert_entry(&entry(Kind::Process, plan.token.as_str()))?;
-            w.insert_entry(&entry(Kind::Monitor, plan.token.as_str()))?;
-            if plan.network == NetworkMode::Tap {
-                w.set_status_of_kind(id, Kind::Tap, Status::Intended)?;
-                w.set_status_of_kind(id, Kind::NftElements, Status::Intended)?;
-            }
-            Ok(())
-        })
     }
 
     fn bring_up(&self, store: &mut Store, id: &SandboxId, plan: &StartPlan, patience: Patience<'_>) -> Result<(), Error> {
@@ -263,6 +243,26 @@ impl Smolvm {
             Some(step) => Err(crate::delete::step_error(id, &step)),
         }
     }
+}
+
+/// Records the state and every effect to come.
+pub(crate) fn begin(store: &mut Store, record: &SandboxRecord, plan: &StartPlan) -> Result<(), Error> {
+    let id = &record.id;
+    let starting = next(record.state, Event::StartBegun)
+        .ok_or_else(|| Error::new(ErrorCode::InvalidState, format!("\"{id}\" cannot be started now")))?;
+    let entry = |kind, key: &str| Entry { sandbox: id.clone(), kind, key: key.to_owned(), status: Status::Intended, identity: None };
+    store.write(|w| -> Result<(), Error> {
+        w.set_state(id, record.generation, starting)?;
+        w.set_run(id, &plan.run)?;
+        w.insert_entry(&entry(Kind::RunDir, id.as_str()))?;
+        w.insert_entry(&entry(Kind::Process, plan.token.as_str()))?;
+        w.insert_entry(&entry(Kind::Monitor, plan.token.as_str()))?;
+        if plan.network == NetworkMode::Tap {
+            w.set_status_of_kind(id, Kind::Tap, Status::Intended)?;
+            w.set_status_of_kind(id, Kind::NftElements, Status::Intended)?;
+        }
+        Ok(())
+    })
 }
 
 /// One start, decided.

@@ -1,4 +1,4 @@
-//! The ledger's file: SQLite, shared by every smolvm command and monitor of one installation.
+//! The ledger's file: `SQLite`, shared by every smolvm command and monitor of one installation.
 //!
 //! ```text
 //!   Store ── read ──► Row::{Whole, Broken}       a row that does not parse is shown, never acted on
@@ -37,7 +37,7 @@ pub enum StoreError {
     Corrupt {
         /// The database file.
         path: PathBuf,
-        /// What SQLite says.
+        /// What `SQLite` says.
         source: rusqlite::Error,
     },
     /// One row of it is not what smolvm writes; the others are sound.
@@ -84,10 +84,10 @@ pub enum StoreError {
     /// Entries are still recorded under the row.
     #[error("the ledger still has entries of this sandbox")]
     StillHeld,
-    /// Anything else SQLite reports.
+    /// Anything else `SQLite` reports.
     #[error("a database operation failed")]
     Sql {
-        /// What SQLite says.
+        /// What `SQLite` says.
         source: rusqlite::Error,
     },
 }

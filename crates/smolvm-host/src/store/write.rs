@@ -130,22 +130,22 @@ impl Writing<'_> {
 
     /// Records facts of the present run; a new run forgets how the last one ended.
     pub fn set_run(&self, id: &SandboxId, run: &Run) -> Result<(), StoreError> {
-        self.set_text(id, "UPDATE sandbox SET run = ?2, failure = NULL, exit = NULL WHERE id = ?1", Some(to_json(run)))
+        self.set_text(id, "UPDATE sandbox SET run = ?2, failure = NULL, exit = NULL WHERE id = ?1", Some(&to_json(run)))
     }
 
     /// Adds facts to the present run.
     pub fn update_run(&self, id: &SandboxId, run: &Run) -> Result<(), StoreError> {
-        self.set_text(id, "UPDATE sandbox SET run = ?2 WHERE id = ?1", Some(to_json(run)))
+        self.set_text(id, "UPDATE sandbox SET run = ?2 WHERE id = ?1", Some(&to_json(run)))
     }
 
     /// Records why an operation failed.
     pub fn set_failure(&self, id: &SandboxId, failure: Option<&Failure>) -> Result<(), StoreError> {
-        self.set_text(id, "UPDATE sandbox SET failure = ?2 WHERE id = ?1", failure.map(to_json))
+        self.set_text(id, "UPDATE sandbox SET failure = ?2 WHERE id = ?1", failure.map(to_json).as_deref())
     }
 
     /// Records how a run ended.
     pub fn set_exit(&self, id: &SandboxId, exit: Option<&Exit>) -> Result<(), StoreError> {
-        self.set_text(id, "UPDATE sandbox SET exit = ?2 WHERE id = ?1", exit.map(to_json))
+        self.set_text(id, "UPDATE sandbox SET exit = ?2 WHERE id = ?1", exit.map(to_json).as_deref())
     }
 
     /// Removes a sandbox's row; refused while the ledger has entries of it.
@@ -192,7 +192,7 @@ impl Writing<'_> {
         Ok(())
     }
 
-    fn set_text(&self, id: &SandboxId, sql: &str, json: Option<String>) -> Result<(), StoreError> {
+    fn set_text(&self, id: &SandboxId, sql: &str, json: Option<&str>) -> Result<(), StoreError> {
         let changed = self.tx.prepare_cached(sql)?.execute(params![id.as_str(), json])?;
         if changed == 0 { Err(StoreError::Changed) } else { Ok(()) }
     }

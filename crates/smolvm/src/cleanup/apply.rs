@@ -125,15 +125,12 @@ impl Smolvm {
         report.freed_bytes += teardown.freed_bytes;
         report.steps.extend(step_views(&teardown));
         for (id, lock) in locks {
-            match teardown.failure(&id) {
-                Some(step) => {
-                    let e = step_error(&id, step);
-                    report.failed.push(Failed { step: Some(step.step.entry.kind.to_string()), ..failed_by(&id, &e) });
-                }
-                None => {
-                    lock.remove()?;
-                    report.deleted.push(id);
-                }
+            if let Some(step) = teardown.failure(&id) {
+                let e = step_error(&id, step);
+                report.failed.push(Failed { step: Some(step.step.entry.kind.to_string()), ..failed_by(&id, &e) });
+            } else {
+                lock.remove()?;
+                report.deleted.push(id);
             }
         }
         Ok(())
@@ -153,7 +150,7 @@ impl Smolvm {
         };
         let verdict = self.verdict(&record, &entries, Looker::Holder);
         match select(scope, &candidate(&record, verdict)) {
-            Selection::Unknown { evidence } => Err(unknown(id, evidence)),
+            Selection::Unknown { evidence } => Err(unknown(id, &evidence)),
             // Whoever began to delete it and was killed wanted the same.
             Selection::Target(_) if record.state == State::Deleting => Ok(Some(lock)),
             Selection::Target(why) if why == target.why && record.generation == target.generation => Ok(Some(lock)),

@@ -13,7 +13,6 @@ use smolvm_model::name::{Mark, SandboxId};
 use smolvm_model::network::{ElementKey, ElementOwner, table_name};
 use smolvm_model::select::Scope;
 
-use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::paths::OWNER;
 
@@ -37,7 +36,7 @@ pub struct Orphan {
 }
 
 /// Looks for marks on the host. What cannot be looked at (no `nft`, no rights) is not there for this user.
-pub(super) fn find(vm: &Smolvm, scope: &Scope, table: &Table) -> Result<Vec<Orphan>, Error> {
+pub(super) fn find(vm: &Smolvm, scope: &Scope, table: &Table) -> Vec<Orphan> {
     let known: BTreeSet<&str> = table.sandboxes.iter().map(|r| r.id.as_str()).collect();
     let is_known = |id: &SandboxId| known.contains(id.as_str());
     let mut entries: Vec<(Entry, Option<String>)> = Vec::new();
@@ -74,7 +73,7 @@ pub(super) fn find(vm: &Smolvm, scope: &Scope, table: &Table) -> Result<Vec<Orph
         entry: None,
         doubt: None,
     }));
-    Ok(orphans)
+    orphans
 }
 
 fn orphan_entry(sandbox: SandboxId, kind: Kind, key: String, identity: Option<ProcessIdentity>) -> Entry {

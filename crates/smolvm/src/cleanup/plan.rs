@@ -91,7 +91,7 @@ impl Smolvm {
             reconciled_stale: Vec::new(),
             targets: Vec::new(),
             failed: Vec::new(),
-            orphans: orphans::find(self, scope, &table)?,
+            orphans: orphans::find(self, scope, &table),
             steps: Vec::new(),
         };
         for record in &table.sandboxes {
@@ -130,7 +130,7 @@ impl Smolvm {
         }
         match select(&plan.scope, &candidate(record, verdict.clone())) {
             Selection::Keep => {}
-            Selection::Unknown { evidence } => plan.failed.push(unknown(&record.id, evidence)),
+            Selection::Unknown { evidence } => plan.failed.push(unknown(&record.id, &evidence)),
             Selection::Target(why) => plan.targets.push(Target {
                 id: record.id.clone(),
                 state: record.state,
@@ -150,7 +150,7 @@ pub(super) fn candidate(record: &SandboxRecord, verdict: Verdict) -> Candidate {
     Candidate { id: record.id.clone(), state: record.state, verdict, expiry: if expired { Expiry::Expired } else { Expiry::Alive } }
 }
 
-pub(super) fn unknown(id: &SandboxId, evidence: String) -> Failed {
+pub(super) fn unknown(id: &SandboxId, evidence: &str) -> Failed {
     Failed {
         id: id.to_string(),
         error: format!("whether its process runs cannot be told, so nothing was touched: {evidence}"),

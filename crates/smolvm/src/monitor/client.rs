@@ -43,7 +43,7 @@ impl Client {
 
     /// Reads once what is there.
     pub(super) fn read(&mut self) -> Heard {
-        let mut chunk = [0; 64 << 10];
+        let mut chunk = [0; 16 << 10];
         let count = match recv(&self.socket, &mut chunk[..], RecvFlags::DONTWAIT) {
             Ok((_, 0)) => return Heard::Gone,
             Ok((_, count)) => count,

@@ -51,7 +51,7 @@ impl Guest {
 
     /// Reads once what is there.
     pub(super) fn read(&mut self) -> Result<Vec<Frame>, LinkError> {
-        let mut chunk = [0; 64 << 10];
+        let mut chunk = [0; 16 << 10];
         let count = match recv(&self.socket, &mut chunk[..], RecvFlags::DONTWAIT) {
             Ok((_, 0)) => 0,
             Ok((_, count)) => count,

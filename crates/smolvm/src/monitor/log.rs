@@ -73,8 +73,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("console.log");
         let mut log = CappedLog::open(&path);
-        for _ in 0..80 {
-            log.append(&[b'x'; 64 << 10]);
+        for _ in 0..320 {
+            log.append(&[b'x'; 16 << 10]);
         }
         let total: u64 = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
         assert!(total <= 2 * CAP + (64 << 10) && total > CAP / 2, "{total}");

@@ -26,7 +26,7 @@ pub(super) enum Service {
     /// Names for a TAP guest.
     Names(Forwarder),
     /// The network of an ordinary user.
-    User(UserNet),
+    User(Box<UserNet>),
 }
 
 /// Takes the TAP from standard input, or starts the user-mode network; gives the hypervisor's end and the service.
@@ -56,7 +56,7 @@ pub(super) fn attach(config: &MonitorConfig) -> Result<(Option<NetAttach>, Optio
                 resolv_conf: PathBuf::from(RESOLV_CONF),
             };
             let (network, fd) = user::start(&spec).map_err(user_error)?;
-            Ok((Some(NetAttach { fd, kind: NetKind::Stream, mac }), Some(Service::User(network))))
+            Ok((Some(NetAttach { fd, kind: NetKind::Stream, mac }), Some(Service::User(Box::new(network)))))
         }
     }
 }

@@ -217,7 +217,7 @@ impl<'a> Loop<'a> {
             Heard::Gone => self.drop_client(id),
             Heard::Frames(frames) => {
                 for frame in frames {
-                    self.from_client(id, frame);
+                    self.client_sent(id, frame);
                 }
             }
         }
@@ -248,17 +248,17 @@ impl<'a> Loop<'a> {
             match frame.kind {
                 FrameKind::Control => {
                     if let Ok(message) = decode::<AgentMessage>(&frame.payload) {
-                        self.from_agent(message)?;
+                        self.agent_said(message)?;
                     }
                 }
                 FrameKind::Open | FrameKind::StreamControl => {}
-                FrameKind::Data | FrameKind::Eof | FrameKind::Credit | FrameKind::Exit | FrameKind::Reset => self.to_client(frame),
+                FrameKind::Data | FrameKind::Eof | FrameKind::Credit | FrameKind::Exit | FrameKind::Reset => self.deliver(frame),
             }
         }
         Ok(())
     }
 
-    fn to_client(&mut self, frame: Frame) {
+    fn deliver(&mut self, frame: Frame) {
         let Some((id, stream)) = self.relay.client_stream(frame.stream) else { return };
         let ends = matches!(frame.kind, FrameKind::Exit | FrameKind::Reset);
         if ends {
@@ -270,7 +270,7 @@ impl<'a> Loop<'a> {
         }
     }
 
-    fn from_agent(&mut self, message: AgentMessage) -> Result<(), Error> {
+    fn agent_said(&mut self, message: AgentMessage) -> Result<(), Error> {
         match message {
             AgentMessage::Hello { agent_version, .. } => {
                 self.agent_version = Some(agent_version.chars().take(64).collect());

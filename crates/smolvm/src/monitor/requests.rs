@@ -8,11 +8,11 @@ use super::poll::Loop;
 use super::relay::{ClientId, OpenRefused};
 
 /// The longest grace a client can ask for.
-const MAX_GRACE: Duration = Duration::from_secs(600);
+const MAX_GRACE: Duration = Duration::from_mins(10);
 
 impl Loop<'_> {
     /// One frame of a client.
-    pub(super) fn from_client(&mut self, id: ClientId, frame: Frame) {
+    pub(super) fn client_sent(&mut self, id: ClientId, frame: Frame) {
         match frame.kind {
             FrameKind::Control => match decode(&frame.payload) {
                 Ok(request) => self.request(id, &request),

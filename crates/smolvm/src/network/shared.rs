@@ -125,9 +125,8 @@ fn release_table(vm: &Smolvm) -> Result<&'static str, String> {
 fn release_forwarding(vm: &Smolvm, part: &SharedPart) -> Result<&'static str, String> {
     let name: IfName = part.key.parse().map_err(|_| "not the name of an interface".to_owned())?;
     match sysctl::forwarding(&name) {
-        Err(sysctl::SysctlError::Missing { .. }) => return Ok("already_gone"),
+        Err(sysctl::SysctlError::Missing { .. }) | Ok(Switch::Off) => return Ok("already_gone"),
         Err(e) => return Err(e.to_string()),
-        Ok(Switch::Off) => return Ok("already_gone"),
         Ok(Switch::On) => {}
     }
     if held_by_another(vm, &name).map_err(|e| e.one_line())? {
