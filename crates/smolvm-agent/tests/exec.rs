@@ -340,7 +340,20 @@ fn before_the_boot_nothing_runs_and_a_failed_boot_is_told() {
     let mut agent = Agent::start_unattached();
     agent.attach(1);
     assert_eq!(agent.sh("true").error(), Some(ExecErrorKind::SpawnFailed));
-    let text = br#"{"type":"boot","hostname":"x","machine_id":"0","time":{"secs":1,"nanos":0},"entropy":"","data_disk":true}"#;
-    agent.send(&Frame::control(text.to_vec()));
+    let text = r#"{"type":"boot","hostname":"x","machine_id":"0","time":{"secs":1,"nanos":0},"entropy":"","data_disk":true}"#;
+    agent.send(&Frame::control(text.as_bytes().to_vec()));
     agent.until("failed", |a| a.said.iter().any(|m| matches!(m, AgentMessage::Failed { step, .. } if step == "disks")));
+    agent.said.clear();
+    agent.send(&Frame::control(text.replace("true", "false").into_bytes()));
+    agent.until("the first answer", |a| matches!(a.said.as_slice(), [AgentMessage::Failed { .. }]));
+    assert_eq!(agent.sh("true").error(), Some(ExecErrorKind::SpawnFailed));
+}
+
+#[test]
+fn a_second_boot_gets_the_first_answer() {
+    let mut agent = Agent::start();
+    let first = agent.said.last().cloned();
+    agent.said.clear();
+    agent.boot();
+    assert_eq!(agent.said.last().cloned(), first);
 }

@@ -6,8 +6,8 @@
 //!              /newroot ◄── overlay(lower=/lower, upper=/data/upper, work=/data/work) ──► becomes /
 //! ```
 //!
-//! After the switch nothing in the guest can name `/data`: its only handle is the descriptor in
-//! [`Disk`], through which the shutdown makes the file system read-only and so clean.
+//! After the switch no path leads to `/data`: its only handle is the descriptor in [`Disk`],
+//! through which the shutdown makes the file system read-only and so clean.
 
 use std::os::fd::OwnedFd;
 

@@ -74,25 +74,29 @@ impl Server<'_> {
         self.link.outbox.push_raw(&reply.to_bytes());
         if let Ok(generation) = reply.generation() {
             let agent_version = env!("CARGO_PKG_VERSION").to_owned();
-            self.say(&AgentMessage::Hello { agent_version, generation, booted: self.ready.is_some() });
+            self.say(&AgentMessage::Hello { agent_version, generation, booted: self.has_booted() });
         }
     }
 
     fn boot(&mut self, config: &BootConfig) {
-        if let Some(ready) = &self.ready {
-            let again = AgentMessage::Ready(ready.clone());
-            return self.say(&again);
-        }
-        match self.guest.boot(config) {
-            Ok(ready) => {
-                self.ready = Some(ready.clone());
-                self.say(&AgentMessage::Ready(ready));
+        if self.boot.is_none() {
+            let outcome = self.guest.boot(config);
+            if let Err(failure) = &outcome {
+                crate::log::line(failure);
             }
-            Err(failure) => {
-                crate::log::line(&failure);
-                self.say(&AgentMessage::Failed { step: failure.step.to_owned(), message: failure.message });
-            }
+            self.boot = Some(outcome);
         }
+        // A second try would start from a half-made guest, so the first answer stands.
+        let answer = match &self.boot {
+            Some(Ok(ready)) => AgentMessage::Ready(ready.clone()),
+            Some(Err(failure)) => AgentMessage::Failed { step: failure.step.to_owned(), message: failure.message.clone() },
+            None => return,
+        };
+        self.say(&answer);
+    }
+
+    fn has_booted(&self) -> bool {
+        matches!(self.boot, Some(Ok(_)))
     }
 
     fn open(&mut self, stream: u32, request: Result<ExecRequest, String>) {
@@ -100,7 +104,7 @@ impl Server<'_> {
             return self.abort(stream, true);
         }
         let refuse = |why: &str| Err(ExecExit::failed(ExecErrorKind::SpawnFailed, why));
-        let started = if self.ready.is_none() {
+        let started = if !self.has_booted() {
             refuse("the guest has not booted")
         } else if self.phase.has_begun() {
             refuse("the guest is shutting down")

@@ -50,7 +50,8 @@ pub(crate) struct Server<'a> {
     execs: Vec<Exec>,
     leftovers: Leftovers,
     phase: Phase,
-    ready: Option<Ready>,
+    /// How the boot went; it is tried once.
+    boot: Option<Result<Ready, BootFailure>>,
     /// Who gets to fill the outbox first; goes round, so that one flood does not silence the rest.
     turn: usize,
 }
@@ -66,7 +67,7 @@ pub(crate) fn serve(line: OwnedFd, signals: OwnedFd, guest: &mut dyn Guest) -> R
         execs: Vec::new(),
         leftovers: Leftovers::new(),
         phase: Phase::Running,
-        ready: None,
+        boot: None,
         turn: 0,
     };
     while server.round()? {}
