@@ -232,6 +232,26 @@ fn it_works_on_a_host_without_any_network() {
 }
 
 #[test]
+fn an_ordinary_user_can_have_one() {
+    in_namespace(|| {
+        let (_there, server) = world();
+        std::thread::scope(|scope| {
+            let unprivileged = scope.spawn(|| {
+                drop_capabilities();
+                let (guest, spec) = spec_for("vm-a", Path::new("/dev/null"));
+                let (net, fd) = user::start(&UserSpec { run_as: None, ..spec }).unwrap();
+                let guest = Behind::hold(guest, net, UnixStream::from(fd));
+                guest.udp(SERVER, 7, "from nobody");
+                assert_eq!(heard(&server).1, "from nobody");
+                assert_eq!(guest.expect("the answer", read_udp).2, "re: from nobody");
+                assert!(status(guest.pid).contains("Uid:\t65534\t65534\t65534\t65534"));
+            });
+            unprivileged.join().expect("an ordinary user's network went wrong");
+        });
+    });
+}
+
+#[test]
 fn a_flood_and_a_guest_that_does_not_read_stay_within_bounds() {
     in_namespace(|| {
         let (_there, server) = world();

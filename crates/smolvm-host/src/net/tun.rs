@@ -17,6 +17,7 @@ pub(super) enum Attach {
 const TUNSETIFF: libc::c_ulong = 0x4004_54ca;
 const TUNSETPERSIST: libc::c_ulong = 0x4004_54cb;
 const TUNSETOWNER: libc::c_ulong = 0x4004_54cc;
+const TUNGETFEATURES: libc::c_ulong = 0x8004_54cf;
 const IFF_TAP: i16 = 0x0002;
 const IFF_NO_PI: i16 = 0x1000;
 const IFF_VNET_HDR: i16 = 0x4000;
@@ -33,6 +34,14 @@ struct InterfaceRequest {
 /// Opens the device node.
 pub(super) fn open() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open("/dev/net/tun")
+}
+
+/// What the driver behind an open node can do; fails when something else is behind it.
+pub(super) fn features(node: &File) -> io::Result<u32> {
+    let mut features: libc::c_uint = 0;
+    // SAFETY: TUNGETFEATURES writes one unsigned int, which `features` is and which outlives the call.
+    check(unsafe { libc::ioctl(node.as_raw_fd(), TUNGETFEATURES, &raw mut features) })?;
+    Ok(features)
 }
 
 /// Attaches an open node to the TAP of this name, making it (for as long as it is open) where it is new.

@@ -8,6 +8,7 @@
 
 mod inet;
 mod link;
+mod probe;
 mod wire;
 
 pub use inet::{Route, RouteKind};
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recvfrom, send, socket_with, sockopt};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, recvfrom, send, socket_with, sockopt};
 use wire::{Malformed, Request};
 
 const NLM_F_REQUEST: u16 = 1;
@@ -95,9 +96,13 @@ fn malformed(action: &'static str) -> impl FnOnce(Malformed) -> NetlinkError {
 impl Netlink {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open() -> Result<Self, NetlinkError> {
+        // No protocol is number 0, which is NETLINK_ROUTE.
+        Self::open_for(None)
+    }
+
+    fn open_for(protocol: Option<Protocol>) -> Result<Self, NetlinkError> {
         let make = || -> rustix::io::Result<OwnedFd> {
-            // No protocol is number 0, which is NETLINK_ROUTE.
-            let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+            let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
             rustix::net::bind(&fd, &SocketAddrNetlink::new(0, 0))?;
             sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(PATIENCE))?;
             Ok(fd)
