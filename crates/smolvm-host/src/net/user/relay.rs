@@ -218,9 +218,13 @@ mod tests {
 
     #[test]
     fn frames_are_split_whole_and_absurd_lengths_noticed() {
-        assert_eq!(split(&[]), (vec![], false));
-        assert_eq!(split(&[0, 0, 0, 2, 7, 7, 0, 0, 0, 0, 0, 0, 0, 3, 1]), (vec![4..6, 10..10], false));
-        assert_eq!(split(&[0, 0, 0, 1, 7, 0, 2, 0, 0]), (vec![4..5], true));
-        assert_eq!(split(&[0xff; 5]).1, true);
+        let ends = |bytes: &[u8]| {
+            let (frames, broken) = split(bytes);
+            (frames.into_iter().map(|frame| (frame.start, frame.end)).collect::<Vec<_>>(), broken)
+        };
+        assert_eq!(ends(&[]), (vec![], false));
+        assert_eq!(ends(&[0, 0, 0, 2, 7, 7, 0, 0, 0, 0, 0, 0, 0, 3, 1]), (vec![(4, 6), (10, 10)], false));
+        assert_eq!(ends(&[0, 0, 0, 1, 7, 0, 2, 0, 0]), (vec![(4, 5)], true));
+        assert_eq!(ends(&[0xff; 5]), (vec![], true));
     }
 }
