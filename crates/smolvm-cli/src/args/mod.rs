@@ -41,7 +41,7 @@ pub(crate) struct Cli {
 
 /// `smolvm-cleanup`: the same command under its own name.
 #[derive(Debug, Parser)]
-#[command(name = "smolvm-cleanup", version, styles = STYLES, max_term_width = 100)]
+#[command(name = "smolvm-cleanup", version, about = cleanup::ABOUT, styles = STYLES, max_term_width = 100)]
 pub(crate) struct CleanupCli {
     #[arg(help = HOME_HELP, long, display_order = 990, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub(crate) home: Option<PathBuf>,

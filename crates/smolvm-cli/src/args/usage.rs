@@ -7,6 +7,9 @@ use smolvm_model::error_code::ErrorCode;
 
 use crate::output::Problem;
 
+/// Most characters of a complaint.
+const LONGEST: usize = 400;
+
 /// What a command line that was not taken means.
 #[derive(Debug)]
 pub(crate) enum Wrong {
@@ -18,17 +21,17 @@ pub(crate) enum Wrong {
     Usage(Problem),
 }
 
-/// Sorts clap's complaint.
-pub(crate) fn wrong(e: clap::Error) -> Wrong {
+/// Sorts clap's complaint about `path`.
+pub(crate) fn wrong(e: clap::Error, path: &str) -> Wrong {
     match e.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Wrong::Asked(e),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Wrong::Nothing(e),
-        _ => Wrong::Usage(problem(&e.to_string())),
+        _ => Wrong::Usage(problem(&e.to_string(), &help_of(path))),
     }
 }
 
 /// clap's text is `error: …`, perhaps `tip: …`, `Usage: …`, `For more information …`.
-fn problem(text: &str) -> Problem {
+fn problem(text: &str, help: &str) -> Problem {
     let mut message = Vec::new();
     let mut hints = Vec::new();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
@@ -44,7 +47,24 @@ fn problem(text: &str) -> Problem {
             message.push(line);
         }
     }
-    Problem::new(ErrorCode::UsageError, message.join(" ")).hint(hints.join("\n"))
+    hints.push(help.to_owned());
+    Problem::new(ErrorCode::UsageError, shortened(&message.join(" "))).hint(hints.join("\n"))
+}
+
+/// A wrong argument may be as long as an argument can be; nobody reads it to its end.
+fn shortened(message: &str) -> String {
+    match message.char_indices().nth(LONGEST) {
+        Some((at, _)) => format!("{}…", &message[..at]),
+        None => message.to_owned(),
+    }
+}
+
+/// The command that helps with `path`.
+fn help_of(path: &str) -> String {
+    match path.rsplit('.').next() {
+        Some(verb) if verb != "smolvm" => format!("smolvm {verb} --help"),
+        _ => "smolvm --help".to_owned(),
+    }
 }
 
 /// Whether `--json` is on the line, before a `--`: then even a usage error goes into the envelope.

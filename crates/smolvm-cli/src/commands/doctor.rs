@@ -58,7 +58,7 @@ impl Verbal for Doctor {
             let fixed = fixed.iter().fold(String::new(), |text, what| format!("{text}fixed  {}\n", harmless(what)));
             fixed + &checks_text(&checks, self.verbose)
         };
-        Ok(Reply::new(self.format(), data, text).but(failing(&checks, "smolvm doctor names the command for each")))
+        Ok(Reply::new(self.format(), data, text).but(failing(&checks, "the fix of each check is the command that mends it")))
     }
 }
 

@@ -160,7 +160,9 @@ fn guest_error(message: String, status: u8) -> Problem {
 }
 
 fn never_ran(kind: ExecErrorKind, command: &str, message: &str) -> Problem {
-    let problem = |code, status| Problem::new(code, format!("\"{command}\" did not run: {message}")).exit_with(status);
+    // The guest's agent names the command in most of its messages.
+    let text = if message.starts_with(command) { message.to_owned() } else { format!("\"{command}\" did not run: {message}") };
+    let problem = |code, status| Problem::new(code, text).exit_with(status);
     match kind {
         ExecErrorKind::NotFound => problem(ErrorCode::NotFound, exit::NOT_FOUND),
         ExecErrorKind::NotExecutable => problem(ErrorCode::GuestError, exit::NOT_EXECUTABLE),

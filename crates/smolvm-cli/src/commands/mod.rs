@@ -22,6 +22,8 @@ use std::path::Path;
 
 use clap::Parser;
 
+use smolvm_model::error_code::ErrorCode;
+
 use crate::args::{self, CleanupCli, Cli, Verb, Wrong};
 use crate::context::Context;
 use crate::exit;
@@ -86,7 +88,8 @@ fn act<V: Verbal>(verb: V, context: &Context) -> u8 {
 /// A line that was not taken: help, version, or a usage error.
 fn decline(argv: &[OsString], e: clap::Error, path: Option<&str>) -> u8 {
     let json = args::wants_json(argv);
-    match args::wrong(e) {
+    let path = path.map_or_else(|| args::path_of(argv, &args::tree()), str::to_owned);
+    match args::wrong(e, &path) {
         Wrong::Asked(help) => {
             // A reader that went away has seen what it wanted.
             let _ = help.print();
@@ -97,13 +100,10 @@ fn decline(argv: &[OsString], e: clap::Error, path: Option<&str>) -> u8 {
             exit::USAGE
         }
         Wrong::Nothing(_) => {
-            let problem = Problem::new(smolvm_model::error_code::ErrorCode::UsageError, "no command was given").hint("smolvm --help");
+            let problem = Problem::new(ErrorCode::UsageError, "no command was given").hint("smolvm --help");
             emit("smolvm", Format::Json, Err(problem))
         }
-        Wrong::Usage(problem) => {
-            let path = path.map_or_else(|| args::path_of(argv, &args::tree()), str::to_owned);
-            emit(&path, Format::of(json), Err(problem))
-        }
+        Wrong::Usage(problem) => emit(&path, Format::of(json), Err(problem)),
     }
 }
 

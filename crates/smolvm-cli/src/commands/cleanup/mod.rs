@@ -28,10 +28,13 @@ use crate::exit;
 use crate::output::{Format, Problem, Progress, Reply, ask_on_stderr, emit, to_stdout};
 use crate::signals::SignalPipe;
 
-/// Remove stale and auto-created sandboxes, and everything that belongs to them
+/// Under either of its names.
+pub(crate) const ABOUT: &str = "Remove stale and auto-created sandboxes, and everything that belongs to them";
+
+/// What `cleanup` is told.
 #[derive(Debug, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "switches of a command line, each of its own")]
-#[command(after_help = "\
+#[command(about = ABOUT, after_help = "\
 Targets are sandboxes whose name starts with the prefix, whose hypervisor is gone, whose time to
 live has passed, or whose creation or deletion was interrupted; running ones among them too.
 Processes, devices, rules, files and records go together, and the host is looked at again

@@ -13,7 +13,6 @@ use crate::output::{Columns, harmless};
 
 /// The number of things to remove, in words.
 pub(super) fn what(plan: &CleanupPlan) -> String {
-    let count = |n: usize, one: &str, many: &str| if n == 1 { format!("1 {one}") } else { format!("{n} {many}") };
     let running = plan.targets.iter().filter(|target| target.running).count();
     let orphans = plan.orphans.iter().filter(|orphan| orphan.remove).count();
     let mut parts = Vec::new();
@@ -25,6 +24,10 @@ pub(super) fn what(plan: &CleanupPlan) -> String {
         parts.push(count(orphans, "orphan", "orphans"));
     }
     parts.join(" and ")
+}
+
+fn count(n: usize, one: &str, many: &str) -> String {
+    if n == 1 { format!("1 {one}") } else { format!("{n} {many}") }
 }
 
 /// What was found: stale ids, targets, orphans.
@@ -86,11 +89,11 @@ pub(super) fn report(report: &CleanupReport) -> String {
     for part in &report.shared {
         let _ = writeln!(text, "shared   {} {}: {}", harmless(&part.kind), harmless(&part.key), harmless(&part.outcome));
     }
-    let orphans = if removed == 0 { String::new() } else { format!(", {removed} orphans removed") };
+    let orphans = if removed == 0 { String::new() } else { format!(", {} removed", count(removed, "orphan", "orphans")) };
     let _ = writeln!(
         text,
-        "{} targets: {} deleted, {} failed{orphans}; {} freed in {} ms",
-        report.targets.len(),
+        "{}: {} deleted, {} failed{orphans}; {} freed in {} ms",
+        count(report.targets.len(), "target", "targets"),
         report.deleted.len(),
         report.failed.len(),
         display_bytes(report.freed_bytes),
