@@ -124,10 +124,10 @@ fn run_removes_its_sandbox_however_it_ends() {
 
     for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::HUP, 129)] {
         let running = env.smolvm(&run).args(&["minimal", "--", "sh", "-c", "touch /tmp/here; sleep 600"]).spawn();
-        let id = until("the sandbox runs", Duration::from_secs(60), || {
+        let id = until("the sandbox runs", Duration::from_mins(1), || {
             states(&env).into_iter().find_map(|(id, state)| (state == "running").then_some(id))
         });
-        until("the command runs", Duration::from_secs(60), || {
+        until("the command runs", Duration::from_mins(1), || {
             (env.smolvm(&["exec", &id, "test", "-e", "/tmp/here"]).run().code() == Some(0)).then_some(())
         });
         running.signal(signal);
