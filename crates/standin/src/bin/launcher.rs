@@ -45,8 +45,10 @@ enum After {
     Console,
     /// Ask QMP for the status, say so, then stay until killed.
     Stay,
-    /// Wait for this word on the console, then quit through QMP.
+    /// Wait for `READY` on the console, then quit through QMP.
     Quit,
+    /// Wait until the guest opens the agent's port, then quit through QMP.
+    Port,
 }
 
 #[derive(Serialize)]
@@ -121,6 +123,16 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     after(&job.then, vm, start)
 }
 
+/// Processor time of all threads of a process.
+fn cpu_us(pid: u32) -> std::io::Result<u64> {
+    let mut nanos = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
+        nanos += text.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(nanos / 1000)
+}
+
 #[allow(clippy::print_stdout, reason = "a program of the tests")]
 fn after(then: &After, vm: Launched, start: Instant) -> Result<(), Box<dyn std::error::Error>> {
     let console = File::from(vm.console);
@@ -139,6 +151,13 @@ fn after(then: &After, vm: Launched, start: Instant) -> Result<(), Box<dyn std::
             loop {
                 std::thread::park();
             }
+        }
+        After::Port => {
+            let mut qmp = Qmp::open(vm.qmp, Duration::from_secs(60))?;
+            while qmp.event()?.0 != "VSERPORT_CHANGE" {}
+            println!("{}", serde_json::json!({ "port_us": start.elapsed().as_micros(), "cpu_us": cpu_us(vm.pid)? }));
+            let _ = qmp.execute("quit", None);
+            println!("{}", serde_json::json!({ "outcome": outcome(&vm.pidfd).to_string() }));
         }
         After::Quit => {
             let mut seen = String::new();
