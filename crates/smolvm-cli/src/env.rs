@@ -66,11 +66,6 @@ impl Variable {
     fn read(&self) -> Option<OsString> {
         std::env::var_os(self.name).filter(|value| !value.is_empty())
     }
-
-    /// Its value if it is an absolute path: the base directory specification says to ignore others.
-    fn directory(&self) -> Option<PathBuf> {
-        self.read().map(PathBuf::from).filter(|path| path.is_absolute())
-    }
 }
 
 /// Whether colour is not wanted.
@@ -101,7 +96,12 @@ pub(crate) fn settings(home: Option<PathBuf>) -> Result<Settings, Problem> {
 }
 
 fn paths(home: Option<PathBuf>) -> Result<Paths, Problem> {
-    if let Some(home) = home.or_else(|| SMOLVM_HOME.read().map(PathBuf::from)) {
+    resolve(home, rustix::process::geteuid().is_root(), &Variable::read)
+}
+
+/// The rule, apart from where the values come from.
+fn resolve(home: Option<PathBuf>, root: bool, read: &dyn Fn(&Variable) -> Option<OsString>) -> Result<Paths, Problem> {
+    if let Some(home) = home.or_else(|| read(&SMOLVM_HOME).map(PathBuf::from)) {
         let absolute = std::path::absolute(&home).map_err(|e| {
             Problem::new(ErrorCode::UsageError, format!("{} cannot be a home: {e}", home.display()))
                 .hint("give an absolute path: --home DIR")
@@ -112,16 +112,50 @@ fn paths(home: Option<PathBuf>) -> Result<Paths, Problem> {
         }
         return Ok(Paths::beneath(&absolute));
     }
-    if rustix::process::geteuid().is_root() {
+    if root {
         return Ok(Paths { state: "/var/lib/smolvm".into(), cache: "/var/cache/smolvm".into(), run: "/run/smolvm".into() });
     }
-    let beneath_home = |rest: &str| HOME.directory().map(|home| home.join(rest));
+    // The base directory specification says to ignore paths that are not absolute.
+    let directory = |variable: &Variable| read(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let beneath_home = |rest: &str| directory(&HOME).map(|home| home.join(rest));
     let lost = || {
         Problem::new(ErrorCode::UsageError, "there is no place for sandboxes: neither HOME nor the XDG variables are set")
             .hint("name one: smolvm --home DIR …")
     };
-    let state = XDG_STATE_HOME.directory().or_else(|| beneath_home(".local/state")).ok_or_else(lost)?.join("smolvm");
-    let cache = XDG_CACHE_HOME.directory().or_else(|| beneath_home(".cache")).ok_or_else(lost)?.join("smolvm");
-    let run = XDG_RUNTIME_DIR.directory().map_or_else(|| state.join("run"), |dir| dir.join("smolvm"));
+    let state = directory(&XDG_STATE_HOME).or_else(|| beneath_home(".local/state")).ok_or_else(lost)?.join("smolvm");
+    let cache = directory(&XDG_CACHE_HOME).or_else(|| beneath_home(".cache")).ok_or_else(lost)?.join("smolvm");
+    let run = directory(&XDG_RUNTIME_DIR).map_or_else(|| state.join("run"), |dir| dir.join("smolvm"));
     Ok(Paths { state, cache, run })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(root: bool, set: &[(&str, &str)]) -> Option<[String; 3]> {
+        let read = |variable: &Variable| set.iter().find(|(name, _)| *name == variable.name).map(|(_, value)| OsString::from(value));
+        let paths = resolve(None, root, &read).ok()?;
+        Some([paths.state, paths.cache, paths.run].map(|path| path.to_str().unwrap().to_owned()))
+    }
+
+    fn some(paths: [&str; 3]) -> Option<[String; 3]> {
+        Some(paths.map(str::to_owned))
+    }
+
+    #[test]
+    fn every_user_has_places() {
+        let xdg = [("HOME", "/h"), ("XDG_STATE_HOME", "/s"), ("XDG_CACHE_HOME", "/c"), ("XDG_RUNTIME_DIR", "/r")];
+        assert_eq!(places(true, &xdg), some(["/var/lib/smolvm", "/var/cache/smolvm", "/run/smolvm"]));
+        assert_eq!(places(false, &xdg), some(["/s/smolvm", "/c/smolvm", "/r/smolvm"]));
+        assert_eq!(places(false, &xdg[..1]), some(["/h/.local/state/smolvm", "/h/.cache/smolvm", "/h/.local/state/smolvm/run"]));
+        assert_eq!(places(true, &[("SMOLVM_HOME", "/x")]), some(["/x/state", "/x/cache", "/x/run"]));
+        assert_eq!(places(false, &[]), None);
+    }
+
+    #[test]
+    fn a_relative_base_directory_counts_as_none() {
+        let paths = places(false, &[("HOME", "/h"), ("XDG_STATE_HOME", "s"), ("XDG_RUNTIME_DIR", "")]);
+        assert_eq!(paths.unwrap()[0], "/h/.local/state/smolvm");
+        assert_eq!(places(false, &[("HOME", "h")]), None);
+    }
 }

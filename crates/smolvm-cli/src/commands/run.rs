@@ -13,6 +13,7 @@ use super::exec::{ExecOptions, captured, not_run, took, verdict};
 use super::streams::{Captured, Screen};
 use crate::args::{Common, SandboxOptions, collect};
 use crate::context::Context;
+use crate::exit;
 use crate::output::{Format, Problem, Progress, Reply, note, tell};
 use crate::signals::SignalPipe;
 
@@ -68,7 +69,7 @@ impl Verbal for Run {
             let outcome = vm.run(&request, io).map_err(ended)?;
             let reply = captured(outcome.id.as_str(), &request.exec, &outcome.exec, &out, &err);
             return Ok(match outcome.leftover {
-                Some(e) => reply.but(Some(left_behind(&e))),
+                Some(e) => reply.but(Some(left_behind(&e, verdict(&request.exec, &outcome.exec).as_ref()))),
                 None => reply,
             });
         }
@@ -88,13 +89,20 @@ impl Verbal for Run {
         if self.keep && !self.common.quiet {
             note(&format!("Sandbox \"{0}\" still runs. Remove it with: smolvm delete {0}", outcome.id));
         }
-        let problem = outcome.leftover.as_ref().map(left_behind).or_else(|| verdict(&request.exec, &outcome.exec));
+        let problem = match (outcome.leftover, verdict(&request.exec, &outcome.exec)) {
+            (Some(e), verdict) => Some(left_behind(&e, verdict.as_ref())),
+            (None, verdict) => verdict,
+        };
         Ok(Reply::nothing().but(problem))
     }
 }
 
-/// The command ran, but its sandbox could not be removed.
-fn left_behind(e: &smolvm::Error) -> Problem {
+/// The command ran, but its sandbox could not be removed; the command's own failure keeps its status.
+fn left_behind(e: &smolvm::Error, verdict: Option<&Problem>) -> Problem {
+    let status = verdict.map_or(exit::FAILURE, Problem::exit);
     let recovery = e.recovery.clone().unwrap_or_else(|| "smolvm cleanup".to_owned());
-    Problem::new(ErrorCode::PartialFailure, "the command ran, but its sandbox could not be removed").because(e).hint(recovery)
+    Problem::new(ErrorCode::PartialFailure, "the command ran, but its sandbox could not be removed")
+        .because(e)
+        .hint(recovery)
+        .exit_with(status)
 }
