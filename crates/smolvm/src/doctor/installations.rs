@@ -8,7 +8,7 @@ use smolvm_host::proc::identity;
 use smolvm_host::proc::scan::MARK_AT;
 use smolvm_model::name::{InstallId, Mark};
 
-use super::report::CheckReport;
+use super::report::{CheckReport, count};
 use super::sandboxes::some;
 use crate::installation::Smolvm;
 
@@ -61,14 +61,24 @@ fn judge(own: &str, others: &BTreeMap<InstallId, Holding>) -> CheckReport {
     }
     let each: Vec<String> = others
         .iter()
-        .map(|(install, h)| format!("{install}: {} processes, {} devices, {} nftables tables", h.processes, h.devices, h.table))
+        .map(|(install, h)| {
+            format!(
+                "{install}: {}, {}, {}",
+                count(h.processes, "process", "processes"),
+                count(h.devices, "device", "devices"),
+                count(h.table, "nftables table", "nftables tables")
+            )
+        })
         .collect();
     let unique: BTreeSet<&str> = each.iter().map(String::as_str).collect();
     let shown: Vec<&str> = unique.into_iter().collect();
     // Each is its own user's, or another state directory's, to clean up: nothing here is to be mended.
     CheckReport::pass(
         ID,
-        format!("{} other installations have something here; this one leaves it alone", others.len()),
+        format!(
+            "{}, left alone by this one",
+            count(others.len(), "other installation has something here", "other installations have something here")
+        ),
         format!("this one is {own}; {}", some(&shown)),
     )
 }
@@ -85,6 +95,6 @@ mod tests {
         others.insert("aaaaaaaaaa".parse().unwrap(), Holding { processes: 1, devices: 2, table: 1 });
         let report = judge("0123456789", &others);
         assert_eq!((report.status, report.fix), (CheckStatus::Pass, None));
-        assert!(report.evidence.contains("aaaaaaaaaa: 1 processes, 2 devices, 1 nftables tables"), "{}", report.evidence);
+        assert!(report.evidence.contains("aaaaaaaaaa: 1 process, 2 devices, 1 nftables table"), "{}", report.evidence);
     }
 }

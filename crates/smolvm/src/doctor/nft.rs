@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use smolvm_host::net::nft::{self, NftError};
 use smolvm_host::proc::tool;
 
-use super::report::{CheckReport, chain};
+use super::report::{CheckReport, chain, count};
 use crate::installation::{Smolvm, is_root};
 use crate::setup::command;
 
@@ -29,7 +29,11 @@ pub(super) fn look(_vm: &Smolvm) -> Vec<CheckReport> {
 fn judge(facts: &Facts) -> CheckReport {
     let at = facts.program.as_ref().map_or_else(|| "nft is in none of the directories of tools".to_owned(), |p| p.display().to_string());
     match &facts.tables {
-        Ok(tables) => CheckReport::pass(ID, "the packet filter answers", format!("{at}; {tables} tables of smolvm installations")),
+        Ok(tables) => CheckReport::pass(
+            ID,
+            "the packet filter answers",
+            format!("{at}; {} of smolvm installations", count(*tables, "table", "tables")),
+        ),
         Err(NftError::Missing) if facts.root => {
             CheckReport::fail(ID, "nft is not installed, so there is no network of mode tap", at).mended_by(command(&["nftables"], true))
         }

@@ -6,7 +6,7 @@ use smolvm_model::name::{IdPrefix, Mark};
 use smolvm_model::select::Scope;
 
 use super::hypervisor::NO_CACHE;
-use super::report::CheckReport;
+use super::report::{CheckReport, count};
 use super::sandboxes::some;
 use crate::cleanup::Orphan;
 use crate::installation::Smolvm;
@@ -29,8 +29,12 @@ fn judge(orphans: &[Orphan]) -> CheckReport {
     }
     let each: Vec<String> = orphans.iter().map(|o| format!("{} {} ({})", o.kind, o.key, o.owner)).collect();
     let shown: Vec<&str> = each.iter().map(String::as_str).collect();
-    CheckReport::warn(ID, format!("{} things on the host carry this installation's mark and are in no record", orphans.len()), some(&shown))
-        .mended_by(mend(orphans))
+    CheckReport::warn(
+        ID,
+        format!("{} this installation's mark and in no record", count(orphans.len(), "thing on the host with", "things on the host with")),
+        some(&shown),
+    )
+    .mended_by(mend(orphans))
 }
 
 /// The narrowest cleanup that takes them all: `--all` would take every sandbox along.

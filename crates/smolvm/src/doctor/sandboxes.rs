@@ -1,6 +1,6 @@
 //! Sandboxes whose record no longer fits the host.
 
-use super::report::CheckReport;
+use super::report::{CheckReport, count};
 use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::list::Listing;
@@ -24,11 +24,11 @@ fn judge(listing: &Result<Listing, Error>) -> Vec<CheckReport> {
     };
     let stale: Vec<&str> = listing.sandboxes.iter().filter(|s| s.stale).map(|s| s.id.as_str()).collect();
     let running = listing.sandboxes.iter().filter(|s| s.state == "running" && !s.stale).count();
-    let all = format!("{} sandboxes, {running} running", listing.sandboxes.len());
+    let all = format!("{}, {running} running", count(listing.sandboxes.len(), "sandbox", "sandboxes"));
     let mut reports = vec![if stale.is_empty() {
         CheckReport::pass(STALE, "no sandbox has lost its hypervisor", all)
     } else {
-        CheckReport::warn(STALE, format!("{} sandboxes have lost their hypervisor", stale.len()), some(&stale))
+        CheckReport::warn(STALE, format!("{} lost the hypervisor", count(stale.len(), "sandbox has", "sandboxes have")), some(&stale))
             .mended_by("smolvm cleanup   removes them; smolvm start NAME boots one again on its disk")
     }];
     let unknown: Vec<String> =
@@ -36,8 +36,12 @@ fn judge(listing: &Result<Listing, Error>) -> Vec<CheckReport> {
     if !unknown.is_empty() {
         let shown: Vec<&str> = unknown.iter().map(String::as_str).collect();
         reports.push(
-            CheckReport::warn(UNKNOWN, format!("whether {} sandboxes run cannot be told", unknown.len()), some(&shown))
-                .mended_by("sudo smolvm doctor   looks with the rights to read other users' processes"),
+            CheckReport::warn(
+                UNKNOWN,
+                format!("of {} it cannot be told whether it runs", count(unknown.len(), "sandbox", "sandboxes")),
+                some(&shown),
+            )
+            .mended_by("sudo smolvm doctor   looks with the rights to read other users' processes"),
         );
     }
     reports

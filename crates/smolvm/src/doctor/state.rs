@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, access};
 use smolvm_host::store::{BrokenRow, SCHEMA_VERSION, Store, StoreError};
 
-use super::report::{CheckReport, chain};
+use super::report::{CheckReport, chain, count};
 use crate::installation::Smolvm;
 
 const DIRECTORY: &str = "state.directory";
@@ -153,7 +153,7 @@ fn judge_database(path: &Path, head: &Head, opened: Option<Result<usize, &StoreE
             CheckReport::fail(DATABASE, "a newer smolvm made it", evidence).mended_by("smolvm version   use the newer smolvm that made it")
         }
         (Head::Version(_), Some(Ok(sandboxes))) => {
-            CheckReport::pass(DATABASE, format!("version {SCHEMA_VERSION}, {sandboxes} sandboxes"), shown)
+            CheckReport::pass(DATABASE, format!("version {SCHEMA_VERSION}, {}", count(sandboxes, "sandbox", "sandboxes")), shown)
         }
         (Head::Version(_), Some(Err(e @ StoreError::Busy))) => {
             CheckReport::warn(DATABASE, "another process keeps it locked", chain(e)).mended_by(format!("fuser -v {shown}"))
@@ -178,7 +178,7 @@ fn judge_rows(broken: &[BrokenRow]) -> CheckReport {
     let more = if broken.len() > 1 { format!(", and {} more", broken.len() - 1) } else { String::new() };
     CheckReport::fail(
         ROWS,
-        format!("{} rows of the ledger are no valid sandbox", broken.len()),
+        format!("{} no valid sandbox", count(broken.len(), "row of the ledger is", "rows of the ledger are")),
         format!("{id:?}: {}{more}", problem.escape_debug()),
     )
     .mended_by("smolvm doctor --fix   drops them and touches no file")

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::report::CheckReport;
+use super::report::{CheckReport, count};
 use crate::installation::Smolvm;
 
 const ID: &str = "trash";
@@ -29,7 +29,7 @@ fn entries(dir: &Path) -> usize {
 }
 
 fn judge(left: Left) -> CheckReport {
-    let evidence = format!("{} directories of deleted sandboxes, {} of builds", left.sandboxes, left.builds);
+    let evidence = format!("{} of deleted sandboxes, {} of builds", count(left.sandboxes, "directory", "directories"), left.builds);
     let fixes: Vec<&str> = [(left.sandboxes, "smolvm cleanup"), (left.builds, "smolvm setup")]
         .into_iter()
         .filter(|(n, _)| *n > 0)

@@ -113,11 +113,7 @@ impl Smolvm {
     /// What `setup` would find missing. Changes nothing; reads every image to compare its content.
     pub fn setup_check(&self) -> Vec<CheckReport> {
         let mut checks = doctor::setup_checks(self);
-        checks.extend(image::verify_all(&self.paths().cache).into_iter().map(|check| {
-            let check = CheckReport::from(check);
-            // A damaged file keeps its right length, so `setup` alone would take it for whole.
-            if check.fix.is_some() { check.mended_by("smolvm setup --remove && smolvm setup") } else { check }
-        }));
+        checks.extend(image::verify_all(&self.paths().cache).into_iter().map(CheckReport::from));
         checks
     }
 
