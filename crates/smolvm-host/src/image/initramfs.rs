@@ -86,7 +86,11 @@ pub(super) fn build(cache: &Path, kernel: &Kernel, agent: &[u8]) -> Result<Initr
     require_space(cache, SPACE_MIB)?;
     let mut modules = Vec::new();
     for module in &kernel.modules {
-        modules.push((module.group, module.file.as_str(), read_module(&kernel.modules_dir.join(&module.file))?));
+        modules.push((
+            module.group,
+            module.file.as_str(),
+            super::signature::strip(&read_module(&kernel.modules_dir.join(&module.file))?).to_vec(),
+        ));
     }
     let (archive, agent_offset) = archive(agent, &modules)?;
     let digest = Digest::of(&[&archive]);

@@ -38,6 +38,7 @@ mod namespace;
 mod packages;
 mod progress;
 mod remove;
+mod signature;
 mod store;
 mod workdir;
 
