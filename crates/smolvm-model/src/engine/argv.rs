@@ -119,9 +119,9 @@ fn control(argv: &mut Argv) {
     argv.pair("-chardev", format!("socket,id=console,fd={}", fd::CONSOLE));
     argv.pair("-serial", "chardev:console");
     argv.pair("-chardev", format!("socket,id=agent,fd={}", fd::AGENT));
-    // Port 0 is reserved for a console, so two ports are the fewest.
+    // Port 0 is reserved for a console, so two ports are the fewest. With an id, QMP tells when the guest opens it.
     argv.pair("-device", "virtio-serial-device,max_ports=2");
-    argv.pair("-device", format!("virtserialport,nr=1,chardev=agent,name={AGENT_PORT}"));
+    argv.pair("-device", format!("virtserialport,id=agent,nr=1,chardev=agent,name={AGENT_PORT}"));
 }
 
 fn disks(argv: &mut Argv) {
