@@ -97,6 +97,11 @@ impl Place {
         self.net.as_ref().expect("a place with a network").host()
     }
 
+    /// The server behind the private host; panics in a place without a network.
+    pub(crate) fn server(&self) -> &Netns {
+        self.net.as_ref().expect("a place with a network").server()
+    }
+
     /// Runs `work` inside the private network, if there is one.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         match &self.net {
@@ -145,6 +150,12 @@ impl Place {
         for name in names {
             self.create(name, &[]);
         }
+        self.boot_made(names)
+    }
+
+    /// Starts sandboxes that are there, two at a time.
+    #[track_caller]
+    pub(crate) fn boot_made(&self, names: &[&str]) -> BTreeMap<String, Pair> {
         for two in names.chunks(2) {
             let running: Vec<_> = two.iter().map(|name| self.smolvm(&["start", name, "--json"]).timeout(BOOT).spawn()).collect();
             for start in running {

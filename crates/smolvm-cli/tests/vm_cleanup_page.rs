@@ -1,0 +1,57 @@
+//! The user's page about `cleanup`: its example is run, and shows what it says it shows.
+
+mod support;
+
+use support::Place;
+
+/// `…` stands for anything within a line; alone on a line, for any number of lines.
+fn shows(pattern: &[&str], lines: &[&str]) -> bool {
+    match (pattern.split_first(), lines.split_first()) {
+        (None, None) => true,
+        (Some((&"…", rest)), _) => (0..=lines.len()).any(|skip| shows(rest, &lines[skip..])),
+        (Some((first, rest)), Some((line, others))) => line_shows(first, line) && shows(rest, others),
+        (Some(_), None) | (None, Some(_)) => false,
+    }
+}
+
+fn line_shows(pattern: &str, line: &str) -> bool {
+    let parts: Vec<&str> = pattern.split('…').collect();
+    let [first, middle @ .., last] = parts.as_slice() else { return pattern == line };
+    let Some(mut rest) = line.strip_prefix(first).and_then(|rest| rest.strip_suffix(last)) else { return false };
+    for part in middle {
+        let Some((_, after)) = rest.split_once(part) else { return false };
+        rest = after;
+    }
+    true
+}
+
+#[test]
+fn the_example_runs_as_it_is_printed() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/cleanup.md")).unwrap();
+    let example = page.split("```console\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the page has an example");
+    let place = Place::without_network();
+    let oracle = place.oracle();
+    let bin = place.scratch().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    std::os::unix::fs::symlink(testkit::prerequisite::smolvm_bin(), bin.join("smolvm")).unwrap();
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display());
+    let mut commands = 0;
+    for block in example.split("$ ").skip(1) {
+        let (command, output) = block.split_once('\n').unwrap();
+        let ran = place.cmd("sh").args(&["-c", command]).env("PATH", &path).run();
+        ran.assert_ok();
+        let (wanted, got): (Vec<&str>, Vec<&str>) = (output.lines().collect(), ran.stdout.lines().collect());
+        assert!(shows(&wanted, &got), "the page shows\n{output}\n{ran}");
+        commands += 1;
+    }
+    assert!(commands >= 4, "the page's example was not found");
+    oracle.assert_clean();
+}
+
+#[test]
+fn patterns() {
+    assert!(shows(&["a … c", "…", "end"], &["a b c", "x", "y", "end"]));
+    assert!(shows(&["…", "end"], &["end"]));
+    assert!(!shows(&["a … c"], &["a b d"]));
+    assert!(!shows(&["a"], &["a", "b"]));
+}

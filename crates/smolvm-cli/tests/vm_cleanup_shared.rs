@@ -1,0 +1,154 @@
+//! What all sandboxes share on the host: the filter table and forwarding on the uplink. It goes with
+//! the last sandbox, back to what it was, unless somebody else has a say in it.
+
+mod support;
+
+use support::{Cleaned, Place};
+
+fn forwarding(place: &Place) -> String {
+    read(place, "conf/up0/forwarding")
+}
+
+fn read(place: &Place, what: &str) -> String {
+    let path = format!("/proc/sys/net/ipv4/{what}");
+    place.inside(|| std::fs::read_to_string(path).unwrap()).trim().to_owned()
+}
+
+fn set(place: &Place, what: &str, value: &str) {
+    let path = format!("/proc/sys/net/ipv4/{what}");
+    place.inside(|| std::fs::write(path, value).unwrap());
+}
+
+#[test]
+fn the_last_sandbox_takes_the_shared_parts_with_it() {
+    let place = Place::with_network();
+    let oracle = place.oracle();
+    assert_eq!(forwarding(&place), "0", "the private host is no router");
+    place.seed(&["vm-a", "vm-b", "named"]);
+    assert_eq!(forwarding(&place), "1", "guests reach the world");
+    assert!(place.nft().contains(&place.table()));
+    place.cleanup(&["--force", "--prefix", "nobody"]).assert_ok();
+    // All three were stale, so they are gone together with what they shared.
+    assert!(place.ids().is_empty());
+    assert_eq!(forwarding(&place), "0");
+    assert!(!place.nft().contains("smolvm"), "{}", place.nft());
+    oracle.assert_clean();
+
+    // While one runs, they stay; a sandbox that was only made holds nothing on the host.
+    place.create("made", &[]);
+    oracle_has_no_network_change(&place);
+    let pair = place.boot(&["runs"])["runs"].clone();
+    place.seed(&["vm-c"]);
+    let cleaned = place.cleanup(&["--force"]);
+    cleaned.assert_ok();
+    assert_eq!((forwarding(&place).as_str(), place.nft().contains(&place.table())), ("1", true), "{}", cleaned.shown());
+    assert!(pair.hypervisor.lives());
+    place.assert_answers("runs");
+    // `stop` of the last running one, then `cleanup` of what is left: the host is as before.
+    let last = place.cleanup(&["--force", "--all"]);
+    last.assert_ok();
+    assert!(last.shown().contains("forwarding") && last.shown().contains(&place.table()), "the report says which: {}", last.shown());
+    oracle.assert_clean();
+}
+
+fn oracle_has_no_network_change(place: &Place) {
+    assert!(place.taps("smolvm:").is_empty() && !place.nft().contains("smolvm") && forwarding(place) == "0");
+}
+
+/// The report for people names what was put back.
+#[test]
+fn people_are_told_what_was_put_back() {
+    let place = Place::with_network();
+    let oracle = place.oracle();
+    place.seed(&["vm-a"]);
+    let human = place.smolvm(&["cleanup", "--force"]).run();
+    human.assert_ok();
+    assert!(human.stdout.contains("forwarding") && human.stdout.contains("up0") && human.stdout.contains(&place.table()), "{human}");
+    assert!(human.stdout.contains("vm-a") && human.stdout.contains("1 deleted") && human.stdout.contains("freed"), "{human}");
+    oracle.assert_clean();
+}
+
+/// A switch that somebody else has thrown since is theirs.
+#[test]
+fn what_somebody_else_changed_since_is_left_and_told() {
+    let place = Place::with_network();
+    // Forwarding was on before: it stays on.
+    set(&place, "conf/up0/forwarding", "1");
+    let oracle = place.oracle();
+    place.seed(&["vm-a"]);
+    place.cleanup(&["--force"]).assert_ok();
+    assert_eq!(forwarding(&place), "1", "it was on before");
+    oracle.assert_clean();
+    set(&place, "conf/up0/forwarding", "0");
+
+    // Somebody switched it off meanwhile: it stays off, and nobody switches anything on.
+    let oracle = place.oracle();
+    place.seed(&["vm-a"]);
+    set(&place, "conf/up0/forwarding", "0");
+    place.cleanup(&["--force"]).assert_ok();
+    oracle.assert_clean();
+
+    // Somebody made the whole host a router meanwhile: that stands, and the report says so.
+    place.seed(&["vm-a"]);
+    set(&place, "ip_forward", "1");
+    let cleaned = place.cleanup(&["--force"]);
+    cleaned.assert_ok();
+    assert_eq!((forwarding(&place).as_str(), read(&place, "ip_forward").as_str()), ("1", "1"), "{}", cleaned.shown());
+    let told = cleaned.shown().contains("kept");
+    assert!(told, "the report says which is left: {}", cleaned.shown());
+    assert!(!place.nft().contains("smolvm"));
+}
+
+/// What another installation still uses is counted and stays.
+#[test]
+fn two_installations_share_a_host() {
+    let place = Place::with_network();
+    let second = place.second_home();
+    let oracle = place.oracle();
+    let cleanup_second = || {
+        let ran = place.smolvm(&["cleanup", "--all", "--force", "--json"]).env("SMOLVM_HOME", &second).run();
+        Cleaned::of(&ran).assert_ok().clone()
+    };
+    let other = place.install_of(&second);
+    assert_ne!(other, place.install());
+    // Whoever came first goes first; then the other way round.
+    for first_goes_first in [true, false] {
+        place.seed(&["vm-a"]);
+        place.seed_in(&second, &["vm-a", "vm-b"]);
+        assert_eq!(place.taps("smolvm:").len(), 3, "the same name in two installations is two sandboxes");
+        if first_goes_first {
+            let cleaned = place.cleanup(&["--all", "--force"]);
+            cleaned.assert_ok();
+            assert_eq!(cleaned.deleted(), ["vm-a"]);
+            assert_eq!(place.taps(&format!("smolvm:{other}:")).len(), 2, "{}", cleaned.shown());
+            assert!(place.nft().contains(&format!("smolvm_{other}")) && !place.nft().contains(&place.table()));
+            assert_eq!(forwarding(&place), "1", "the second still needs it: {}", cleaned.shown());
+            assert!(cleaned.shown().contains("another installation"), "{}", cleaned.shown());
+            cleanup_second();
+        } else {
+            let cleaned = cleanup_second();
+            assert_eq!(cleaned.deleted(), ["vm-a", "vm-b"]);
+            assert_eq!((forwarding(&place).as_str(), place.taps(&place.mark("vm-a")).len()), ("1", 1), "{}", cleaned.shown());
+            place.cleanup(&["--all", "--force"]).assert_ok();
+        }
+        assert_eq!(forwarding(&place), "0", "the last one puts it back");
+        oracle.assert_clean();
+    }
+}
+
+/// The shared parts outlive a lost database too, and are found by their mark.
+#[test]
+fn shared_parts_without_a_record_go_with_all() {
+    let place = Place::with_network();
+    let oracle = place.oracle();
+    place.seed(&["named"]);
+    std::fs::remove_dir_all(place.path("state")).unwrap();
+    std::fs::remove_dir_all(place.path("run")).unwrap();
+    let listed = place.cleanup(&["--dry-run"]);
+    assert!(listed.list("orphans").iter().any(|orphan| orphan["key"] == place.table().as_str()), "{}", listed.shown());
+    place.cleanup(&["--force"]).assert_ok();
+    assert!(place.nft().contains(&place.table()), "no prefix matches it");
+    place.cleanup(&["--force", "--all"]).assert_ok();
+    assert_eq!(forwarding(&place), "0");
+    oracle.assert_clean();
+}
