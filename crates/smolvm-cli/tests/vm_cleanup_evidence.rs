@@ -1,6 +1,8 @@
 //! Whose process it is: by pid, start time, boot and token together, and never by less. What cannot
 //! be read is told and left alone.
 
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test starts programs and takes away what it made")]
+
 mod support;
 
 use std::process::{Command, Stdio};

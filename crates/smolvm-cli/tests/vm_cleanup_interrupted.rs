@@ -1,5 +1,7 @@
 //! Creations, starts and deletions that were killed in the middle, and rows that were written by hand.
 
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test starts programs and takes away what it made")]
+
 mod support;
 
 use std::time::Duration;
@@ -76,6 +78,9 @@ fn a_create_that_is_killed_leaves_nothing_that_is_not_found() {
     oracle.assert_clean();
 }
 
+/// Whether a moment of a start has come, for the sandbox of this name.
+type Seen<'a> = &'a dyn Fn(&str) -> bool;
+
 /// The command is killed at moments of `start` that show on the host.
 #[test]
 fn a_start_that_is_killed_is_cleaned_up_whole() {
@@ -88,7 +93,7 @@ fn a_start_that_is_killed_is_cleaned_up_whole() {
         let mark = format!("smolvm:{install}:{name}");
         testkit::process::all().iter().filter(|process| process.argv.contains(&mark)).count()
     };
-    let moments: [(&str, &dyn Fn(&str) -> bool); 5] = [
+    let moments: [(&str, Seen<'_>); 5] = [
         ("recorded", &|name| state(name).as_deref() == Some("starting")),
         ("run-dir", &|name| place.path(&format!("run/{name}/owner")).exists()),
         ("tap", &|name| !place.taps(&format!("smolvm:{install}:{name}")).is_empty()),

@@ -1,6 +1,8 @@
 //! What all sandboxes share on the host: the filter table and forwarding on the uplink. It goes with
 //! the last sandbox, back to what it was, unless somebody else has a say in it.
 
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test starts programs and takes away what it made")]
+
 mod support;
 
 use support::{Cleaned, Place};
@@ -109,7 +111,7 @@ fn two_installations_share_a_host() {
         let ran = place.smolvm(&["cleanup", "--all", "--force", "--json"]).env("SMOLVM_HOME", &second).run();
         Cleaned::of(&ran).assert_ok().clone()
     };
-    let other = place.install_of(&second);
+    let other = support::install_of(&second);
     assert_ne!(other, place.install());
     // Whoever came first goes first; then the other way round.
     for first_goes_first in [true, false] {

@@ -109,9 +109,9 @@ fn smolvm_cleanup_is_the_same_command() {
     let oracle = place.oracle();
     place.create("vm-a", &[]);
     place.create("named", &[]);
-    let link = place.scratch().join("smolvm-cleanup");
-    std::os::unix::fs::symlink(prerequisite::smolvm_bin(), &link).unwrap();
-    let own_name = link.to_str().unwrap();
+    let alias = place.scratch().join("smolvm-cleanup");
+    std::os::unix::fs::symlink(prerequisite::smolvm_bin(), &alias).unwrap();
+    let own_name = alias.to_str().unwrap();
     let run = |args: &[&str]| place.cmd(own_name).args(args).run();
     run(&[]).assert_code(1);
     run(&["--all", "--prefix", "a"]).assert_code(2);

@@ -15,6 +15,7 @@
     dead_code,
     unused_imports,
     clippy::disallowed_methods,
+    clippy::unwrap_used,
     reason = "each test binary uses a part of this; it starts programs and reads /proc itself"
 )]
 
@@ -220,12 +221,7 @@ impl Place {
 
     /// This installation's id.
     pub(crate) fn install(&self) -> String {
-        self.install_of(&self.home)
-    }
-
-    /// Another home's.
-    pub(crate) fn install_of(&self, home: &Path) -> String {
-        Smolvm::open(Settings::new(Paths::beneath(home))).expect("an installation").install_id().to_string()
+        install_of(&self.home)
     }
 
     /// The mark of one sandbox.
@@ -259,6 +255,11 @@ impl Place {
     pub(crate) fn nft(&self) -> String {
         self.host().run("nft", &["list", "ruleset"]).unwrap()
     }
+}
+
+/// The id of the installation whose home this is.
+pub(crate) fn install_of(home: &Path) -> String {
+    Smolvm::open(Settings::new(Paths::beneath(home))).expect("an installation").install_id().to_string()
 }
 
 /// The two processes of a running sandbox.

@@ -15,7 +15,7 @@ use testkit::prerequisite;
 use super::Place;
 
 /// How long anything on the terminal may take.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 /// A command whose standard streams are a terminal, which is also its controlling terminal: Ctrl-C
 /// typed on it is a real one.
