@@ -9,10 +9,12 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use smolvm_host::fsx::FsError;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
 use smolvm_model::spec::VarName;
@@ -24,6 +26,7 @@ use smolvm_proto::{
 
 use crate::error::Error;
 use crate::installation::Smolvm;
+use crate::paths::ENV;
 use crate::session::Session;
 
 /// How long a guest command may take to end after a signal was passed on to it.
@@ -86,18 +89,10 @@ pub struct ExecOutcome {
 impl Smolvm {
     /// Runs a command in a running sandbox to its end.
     pub fn exec(&self, id: &SandboxId, spec: &ExecSpec, io: ExecIo<'_>) -> Result<ExecOutcome, Error> {
-        let missing = || Error::no_such_sandbox(id);
-        let store = self.store_if_any()?.ok_or_else(missing)?;
-        let (record, entries) = store.sandbox(id)?.ok_or_else(missing)?;
-        drop(store);
-        match self.admit(&record, &entries, Request::Exec)? {
-            Admission::Go => {}
-            Admission::Refused(refusal) => return Err(Error::refused_by_state(id, refusal)),
-            Admission::AlreadySo | Admission::ReclaimThenGo => {
-                return Err(Error::new(ErrorCode::Internal, "an exec was judged as something else"));
-            }
-        }
-        let mut env: BTreeMap<String, String> = record.spec.env.iter().map(|(k, v)| (k.to_string(), v.clone())).collect();
+        let (session, mut env) = match self.quick_session(id) {
+            Some(ready) => ready,
+            None => self.judged_session(id)?,
+        };
         env.extend(spec.env.iter().map(|(k, v)| (k.to_string(), v.clone())));
         let request = ExecRequest {
             argv: spec.argv.clone(),
@@ -112,9 +107,53 @@ impl Smolvm {
                 .hint("pass large input on standard input: smolvm exec -i")
                 .because(e)
         })?;
-        let session = Session::connect(self, id)?;
         Exec::new(session, io, spec.timeout).run(payload)
     }
+}
+
+impl Smolvm {
+    /// A monitor that answers is proof enough that its sandbox runs; the ledger is not opened, which
+    /// would cost as much as the rest of the host's side together.
+    fn quick_session(&self, id: &SandboxId) -> Option<(Session, BTreeMap<String, String>)> {
+        let text = std::fs::read(self.paths().run_dir(id).join(ENV)).ok()?;
+        let env = serde_json::from_slice(&text).ok()?;
+        Some((Session::connect(self, id).ok()?, env))
+    }
+
+    /// The same by way of the ledger, which knows why a sandbox cannot be reached.
+    fn judged_session(&self, id: &SandboxId) -> Result<(Session, BTreeMap<String, String>), Error> {
+        let missing = || Error::no_such_sandbox(id);
+        let store = self.store_if_any()?.ok_or_else(missing)?;
+        let (record, entries) = store.sandbox(id)?.ok_or_else(missing)?;
+        drop(store);
+        match self.admit(&record, &entries, Request::Exec)? {
+            Admission::Go => {}
+            Admission::Refused(refusal) => return Err(Error::refused_by_state(id, refusal)),
+            Admission::AlreadySo | Admission::ReclaimThenGo => {
+                return Err(Error::new(ErrorCode::Internal, "an exec was judged as something else"));
+            }
+        }
+        Ok((Session::connect(self, id)?, plain_env(&record.spec.env)))
+    }
+
+    /// Leaves the sandbox's variables beside the monitor's socket, for [`Self::quick_session`].
+    pub(crate) fn write_env(&self, id: &SandboxId, env: &BTreeMap<VarName, String>) -> Result<(), Error> {
+        let path = self.paths().run_dir(id).join(ENV);
+        let text = serde_json::to_vec(&plain_env(env)).unwrap_or_default();
+        // Not synced: it goes with the run, and a reboot ends the run.
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(FsError::on("make", &path))?;
+        Ok(file.write_all(&text).map_err(FsError::on("write", &path))?)
+    }
+}
+
+fn plain_env(env: &BTreeMap<VarName, String>) -> BTreeMap<String, String> {
+    env.iter().map(|(k, v)| (k.to_string(), v.clone())).collect()
 }
 
 struct Exec<'a> {

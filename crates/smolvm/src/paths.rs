@@ -84,6 +84,8 @@ pub const DISK: &str = "data.img";
 pub const OWNER: &str = "owner";
 /// Name of the monitor's socket in the run directory.
 pub const SOCKET: &str = "monitor.sock";
+/// Name of the file in the run directory that holds the variables of every command.
+pub const ENV: &str = "env.json";
 /// Name of the guest's console log.
 pub const CONSOLE: &str = "console.log";
 /// Name of the log of what the hypervisor complains about.

@@ -130,6 +130,7 @@ impl Smolvm {
     fn bring_up(&self, store: &mut Store, id: &SandboxId, plan: &StartPlan, patience: Patience<'_>) -> Result<(), Error> {
         make_run_dir(self, id)?;
         let (record, entries) = store.sandbox(id)?.ok_or_else(|| Error::no_such_sandbox(id))?;
+        self.write_env(id, &record.spec.env)?;
         let (tap, network) = match plan.network {
             NetworkMode::None => (None, None),
             NetworkMode::User => (None, Some(user_network(self, id))),

@@ -32,7 +32,9 @@ impl Loop<'_> {
     }
 
     fn open(&mut self, id: ClientId, frame: Frame) {
-        let refusal = if self.ready {
+        let refusal = if self.evidence.stop_requested {
+            "the sandbox is being stopped"
+        } else if self.ready {
             match self.relay.open(id, frame.stream) {
                 Ok(stream) => return self.guest.queue(&Frame { stream, ..frame }),
                 Err(OpenRefused::InUse) => return self.drop_client(id),
