@@ -1,6 +1,6 @@
 //! One command in a running guest, against what the guest itself needs to start it.
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 
 use super::bed::Bed;
 use super::figures::{Figure, ms};
@@ -13,16 +13,20 @@ pub(super) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
     // Both once uncounted: the guest reads its disk, and the translator meets the code.
     inside(bed)?;
     outside(bed)?;
-    let (mut ours, mut guests) = (Vec::new(), Vec::new());
+    let (mut ours, mut guests, mut idle) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..bed.runs {
-        guests.push(inside(bed)?);
+        let (tight, paused) = inside(bed)?;
+        guests.push(tight);
+        idle.push(paused);
         ours.push(outside(bed)?);
     }
     bed.run(&["delete", ID])?;
     Ok(vec![
-        Figure::of("exec.guest", "fork, exec and wait of `/bin/true` inside the guest, the mean of ten", "ms", &guests),
+        Figure::of("exec.guest", "fork, exec and wait of `/bin/true` inside the guest, the mean of ten in a row", "ms", &guests),
+        Figure::of("exec.guest.idle", "… the mean of ten with a pause before each, as `exec` meets the guest", "ms", &idle),
         Figure::of("exec.smolvm", "`smolvm exec` of `/bin/true`, from start to exit", "ms", &ours),
         Figure::ratio("exec.ratio", "smolvm against the guest's own spawn", &ours, &guests).at_most(1.5),
+        Figure::ratio("exec.ratio.idle", "smolvm against the spawn of an idle guest", &ours, &idle),
     ])
 }
 
@@ -30,8 +34,13 @@ fn outside(bed: &Bed) -> Result<f64> {
     bed.time(&["exec", ID, "--", "/bin/true"]).map(|(took, _)| ms(took))
 }
 
-fn inside(bed: &Bed) -> Result<f64> {
+/// In a tight loop, and with pauses.
+fn inside(bed: &Bed) -> Result<(f64, f64)> {
     let text = bed.run(&["exec", ID, "--", "/root/spawn"])?;
-    let nanos: u32 = text.trim().parse().with_context(|| format!("the spawn loop said {text:?}"))?;
-    Ok(f64::from(nanos) / 1e6)
+    let number = |word: &str| word.parse::<u32>().ok().map(|nanos| f64::from(nanos) / 1e6);
+    let numbers: Option<Vec<f64>> = text.split_whitespace().map(number).collect();
+    match numbers.as_deref() {
+        Some([tight, paused]) => Ok((*tight, *paused)),
+        _ => bail!("the spawn loop said {text:?}"),
+    }
 }

@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub(super) struct RawBoot {
     qemu: PathBuf,
     args: Vec<String>,
+    log: PathBuf,
 }
 
 /// What makes the machine, with the number of words after it. Left out are the devices, sockets and files
@@ -55,7 +56,7 @@ impl RawBoot {
         args.extend(["-kernel".to_owned(), path(kernels.join(current.trim()).join("vmlinux")), "-initrd".to_owned(), path(initrd)]);
         args.extend(["-serial", "stdio", "-monitor", "none"].map(str::to_owned));
         let qemu = which("qemu-system-x86_64").context("qemu-system-x86_64 is not installed")?;
-        Ok(Self { qemu: qemu.into(), args })
+        Ok(Self { qemu: qemu.into(), args, log: bed.home.join("raw.log") })
     }
 
     /// Whether guest code is translated.
@@ -70,13 +71,14 @@ impl RawBoot {
             .args(&self.args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            // It warns, each time, of processor features that the translator lacks.
+            .stderr(std::fs::File::create(&self.log).context("a log for the hypervisor")?)
             .spawn()
             .context("cannot start the hypervisor")?;
         let heard = wait_for_word(&mut child, begin);
         child.kill().ok();
         child.wait().context("the hypervisor")?;
-        heard
+        heard.with_context(|| std::fs::read_to_string(&self.log).unwrap_or_default())
     }
 }
 

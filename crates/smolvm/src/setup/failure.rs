@@ -18,6 +18,12 @@ pub(super) fn of(step: &str, e: ImageError) -> Error {
     error.because(e)
 }
 
+/// Whether another apt holds the lock of our lists or our cache.
+pub(super) fn is_apt_at_work(e: &ImageError) -> bool {
+    // apt has one exit status for everything; the words are those of the C locale.
+    matches!(e, ImageError::Apt(AptError::Failed { complaint }) if complaint.contains("Could not get lock"))
+}
+
 fn judge(e: &ImageError) -> (ErrorCode, Option<&'static str>) {
     const AGAIN: &str = "smolvm setup   (it goes on where it was)";
     match e {

@@ -14,9 +14,11 @@ mod failure;
 mod packages;
 mod remove;
 
+use std::time::{Duration, Instant};
+
 use serde::Serialize;
 use smolvm_host::engine::{accel, probe};
-use smolvm_host::image::{self, BuiltIn, Progress, Renew};
+use smolvm_host::image::{self, BuiltIn, ImageError, Progress, Renew};
 use smolvm_host::proc::tool;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::spec::ImageName;
@@ -28,6 +30,9 @@ use crate::installation::{Smolvm, is_root};
 pub use packages::Packages;
 pub(crate) use packages::{HYPERVISOR, command};
 pub use remove::RemoveReport;
+
+/// As long as a download may take.
+const LEFTOVER_WAIT: Duration = Duration::from_mins(5);
 
 /// What `setup` is asked for.
 #[derive(Debug, Clone, Default)]
@@ -92,7 +97,7 @@ impl Smolvm {
         image::sweep(cache).map_err(|e| failure::of("packages", e))?;
 
         let before = image::current_kernel(cache).ok().map(|kernel| kernel.digest);
-        let kernel = image::prepare_kernel(cache, Renew::IfMissing, &mut forward(listener)).map_err(|e| failure::of("kernel", e))?;
+        let kernel = patiently("kernel", listener, |report| image::prepare_kernel(cache, Renew::IfMissing, report))?;
         report.add("kernel", StepOutcome::of(before.as_ref() == Some(&kernel.digest)), kernel.release);
 
         let had = self.initramfs_is_current();
@@ -102,8 +107,7 @@ impl Smolvm {
 
         for which in images {
             let before = image::resolve(cache, which.name()).ok().map(|image| image.digest);
-            let image =
-                image::prepare_image(cache, which, Renew::IfMissing, &mut forward(listener)).map_err(|e| failure::of(which.name(), e))?;
+            let image = patiently(which.name(), listener, |report| image::prepare_image(cache, which, Renew::IfMissing, report))?;
             report.add(which.name(), StepOutcome::of(before.as_ref() == Some(&image.digest)), image.digest.to_string());
         }
         self.prepare_engine(listener, &mut report)?;
@@ -172,6 +176,26 @@ fn chosen_images(names: &[ImageName]) -> Result<Vec<BuiltIn>, Error> {
     }
     let wanted = |image: &BuiltIn| names.is_empty() || names.iter().any(|name| name.as_str() == image.name());
     Ok(BuiltIn::ALL.into_iter().filter(wanted).collect())
+}
+
+/// Does one step; waits for the apt that a `setup` before this one left behind when it was killed. That apt works
+/// in our own cache, ends by itself, and holds apt's lock meanwhile, for which apt has no waiting form.
+fn patiently<T>(
+    step: &str,
+    listener: Listener<'_>,
+    mut work: impl FnMut(&mut dyn FnMut(Progress)) -> Result<T, ImageError>,
+) -> Result<T, Error> {
+    let deadline = Instant::now() + LEFTOVER_WAIT;
+    loop {
+        match work(&mut forward(listener)) {
+            Ok(made) => return Ok(made),
+            Err(e) if failure::is_apt_at_work(&e) && Instant::now() < deadline => {
+                tell(listener, step, "waiting for the apt of a setup that was killed");
+                std::thread::sleep(Duration::from_millis(250));
+            }
+            Err(e) => return Err(failure::of(step, e)),
+        }
+    }
 }
 
 fn forward(listener: Listener<'_>) -> impl FnMut(Progress) {
