@@ -31,7 +31,7 @@ const STYLES: Styles = Styles::plain().header(BOLD).usage(BOLD).literal(BOLD);
 /// Everything that can be said to `smolvm`.
 #[derive(Debug, Parser)]
 #[command(name = "smolvm", version, about = ABOUT, after_help = AFTER, styles = STYLES, max_term_width = 100)]
-#[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true, infer_long_args = false)]
+#[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true, args_override_self = true)]
 pub(crate) struct Cli {
     #[arg(help = HOME_HELP, long, global = true, display_order = 990, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub(crate) home: Option<PathBuf>,
@@ -41,7 +41,7 @@ pub(crate) struct Cli {
 
 /// `smolvm-cleanup`: the same command under its own name.
 #[derive(Debug, Parser)]
-#[command(name = "smolvm-cleanup", version, about = cleanup::ABOUT, styles = STYLES, max_term_width = 100)]
+#[command(name = "smolvm-cleanup", version, args_override_self = true, about = cleanup::ABOUT, styles = STYLES, max_term_width = 100)]
 pub(crate) struct CleanupCli {
     #[arg(help = HOME_HELP, long, display_order = 990, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub(crate) home: Option<PathBuf>,

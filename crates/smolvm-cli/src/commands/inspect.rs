@@ -44,7 +44,13 @@ fn text(found: &Inspection, verbose: bool) -> String {
     facts.extend(s.unknown.clone().map(|evidence| ("unknown", evidence)));
     facts.push((
         "size",
-        format!("{} cpus, {} memory, {} disk", s.cpus, display_bytes(u64::from(s.memory_mib) << 20), display_bytes(s.disk_bytes)),
+        format!(
+            "{} {}, {} memory, {} disk",
+            s.cpus,
+            if s.cpus == 1 { "cpu" } else { "cpus" },
+            display_bytes(u64::from(s.memory_mib) << 20),
+            display_bytes(s.disk_bytes)
+        ),
     ));
     facts.push(("created", s.created_at.clone()));
     facts.extend(s.expires_at.clone().map(|at| ("expires", at)));

@@ -3,10 +3,13 @@
 use std::fmt::Write;
 use std::io::IsTerminal;
 
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, Width};
 
 use super::harmless;
 use crate::env;
+
+/// The last column is never narrower, whatever the terminal.
+const LAST: u16 = 20;
 
 /// A table under construction.
 #[derive(Debug)]
@@ -21,6 +24,10 @@ impl Columns {
         table.set_content_arrangement(ContentArrangement::Disabled);
         if let Some(width) = width() {
             table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+            // Only the last column gives way: a broken id is no id.
+            let mut constraints = vec![ColumnConstraint::ContentWidth; headings.len().saturating_sub(1)];
+            constraints.push(ColumnConstraint::LowerBoundary(Width::Fixed(LAST)));
+            table.set_constraints(constraints);
         }
         if let Some(first) = table.column_mut(0) {
             first.set_padding((0, 1));

@@ -102,3 +102,11 @@ fn what_is_wrong_cannot_drive_a_terminal() {
     ran.assert_code(2);
     assert!(!ran.stderr.contains('\u{1b}'), "{ran:?}");
 }
+
+#[test]
+fn a_switch_said_twice_is_said_once() {
+    let env = SealedEnv::new();
+    run(&env, &["cleanup", "--force", "-f", "--dry-run", "--dry-run"]).assert_ok();
+    run(&env, &["list", "--quiet", "-q", "--filter", "stale=true", "--filter", "image=minimal"]).assert_ok();
+    assert_eq!(json(&env, &["list", "--json", "--json"])["ok"], true);
+}
