@@ -187,7 +187,8 @@ fn patiently<T>(
 ) -> Result<T, Error> {
     let deadline = Instant::now() + LEFTOVER_WAIT;
     loop {
-        match work(&mut forward(listener)) {
+        let result = work(&mut forward(listener));
+        match result {
             Ok(made) => return Ok(made),
             Err(e) if failure::is_apt_at_work(&e) && Instant::now() < deadline => {
                 tell(listener, step, "waiting for the apt of a setup that was killed");
