@@ -74,7 +74,8 @@ fn a_create_at_work_is_left_alone() {
         let cleaner = scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 let cleaned = place.cleanup(&["--force"]);
-                assert!(cleaned.deleted().is_empty() && cleaned.failed().is_empty(), "{}", cleaned.shown());
+                assert!(cleaned.targets().is_empty() && cleaned.failed().is_empty(), "{}", cleaned.shown());
+                assert!(cleaned.list("orphans").is_empty(), "what is being made is no orphan: {}", cleaned.shown());
             }
         });
         let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

@@ -180,3 +180,23 @@ fn a_running_sandbox_is_ended_by_its_own_record_only() {
     place.cleanup(&["--force", "--all"]).assert_ok();
     oracle.assert_clean();
 }
+
+/// Every state that claims a process is stale when the process is gone; the others never are.
+#[test]
+fn every_state_that_claims_a_process_can_be_stale() {
+    let place = Place::with_network();
+    let oracle = place.oracle();
+    let claiming = ["paused", "running", "starting", "stopping"];
+    let resting = ["created", "failed", "stopped"];
+    place.seed(&[claiming, ["created", "failed", "stopped", "untouched"]].concat());
+    for state in claiming.into_iter().chain(resting) {
+        rows::set_state(&place, state, state);
+    }
+    let stale = ["paused", "running", "starting", "stopping", "untouched"];
+    let cleaned = place.cleanup(&["--force"]);
+    cleaned.assert_ok();
+    assert_eq!((cleaned.stale(), cleaned.deleted()), (stale.to_vec(), stale.to_vec()), "{}", cleaned.shown());
+    assert_eq!(place.ids(), resting);
+    place.cleanup(&["--force", "--all"]).assert_ok();
+    oracle.assert_clean();
+}

@@ -278,6 +278,36 @@ fn a_full_disk_loses_nothing() {
     }
 }
 
+/// A file that cannot be unlinked: its sandbox is told and keeps its row, the others go, the next run finishes.
+#[test]
+fn what_cannot_be_unlinked_is_told_and_tried_again() {
+    let place = Place::with_network();
+    let oracle = place.oracle();
+    place.seed(&["vm-a", "vm-b"]);
+    let disk = place.path("state/sandboxes/vm-a/data.img");
+    let cover = place.scratch().join("cover");
+    std::fs::write(&cover, "").unwrap();
+    place.inside(|| mount_bind(&cover, &disk).unwrap());
+    let cleaned = place.cleanup(&["--force"]);
+    cleaned.assert_partial();
+    assert_eq!(cleaned.deleted(), ["vm-b"], "{}", cleaned.shown());
+    assert_eq!(cleaned.failure("vm-a")["step"], "state_dir", "{}", cleaned.shown());
+    assert_eq!(place.ids(), ["vm-a"]);
+    assert!(place.taps("smolvm:").is_empty(), "everything else still happens: {}", cleaned.shown());
+    // Wherever it lies now.
+    place.inside(|| {
+        let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let home = place.home().to_str().unwrap();
+        for point in mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|point| point.starts_with(home)) {
+            unmount(point, UnmountFlags::empty()).unwrap();
+        }
+    });
+    let again = place.cleanup(&["--force"]);
+    again.assert_ok();
+    assert_eq!(again.deleted(), ["vm-a"]);
+    oracle.assert_clean();
+}
+
 /// As many runs of `nft` for a hundred as for two: the kernel's work is batched.
 #[test]
 fn a_hundred_at_once_take_no_process_each() {

@@ -276,3 +276,31 @@ fn a_directory_that_somebody_else_claims_is_refused() {
     let row = rows::ids(&place).contains(&"vm-a".to_owned());
     assert_eq!((cleaned.deleted().contains(&"vm-a"), cleaned.code), (!row, i32::from(row)), "{}", cleaned.shown());
 }
+
+/// No symlink is followed, whoever put it there: in a sandbox's directories, or in their place.
+#[test]
+fn no_symlink_is_followed() {
+    let place = Place::with_network();
+    place.seed(&["vm-inside", "vm-replaced"]);
+    let bait = place.scratch().join("bait");
+    std::fs::create_dir_all(bait.join("deep")).unwrap();
+    std::fs::write(bait.join("deep/precious"), "x").unwrap();
+    // The right mark in it makes it no directory of ours.
+    std::fs::write(bait.join("owner"), format!("{}\n", place.mark("vm-replaced"))).unwrap();
+    for parent in ["state/sandboxes", "run"] {
+        std::os::unix::fs::symlink(&bait, place.path(parent).join("vm-inside/link")).unwrap();
+        std::os::unix::fs::symlink(bait.join("deep/precious"), place.path(parent).join("vm-inside/file")).unwrap();
+        std::fs::remove_dir_all(place.path(parent).join("vm-replaced")).unwrap();
+        std::os::unix::fs::symlink(&bait, place.path(parent).join("vm-replaced")).unwrap();
+    }
+    let before = tree(&bait);
+    let cleaned = place.cleanup(&["--force", "--all"]);
+    assert_eq!(tree(&bait), before, "{}", cleaned.shown());
+    assert!(cleaned.deleted().contains(&"vm-inside"), "{}", cleaned.shown());
+    assert!(!place.path("state/sandboxes/vm-inside").exists() && !place.path("run/vm-inside").exists());
+    assert!(place.taps("smolvm:").is_empty(), "{}", cleaned.shown());
+    // Told, or gone with nothing of ours left; a link of somebody's own is not removed in silence.
+    let told = cleaned.failed().iter().any(|(id, _)| *id == "vm-replaced");
+    assert_eq!(told, rows::ids(&place).contains(&"vm-replaced".to_owned()), "{}", cleaned.shown());
+    assert!(cleaned.steps_of("vm-replaced").iter().any(|(_, outcome)| *outcome == "refused"), "{}", cleaned.shown());
+}

@@ -135,3 +135,50 @@ fn a_passed_time_to_live_makes_a_named_sandbox_a_target() {
     place.cleanup(&["--force", "--all"]).assert_ok();
     oracle.assert_clean();
 }
+
+/// Processes that do not answer when asked are killed all the same, all under one deadline.
+#[test]
+fn frozen_processes_do_not_hold_cleanup_up() {
+    let place = Place::without_network();
+    let oracle = place.oracle();
+    let pairs = place.boot(&["vm-hypervisor", "vm-monitor"]);
+    assert!(pairs["vm-hypervisor"].hypervisor.signal(Signal::STOP));
+    assert!(pairs["vm-monitor"].monitor.signal(Signal::STOP));
+    let cleaned = place.cleanup(&["--force"]);
+    cleaned.assert_ok();
+    assert_eq!(cleaned.deleted(), ["vm-hypervisor", "vm-monitor"]);
+    assert!(cleaned.data["summary"]["duration_ms"].as_u64().unwrap() < 20_000, "{}", cleaned.shown());
+    oracle.assert_clean();
+}
+
+/// What people read: stale ids, a table with state, age and holdings, a line per target, a summary.
+#[test]
+fn people_read_what_was_found_and_what_was_done() {
+    let place = Place::with_network();
+    let oracle = place.oracle();
+    place.seed(&["named", "vm-a"]);
+    place.create("vm-b", &[]);
+    for args in [&["cleanup", "--dry-run"][..], &["cleanup", "--force"]] {
+        let ran = place.smolvm(args).run();
+        ran.assert_ok();
+        assert!(ran.stderr.is_empty() && !ran.stdout.contains('\u{1b}'), "no colour and no progress in a pipe\n{ran}");
+        let line = |start: &str| ran.stdout.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("no {start:?}\n{ran}"));
+        assert!(line("Stale").contains("named, vm-a"), "{ran}");
+        for word in ["ID", "STATE", "AGE", "HOLDS"] {
+            assert!(line("ID").contains(word), "{ran}");
+        }
+        assert!(line("named").contains("running (stale)") && line("named").contains("tap svt") && line("named").contains("disk"), "{ran}");
+        assert!(line("vm-b").contains("created") && line("vm-b").contains("disk") && !line("vm-b").contains("tap"), "{ran}");
+        if args.contains(&"--force") {
+            let results: Vec<&str> = ran.stdout.lines().filter_map(|line| line.strip_prefix("deleted  ")).collect();
+            assert_eq!(results, ["named", "vm-a", "vm-b"], "{ran}");
+            let summary = ran.stdout.lines().last().unwrap();
+            for part in ["3 targets", "3 deleted", "0 failed", "freed", " ms"] {
+                assert!(summary.contains(part), "{part:?}\n{ran}");
+            }
+        } else {
+            assert_eq!(place.ids().len(), 3);
+        }
+    }
+    oracle.assert_clean();
+}

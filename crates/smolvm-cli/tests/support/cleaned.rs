@@ -25,6 +25,7 @@ impl Cleaned {
         let data = envelope["data"].clone();
         let shown = ran.to_string();
         if !data.is_null() {
+            assert!(ran.stderr.is_empty(), "one object on stdout and nothing else\n{ran}");
             check_shape(&data, &shown);
         }
         Self { code: ran.code().unwrap_or(-1), data, error: envelope["error"].clone(), shown }
