@@ -17,7 +17,7 @@ use super::Verbal;
 use super::start::started;
 use crate::args::{Common, SandboxOptions};
 use crate::context::Context;
-use crate::output::{Format, Problem, Progress, Reply, note};
+use crate::output::{Format, Problem, Progress, Reply, note, tell};
 
 /// Create a sandbox
 #[derive(Debug, Args)]
@@ -81,6 +81,9 @@ impl Create {
                 Ok(deletion) => deletion.failed.into_iter().next().map(|(_, e)| e),
                 Err(e) => Some(e),
             };
+            if !self.common.json {
+                console.iter().for_each(|line| tell(&format!("console: {line}")));
+            }
             not_started(e, &console, leftover, &id)
         })
     }
@@ -89,6 +92,10 @@ impl Create {
 /// The failed start, with what the guest said last and what could not be taken back.
 fn not_started(e: Error, console: &[String], leftover: Option<Error>, id: &SandboxId) -> Problem {
     let mut problem = Problem::from(e);
+    if matches!(problem.code(), ErrorCode::Timeout | ErrorCode::GuestError) {
+        // The usual hint is to look at the logs, and they went with the sandbox.
+        problem = problem.hint("to look into it, create it without --start, then: smolvm start NAME; smolvm logs NAME; smolvm doctor");
+    }
     if let Some(left) = leftover {
         problem = problem.hint(format!("the sandbox could not be removed either ({}): smolvm delete {id}", left.one_line()));
     }

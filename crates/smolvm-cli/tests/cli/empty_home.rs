@@ -47,3 +47,10 @@ fn removing_what_was_never_set_up_is_no_error() {
     let envelope = json(&env, &["setup", "--remove", "--json"]);
     assert_eq!(envelope["data"]["freed_bytes"], 0);
 }
+
+#[test]
+fn mending_a_home_without_a_ledger_mends_nothing() {
+    let env = SealedEnv::new();
+    let envelope = json(&env, &["doctor", "--fix", "--json"]);
+    assert_eq!(envelope["data"]["fixed"], serde_json::json!([]));
+}

@@ -100,3 +100,26 @@ fn strangers_and_other_installations_are_left_alone() {
         assert!(sandboxes.join(name).exists(), "{name}");
     }
 }
+
+#[test]
+fn what_another_command_holds_is_busy_and_a_partial_failure() {
+    let env = SealedEnv::new();
+    let directory = orphan(&env);
+    let locks = env.home().join("state/locks");
+    std::fs::create_dir_all(&locks).unwrap();
+    let lock = std::fs::File::create(locks.join("vm-orphan.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let envelope = json(&env, &["cleanup", "--force", "--json"]);
+    let failed = envelope["data"]["failed"].as_array().unwrap();
+    assert_eq!(failed.len(), 1, "{envelope}");
+    assert_eq!((failed[0]["vm_id"].as_str(), failed[0]["code"].as_str()), (Some("vm-orphan"), Some("busy")));
+    assert_eq!((envelope["error"]["code"].as_str(), envelope["exit_code"].as_i64()), (Some("partial_failure"), Some(1)));
+    assert_eq!(envelope["data"]["summary"]["failed_count"], 1);
+    let human = run(&env, &["cleanup", "--force"]);
+    human.assert_code(1);
+    assert!(human.stdout.contains("failed   vm-orphan: ") && human.stderr.starts_with("error: 1 thing could not"), "{human}");
+    assert!(directory.exists());
+    drop(lock);
+    run(&env, &["cleanup", "--force"]).assert_ok();
+    assert!(!directory.exists());
+}
