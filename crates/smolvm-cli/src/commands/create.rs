@@ -82,7 +82,9 @@ impl Create {
                 Err(e) => Some(e),
             };
             if !self.common.json {
-                console.iter().for_each(|line| tell(&format!("console: {line}")));
+                for line in &console {
+                    tell(&format!("console: {line}"));
+                }
             }
             not_started(e, &console, leftover, &id)
         })
