@@ -24,7 +24,7 @@ pub const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,re
 ///
 /// `max` costs 8 % more at boot and 15 % more per process: wider registers to save and five-level page
 /// tables, for vector instructions that are slower translated than the narrow ones.
-const TCG_CPU: &str = "qemu64,-svm,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes,+rdrand,+rdseed,+smep,+smap,+umip,+fsgsbase";
+const TCG_CPU: &str = "qemu64,-svm,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes,+rdrand,+smep,+smap,+umip,+fsgsbase";
 
 /// What a template and every fork of it share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
