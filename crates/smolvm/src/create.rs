@@ -102,22 +102,20 @@ impl Smolvm {
 
     /// The image of that name, or the way to get it.
     pub(crate) fn image(&self, name: &ImageName) -> Result<Image, Error> {
-        image::resolve(&self.paths().cache, name.as_str()).map_err(|e| {
-            let error = match &e {
-                image::ImageError::NotFound { available, .. } => {
-                    let hint = if matches!(name.as_str(), "debian" | "minimal") {
-                        format!("smolvm setup --image {name}")
-                    } else if available.is_empty() {
-                        "smolvm setup".to_owned()
-                    } else {
-                        format!("images that are here: {}", available.join(", "))
-                    };
-                    Error::new(ErrorCode::NotFound, format!("there is no image \"{name}\"")).hint(hint)
-                }
-                _ => Error::new(ErrorCode::Internal, format!("the image \"{name}\" cannot be used"))
-                    .hint(format!("smolvm setup --image {name}")),
-            };
-            error.because(e)
+        image::resolve(&self.paths().cache, name.as_str()).map_err(|e| match e {
+            image::ImageError::NotFound { available, .. } => {
+                let hint = if matches!(name.as_str(), "debian" | "minimal") {
+                    format!("smolvm setup --image {name}")
+                } else if available.is_empty() {
+                    "smolvm setup".to_owned()
+                } else {
+                    format!("images that are here: {}", available.join(", "))
+                };
+                Error::new(ErrorCode::NotFound, format!("there is no image \"{name}\"")).hint(hint)
+            }
+            other => Error::new(ErrorCode::Internal, format!("the image \"{name}\" cannot be used"))
+                .hint(format!("smolvm setup --image {name}"))
+                .because(other),
         })
     }
 

@@ -59,6 +59,13 @@ impl Error {
         text
     }
 
+    /// Puts the sandbox's id where the way out says `NAME`.
+    #[must_use]
+    pub(crate) fn about(mut self, id: &SandboxId) -> Self {
+        self.recovery = self.recovery.map(|text| text.replace("NAME", id.as_str()));
+        self
+    }
+
     /// There is no sandbox of that id.
     pub fn no_such_sandbox(id: &SandboxId) -> Self {
         Self::new(ErrorCode::NotFound, format!("there is no sandbox \"{id}\"")).hint("see what there is with: smolvm list")

@@ -107,7 +107,7 @@ impl Smolvm {
                 .hint("pass large input on standard input: smolvm exec -i")
                 .because(e)
         })?;
-        Exec::new(session, io, spec.timeout).run(payload)
+        Exec::new(session, io, spec.timeout).run(payload).map_err(|e| e.about(id))
     }
 }
 

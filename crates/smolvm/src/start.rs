@@ -71,7 +71,7 @@ impl Smolvm {
         begin(&mut store, &record, &plan)?;
         match self.bring_up(&mut store, id, &plan, Patience { deadline, signals }) {
             Ok(()) => Ok(self.inspect(id)?.sandbox),
-            Err(e) => Err(self.unwind(&mut store, id, e)),
+            Err(e) => Err(self.unwind(&mut store, id, e.about(id))),
         }
     }
 
@@ -84,8 +84,14 @@ impl Smolvm {
                 .hint(format!("smolvm setup --image {}; a new sandbox then uses the new image", spec.image))
                 .because(e)
         })?;
-        let boot = image::boot_files(&self.paths().cache)
-            .map_err(|e| Error::new(ErrorCode::MissingDependency, "the guest's kernel is not prepared").hint("smolvm setup").because(e))?;
+        let boot = image::boot_files(&self.paths().cache).map_err(|e| {
+            let way = if matches!(e, image::ImageError::NoAgent) {
+                "cargo xtask build   makes a smolvm that carries the agent"
+            } else {
+                "smolvm setup"
+            };
+            Error::new(ErrorCode::MissingDependency, "the guest's kernel is not prepared").hint(way).because(e)
+        })?;
         let engine = Engine::find(self.settings.hypervisor.as_deref(), &self.paths().cache).map_err(|e| {
             Error::new(ErrorCode::MissingDependency, "the hypervisor cannot be used")
                 .hint("apt-get install --no-install-recommends qemu-system-x86")

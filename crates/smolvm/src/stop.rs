@@ -50,7 +50,7 @@ impl Smolvm {
             store.write(|w| w.set_state(id, record.generation, stopping))?;
         }
         // A guest or monitor that does not answer is no reason to keep the machine: the teardown ends it.
-        let orderly = self.ask_to_stop(id, deadline);
+        let orderly = self.ask_to_stop(id, deadline).map_err(|e| e.about(id));
         self.release_run(store, id, State::Stopped, None)?;
         let exit = Exit { kind: "stopped".to_owned(), code: None, signal: None, at_ms: now_ms() };
         store.write(|w| w.set_exit(id, Some(&exit)))?;

@@ -32,13 +32,14 @@ pub enum Proof {
 /// The argv element that carries the mark: `argv[2]`, the value of `-name`.
 pub const MARK_AT: usize = 2;
 
-/// Lists every process that has a mark of `install` at its fixed place.
+/// Lists every process that has a mark of `install` at its fixed place, of a sandbox that is `wanted`.
 ///
 /// `is_hypervisor` judges the executable by device and inode; `holds` tells whether the process has
 /// its root, working directory or an open file in the sandbox's directory.
 pub fn marked(
     proc: &Path,
     install: &InstallId,
+    wanted: impl Fn(&Mark) -> bool,
     is_hypervisor: impl Fn(u64, u64) -> bool,
     holds: impl Fn(&Path, &Mark) -> bool,
 ) -> std::io::Result<Vec<Marked>> {
@@ -47,7 +48,9 @@ pub fn marked(
         let Some(pid) = entry.ok().and_then(|e| e.file_name().to_str().and_then(|n| n.parse::<u32>().ok())) else { continue };
         // A process that ends while it is looked at is no finding.
         let Ok(args) = identity::argv(proc, pid) else { continue };
-        let Some(mark) = args.get(MARK_AT).and_then(|a| a.parse::<Mark>().ok()).filter(|m| m.install == *install) else { continue };
+        let Some(mark) = args.get(MARK_AT).and_then(|a| a.parse::<Mark>().ok()).filter(|m| m.install == *install && wanted(m)) else {
+            continue;
+        };
         let Ok(Some(seen)) = identity::look(proc, pid) else { continue };
         if seen.zombie {
             continue;

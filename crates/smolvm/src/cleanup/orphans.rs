@@ -1,5 +1,6 @@
 //! What carries this installation's mark and is in no record.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -15,6 +16,9 @@ use smolvm_model::select::Scope;
 
 use crate::installation::Smolvm;
 use crate::paths::OWNER;
+
+/// A place where nothing can be kept.
+const NO_CACHE: &str = "/dev/null/no-cache";
 
 /// One resource without a record.
 #[derive(Debug, Clone)]
@@ -40,7 +44,7 @@ pub(super) fn find(vm: &Smolvm, scope: &Scope, table: &Table) -> Vec<Orphan> {
     let known: BTreeSet<&str> = table.sandboxes.iter().map(|r| r.id.as_str()).collect();
     let is_known = |id: &SandboxId| known.contains(id.as_str());
     let mut entries: Vec<(Entry, Option<String>)> = Vec::new();
-    entries.extend(processes(vm).into_iter().filter(|(e, _)| !is_known(&e.sandbox)));
+    entries.extend(processes(vm, is_known));
     entries.extend(taps(vm).into_iter().filter(|e| !is_known(&e.sandbox)).map(|e| (e, None)));
     let (elements, shared) = filter_objects(vm, table);
     entries.extend(elements.into_iter().filter(|e| !is_known(&e.sandbox)).map(|e| (e, None)));
@@ -81,14 +85,16 @@ fn orphan_entry(sandbox: SandboxId, kind: Kind, key: String, identity: Option<Pr
 }
 
 /// Hypervisors by argv, executable and an open file beneath the sandbox's directory; less than all three is a doubt.
-fn processes(vm: &Smolvm) -> Vec<(Entry, Option<String>)> {
-    let engine = Engine::find(vm.settings.hypervisor.as_deref(), &vm.paths().cache).ok();
-    let is_hypervisor = |dev, ino| engine.as_ref().is_some_and(|e| (e.binary.id.dev, e.binary.id.ino) == (dev, ino));
+fn processes(vm: &Smolvm, is_known: impl Fn(&SandboxId) -> bool) -> Vec<(Entry, Option<String>)> {
+    // Only for a process without a record, and without a cache: a look writes no file.
+    let engine = OnceCell::new();
+    let find = || Engine::find(vm.settings.hypervisor.as_deref(), Path::new(NO_CACHE)).ok();
+    let is_hypervisor = |dev, ino| engine.get_or_init(find).as_ref().is_some_and(|e| (e.binary.id.dev, e.binary.id.ino) == (dev, ino));
     let holds = |process: &Path, mark: &Mark| {
         scan::has_open_beneath(process, &vm.paths().sandbox(&mark.sandbox))
             || scan::has_open_beneath(process, &vm.paths().run_dir(&mark.sandbox))
     };
-    let found = scan::marked(vm.proc(), &vm.install, is_hypervisor, holds).unwrap_or_default();
+    let found = scan::marked(vm.proc(), &vm.install, |mark| !is_known(&mark.sandbox), is_hypervisor, holds).unwrap_or_default();
     found
         .into_iter()
         // A monitor carries the mark too; it ends by itself once its hypervisor has.
