@@ -51,15 +51,27 @@ fn killed_anywhere_the_second_run_finishes_the_job() {
     oracle.assert_clean();
 }
 
-/// What a killed command leaves beside the ledger goes with the next cleanup: its lock, and what it had moved into the trash.
+/// A lock file that a killed command leaves guards nothing any more: it goes with the next cleanup.
 #[test]
-fn what_a_killed_command_leaves_behind_goes_with_the_next() {
+fn the_lock_file_of_a_killed_command_goes() {
     let place = Place::without_network();
     let oracle = place.oracle();
     place.create("named", &[]);
     std::fs::write(place.path("state/locks/vm-killed.lock"), "").unwrap();
-    std::fs::create_dir(place.path("state/trash/vm-killed.0123456789abcdef")).unwrap();
-    std::fs::write(place.path("state/trash/vm-killed.0123456789abcdef/data.img"), "x").unwrap();
+    place.cleanup(&["--force", "--all"]).assert_ok();
+    oracle.assert_clean();
+}
+
+/// What a killed command had moved into the trash is unlinked by the next, the trash of sockets with it.
+#[test]
+fn the_trash_of_a_killed_command_goes() {
+    let place = Place::without_network();
+    let oracle = place.oracle();
+    place.create("named", &[]);
+    for trash in ["state/trash/vm-killed.0123456789abcdef", "run/.trash/vm-killed.0123456789abcdef"] {
+        std::fs::create_dir_all(place.path(trash).join("deep")).unwrap();
+        std::fs::write(place.path(trash).join("deep/data.img"), "x").unwrap();
+    }
     place.cleanup(&["--force", "--all"]).assert_ok();
     oracle.assert_clean();
 }

@@ -154,3 +154,42 @@ fn shared_parts_without_a_record_go_with_all() {
     assert_eq!(forwarding(&place), "0");
     oracle.assert_clean();
 }
+
+/// What an administrator has taken away already is gone, and the rest goes too.
+#[test]
+fn what_somebody_else_removed_is_already_gone() {
+    let place = Place::with_network();
+    let oracle = place.oracle();
+    place.seed(&["vm-a", "vm-b"]);
+    place.host().run("nft", &["flush", "ruleset"]).unwrap();
+    let tap = place.taps(&place.mark("vm-a")).remove(0);
+    place.host().ip(&format!("link delete {tap}")).unwrap();
+    let cleaned = place.cleanup(&["--force"]);
+    cleaned.assert_ok();
+    assert_eq!(cleaned.deleted(), ["vm-a", "vm-b"]);
+    for step in [("nft_elements", "already_gone"), ("tap", "already_gone"), ("state_dir", "released")] {
+        assert!(cleaned.steps_of("vm-a").contains(&step), "{step:?}: {}", cleaned.shown());
+    }
+    assert_eq!(forwarding(&place), "0");
+    oracle.assert_clean();
+}
+
+/// The shared parts cannot be had for a while: what was deleted is told all the same, and the next run finishes.
+#[test]
+fn shared_parts_that_are_busy_do_not_swallow_the_report() {
+    let place = Place::with_network();
+    let oracle = place.oracle();
+    place.seed(&["vm-a"]);
+    let file = std::fs::File::create(place.path("state/locks/.network.lock")).unwrap();
+    file.lock().unwrap();
+    let cleaned = place.cleanup(&["--force"]);
+    assert_eq!(cleaned.code, 1, "{}", cleaned.shown());
+    drop(file);
+    let row = place.ids().contains(&"vm-a".to_owned());
+    let finished = place.cleanup(&["--force"]);
+    finished.assert_ok();
+    oracle.assert_clean();
+    assert!(!cleaned.data.is_null(), "what was done is not told: {}", cleaned.shown());
+    assert_eq!(cleaned.deleted().contains(&"vm-a"), !row, "{}", cleaned.shown());
+    assert!(cleaned.failed().iter().any(|(_, code)| *code == "busy"), "{}", cleaned.shown());
+}
