@@ -86,17 +86,20 @@ impl Smolvm {
         capacity::check_create(self.paths(), &spec, request.disk.is_some())?;
         let mut store = self.store()?;
         let reservation = self.prepare_reservation(&mut store, spec.network)?;
-        let (id, _lock) = self.insert(&mut store, request, &spec, &reservation)?;
+        let (id, lock) = self.insert(&mut store, request, &spec, &reservation)?;
         match self.make_state_dir(&id, &spec) {
             Ok(()) => {
-                store.write(|w| -> Result<(), Error> {
+                let done = store.write(|w| -> Result<(), Error> {
                     w.set_status(Kind::StateDir, id.as_str(), Status::Held)?;
                     w.set_state(&id, 0, State::Created)?;
                     Ok(())
-                })?;
-                Ok(id)
+                });
+                match done {
+                    Ok(()) => Ok(id),
+                    Err(e) => Err(self.roll_back(&mut store, &id, lock, e)),
+                }
             }
-            Err(e) => Err(self.roll_back(&mut store, &id, e)),
+            Err(e) => Err(self.roll_back(&mut store, &id, lock, e)),
         }
     }
 
@@ -154,7 +157,10 @@ impl Smolvm {
                     return Err(Error::new(ErrorCode::AlreadyExists, format!("a sandbox \"{id}\" exists already"))
                         .hint(format!("choose another name, or remove it: smolvm delete {id}")));
                 }
-                Err(e) => return Err(e),
+                Err(e) => {
+                    let _ = lock.remove();
+                    return Err(e);
+                }
             }
         }
         Err(Error::new(ErrorCode::Busy, "no free name was drawn in eight tries").hint("give it a name: --name NAME"))
@@ -181,14 +187,18 @@ impl Smolvm {
     }
 
     /// A failed create is taken back; the error tells when that failed too.
-    fn roll_back(&self, store: &mut Store, id: &SandboxId, cause: Error) -> Error {
+    fn roll_back(&self, store: &mut Store, id: &SandboxId, lock: Lock, cause: Error) -> Error {
         // What refused us is not ours to remove.
         if cause.code == ErrorCode::Refused {
             let _ = self.forget(store, id);
             return cause;
         }
         match self.remove_locked(store, std::slice::from_ref(id), Reason::Delete) {
-            Ok(report) if report.is_clear(id) => cause,
+            Ok(report) if report.is_clear(id) => {
+                // One that stays is swept by the next cleanup.
+                let _ = lock.remove();
+                cause
+            }
             Ok(_) | Err(_) => {
                 let hint = format!("some of it could not be taken back: smolvm delete {id}");
                 Error { recovery: Some(cause.recovery.clone().map_or(hint.clone(), |r| format!("{r}; {hint}"))), ..cause }
@@ -248,7 +258,15 @@ pub(crate) fn make_run_dir(vm: &Smolvm, id: &SandboxId) -> Result<(), Error> {
     let dir = vm.paths().run_dir(id);
     smolvm_host::fsx::create_private_dir(&vm.paths().run)?;
     match mkdirat(CWD, &dir, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => {}
+        Ok(()) => {}
+        Err(Errno::EXIST) => {
+            // Two state directories may share one run directory: what is another's is left alone.
+            let owner = std::fs::read_to_string(dir.join(OWNER)).unwrap_or_default();
+            if !owner.is_empty() && owner.trim_end() != vm.mark(id).to_string() {
+                return Err(Error::new(ErrorCode::Refused, format!("{} belongs to {}", dir.display(), owner.trim_end().escape_debug()))
+                    .hint("choose another name, or give the installations run directories of their own"));
+            }
+        }
         Err(errno) => return Err(FsError { action: "make the directory", path: dir, source: errno.into() }.into()),
     }
     let fd = openat(CWD, &dir, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())

@@ -1,5 +1,7 @@
 //! `delete`: one or several sandboxes, whatever state they are in, and the removal all verbs share.
 
+use std::time::Duration;
+
 use smolvm_host::lock::Lock;
 use smolvm_host::store::Store;
 use smolvm_model::error_code::ErrorCode;
@@ -8,8 +10,9 @@ use smolvm_model::name::SandboxId;
 use smolvm_model::state::State;
 use smolvm_model::teardown::{Outcome, Plan, Reason};
 
+use crate::cleanup::add_unrecorded;
 use crate::error::Error;
-use crate::installation::Smolvm;
+use crate::installation::{LOCK_WAIT, Smolvm};
 use crate::network;
 use crate::teardown::{HostEffects, Report, StepReport, execute, settle, settle_now};
 
@@ -22,6 +25,8 @@ pub struct Deletion {
     pub failed: Vec<(SandboxId, Error)>,
     /// Bytes of disk freed.
     pub freed_bytes: u64,
+    /// Why what all sandboxes share could not be put back, if it could not.
+    pub shared: Option<Error>,
 }
 
 /// Whether deleting what does not exist is an error.
@@ -36,6 +41,11 @@ pub enum IfMissing {
 impl Smolvm {
     /// Deletes sandboxes together; each that fails leaves the others alone.
     pub fn delete(&self, ids: &[SandboxId], if_missing: IfMissing) -> Result<Deletion, Error> {
+        self.delete_within(ids, if_missing, LOCK_WAIT)
+    }
+
+    /// The same, waiting longer for a command or a monitor that is at work on them.
+    pub(crate) fn delete_within(&self, ids: &[SandboxId], if_missing: IfMissing, wait: Duration) -> Result<Deletion, Error> {
         let mut deletion = Deletion::default();
         let Some(mut store) = self.store_if_any()? else {
             if if_missing == IfMissing::Fail {
@@ -49,7 +59,7 @@ impl Smolvm {
         unique.sort();
         unique.dedup();
         for id in unique {
-            match self.lock_existing(&store, id) {
+            match self.lock_existing(&store, id, wait) {
                 Ok(Some(lock)) => locks.push((id.clone(), lock)),
                 Ok(None) if if_missing == IfMissing::Ignore => {}
                 Ok(None) => deletion.failed.push((id.clone(), Error::no_such_sandbox(id))),
@@ -63,20 +73,23 @@ impl Smolvm {
             if let Some(step) = report.failure(&id) {
                 deletion.failed.push((id.clone(), step_error(&id, step)));
             } else {
-                lock.remove()?;
+                // A lock file that stays is swept by the next cleanup; the sandbox is gone.
+                let _ = lock.remove();
                 deletion.deleted.push(id);
             }
         }
-        network::release_shared(self, &mut store)?;
+        if let Err(e) = network::release_shared(self, &mut store) {
+            deletion.shared = Some(e);
+        }
         Ok(deletion)
     }
 
     /// The sandbox's lock if there is such a sandbox once the lock is held.
-    pub(crate) fn lock_existing(&self, store: &Store, id: &SandboxId) -> Result<Option<Lock>, Error> {
+    pub(crate) fn lock_existing(&self, store: &Store, id: &SandboxId, wait: Duration) -> Result<Option<Lock>, Error> {
         if store.sandbox(id)?.is_none() {
             return Ok(None);
         }
-        let lock = self.lock(id)?;
+        let lock = self.lock_for(id, wait)?;
         if store.sandbox(id)?.is_none() {
             // Somebody else deleted it while this waited.
             lock.remove()?;
@@ -106,6 +119,9 @@ impl Smolvm {
             store.write(|w| {
                 rows.iter().filter(|(_, state)| *state != State::Deleting).try_for_each(|(id, _)| w.force_state(id, State::Deleting))
             })?;
+        }
+        if reason == Reason::Delete {
+            add_unrecorded(self, &mut entries, &ids.iter().collect());
         }
         let plan = Plan::teardown(&entries, reason);
         let report = execute(&plan, &mut HostEffects::new(self, reason.into()));

@@ -46,7 +46,7 @@ impl Smolvm {
     /// One sandbox, held against the host. Changes nothing.
     pub fn inspect(&self, id: &SandboxId) -> Result<Inspection, Error> {
         let missing = || Error::no_such_sandbox(id);
-        let store = self.store_if_any()?.ok_or_else(missing)?;
+        let store = self.look()?.ok_or_else(missing)?;
         let (record, entries) = store.sandbox(id)?.ok_or_else(missing)?;
         let verdict = self.verdict(&record, &entries, Looker::Passer);
         let run = record.run.as_ref();

@@ -89,6 +89,11 @@ impl Smolvm {
         Ok(Store::open(&paths.database())?)
     }
 
+    /// The ledger for a look: makes nothing, and changes no byte of it.
+    pub(crate) fn look(&self) -> Result<Option<Store>, Error> {
+        Ok(Store::open_existing(&self.paths().database())?)
+    }
+
     /// The ledger if there is one; makes nothing.
     pub(crate) fn store_if_any(&self) -> Result<Option<Store>, Error> {
         Ok(Store::open_existing(&self.paths().database())?)

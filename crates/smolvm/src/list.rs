@@ -20,7 +20,7 @@ pub struct Listing {
 impl Smolvm {
     /// Every sandbox, held against the host. Changes nothing.
     pub fn list(&self) -> Result<Listing, Error> {
-        let Some(store) = self.store_if_any()? else { return Ok(Listing::default()) };
+        let Some(store) = self.look()? else { return Ok(Listing::default()) };
         let table = store.table()?;
         let grouped = by_sandbox(&table);
         let sandboxes = table

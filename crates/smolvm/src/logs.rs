@@ -28,7 +28,7 @@ impl Smolvm {
     /// The end of a log, at most two MiB; empty when nothing was written yet.
     pub fn logs(&self, id: &SandboxId, kind: LogKind) -> Result<Vec<u8>, Error> {
         let missing = || Error::no_such_sandbox(id);
-        let store = self.store_if_any()?.ok_or_else(missing)?;
+        let store = self.look()?.ok_or_else(missing)?;
         store.sandbox(id)?.ok_or_else(missing)?;
         let name = match kind {
             LogKind::Console => CONSOLE,

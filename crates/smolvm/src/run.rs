@@ -12,6 +12,9 @@ use crate::exec::{ExecIo, ExecOutcome, ExecSpec};
 use crate::installation::Smolvm;
 use crate::start;
 
+/// How long the removal waits for a monitor that is just writing down that its guest powered itself off.
+const REMOVAL_WAIT: Duration = Duration::from_secs(20);
+
 /// What becomes of the sandbox afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keep {
@@ -73,7 +76,7 @@ impl Smolvm {
     }
 
     fn remove_after_run(&self, id: &SandboxId) -> Option<Error> {
-        match self.delete(std::slice::from_ref(id), IfMissing::Ignore) {
+        match self.delete_within(std::slice::from_ref(id), IfMissing::Ignore, REMOVAL_WAIT) {
             Ok(deletion) => deletion.failed.into_iter().next().map(|(_, e)| e),
             Err(e) => Some(e),
         }

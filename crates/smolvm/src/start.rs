@@ -33,7 +33,7 @@ use crate::capacity;
 use crate::clock::now_ms;
 use crate::create::make_run_dir;
 use crate::error::{Error, io_code};
-use crate::installation::Smolvm;
+use crate::installation::{LOCK_WAIT, Smolvm};
 use crate::monitor::{MonitorConfig, MonitorNetwork, Report};
 use crate::network;
 use crate::observe::Looker;
@@ -59,7 +59,7 @@ impl Smolvm {
     ) -> Result<SandboxView, Error> {
         let missing = || Error::no_such_sandbox(id);
         let mut store = self.store_if_any()?.ok_or_else(missing)?;
-        let _lock = self.lock(id)?;
+        let _lock = self.lock_existing(&store, id, LOCK_WAIT)?.ok_or_else(missing)?;
         let (record, entries) = store.sandbox(id)?.ok_or_else(missing)?;
         let record = match self.admit(&record, &entries, Request::Start)? {
             Admission::AlreadySo => return Ok(self.inspect(id)?.sandbox),
@@ -177,7 +177,7 @@ impl Smolvm {
         answer
     }
 
-    /// Starts the monitor in a session of its own, its standard output a socket to this process.
+    /// Starts the monitor in a process group of its own, out of reach of a terminal's Ctrl-C, its standard output a socket to this process.
     fn spawn_monitor(&self, id: &SandboxId, config: &MonitorConfig, tap: Option<OwnedFd>) -> Result<(Child, UnixStream), Error> {
         let fail = |e: std::io::Error| Error::new(io_code(&e), "the monitor cannot be started").because(e);
         let (ours, theirs) = UnixStream::pair().map_err(fail)?;
@@ -238,10 +238,15 @@ impl Smolvm {
         let (record, _) = store.sandbox(id)?.ok_or_else(|| Error::no_such_sandbox(id))?;
         let left = report.failure(id).cloned();
         let state = if left.is_some() { State::Failed } else { after };
+        let own = left.as_ref().map(|step| crate::delete::step_error(id, step)).map(|e| Failure {
+            code: e.code.to_string(),
+            message: e.one_line(),
+            during: "stop".to_owned(),
+        });
         store.write(|w| -> Result<(), Error> {
             w.set_state(id, record.generation, state)?;
-            if failure.is_some() {
-                w.set_failure(id, failure)?;
+            if let Some(failure) = failure.or(own.as_ref()) {
+                w.set_failure(id, Some(failure))?;
             }
             Ok(())
         })?;

@@ -66,7 +66,7 @@ impl Verbal for Delete {
 fn problem(mut deletion: Deletion) -> Option<Problem> {
     let all = deletion.failed.len() + deletion.deleted.len();
     match deletion.failed.len() {
-        0 => None,
+        0 => deletion.shared.map(Problem::from),
         1 => {
             let problem = Problem::from(deletion.failed.remove(0).1);
             let code = problem.code();

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use smolvm_host::fsx::remove_tree;
-use smolvm_host::lock::Lock;
+use smolvm_host::lock::{self, Lock};
 use smolvm_host::store::{SharedPart, Store};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
-use smolvm_model::select::{Scope, Selection, select};
+use smolvm_model::select::{Scope, Selection, Why, select};
 use smolvm_model::state::State;
 use smolvm_model::teardown::{Plan, Reason};
 
@@ -22,6 +22,8 @@ use crate::teardown::{HostEffects, Patience, Report, execute};
 
 /// How long one busy sandbox may hold the batch up: longer than a look takes the lock.
 const BATCH_WAIT: Duration = Duration::from_millis(100);
+/// How long a batch waits in all for monitors whose hypervisors are gone: writing down how takes them some 10 ms.
+const MONITOR_PATIENCE: Duration = Duration::from_secs(2);
 /// Sandboxes taken down together. Each needs a lock and two process handles open at once.
 const BATCH: usize = 500;
 /// Descriptors for a batch, and what the process has open anyway.
@@ -80,15 +82,13 @@ impl Smolvm {
             duration: Duration::ZERO,
         };
         let nothing_asked = plan.targets.is_empty() && !report.orphans.iter().any(|o| o.remove);
-        let store = if nothing_asked { self.store_if_any()? } else { Some(self.store()?) };
-        if let Some(mut store) = store {
-            raise_descriptor_limit();
-            for batch in plan.targets.chunks(BATCH) {
-                self.remove_batch(&mut store, batch, &mut report)?;
-            }
-            self.remove_orphans(&mut store, &mut report)?;
-            self.sweep_trash(&mut report);
-            report.shared.extend(release_shared(self, &mut store)?.into_iter().map(shared_report));
+        let store = if nothing_asked { self.store_if_any() } else { self.store().map(Some) };
+        // From here on an error is one of what it is about: what was done before it is told as well.
+        match store {
+            Ok(None) => {}
+            Ok(Some(mut store)) => self.apply_to(&mut store, &plan.targets, &mut report),
+            Err(e) if plan.targets.is_empty() => return Err(e),
+            Err(e) => report.failed.extend(plan.targets.iter().map(|t| failed_by(&t.id, &e))),
         }
         for part in report.shared.iter().filter(|p| p.outcome.starts_with("failed")) {
             report.failed.push(Failed {
@@ -105,10 +105,29 @@ impl Smolvm {
         Ok(report)
     }
 
-    fn remove_batch(&self, store: &mut Store, batch: &[Target], report: &mut CleanupReport) -> Result<(), Error> {
+    fn apply_to(&self, store: &mut Store, targets: &[Target], report: &mut CleanupReport) {
+        raise_descriptor_limit();
+        for batch in targets.chunks(BATCH) {
+            self.remove_batch(store, batch, report);
+        }
+        if let Err(e) = self.remove_orphans(store, report) {
+            report.failed.push(failed_part("orphans", &e));
+        }
+        self.sweep_trash(report);
+        if let Err(e) = self.sweep_locks(store) {
+            report.failed.push(failed_part("locks", &e));
+        }
+        match release_shared(self, store) {
+            Ok(outcomes) => report.shared.extend(outcomes.into_iter().map(shared_report)),
+            Err(e) => report.failed.push(failed_part("shared parts", &e)),
+        }
+    }
+
+    fn remove_batch(&self, store: &mut Store, batch: &[Target], report: &mut CleanupReport) {
         let mut locks: Vec<(SandboxId, Lock)> = Vec::new();
+        let patience = Instant::now() + MONITOR_PATIENCE;
         for target in batch {
-            match self.still_meant(store, target, &report.scope) {
+            match self.still_meant(store, target, &report.scope, patience) {
                 Ok(Some(lock)) => locks.push((target.id.clone(), lock)),
                 Ok(None) => report.deleted.push(target.id.clone()),
                 Err(failed) => report.failed.push(failed),
@@ -119,7 +138,7 @@ impl Smolvm {
             Ok(teardown) => teardown,
             Err(e) => {
                 report.failed.extend(ids.iter().map(|id| failed_by(id, &e)));
-                return Ok(());
+                return;
             }
         };
         report.freed_bytes += teardown.freed_bytes;
@@ -129,23 +148,26 @@ impl Smolvm {
                 let e = step_error(&id, step);
                 report.failed.push(Failed { step: Some(step.step.entry.kind.to_string()), ..failed_by(&id, &e) });
             } else {
-                lock.remove()?;
+                // A lock file that stays is swept by the next cleanup; the sandbox is gone.
+                let _ = lock.remove();
                 report.deleted.push(id);
             }
         }
-        Ok(())
     }
 
     /// Judges a target again under its lock; `None` when somebody else finished it.
-    fn still_meant(&self, store: &Store, target: &Target, scope: &Scope) -> Result<Option<Lock>, Failed> {
+    fn still_meant(&self, store: &Store, target: &Target, scope: &Scope, patience: Instant) -> Result<Option<Lock>, Failed> {
         let id = &target.id;
         let fail = |e: Error| failed_by(id, &e);
         if store.sandbox(id).map_err(|e| fail(e.into()))?.is_none() {
             return Ok(None);
         }
+        if target.why == Why::Stale {
+            self.hear_monitor(id, patience);
+        }
         let lock = self.lock_for(id, BATCH_WAIT).map_err(fail)?;
         let Some((record, entries)) = store.sandbox(id).map_err(|e| fail(e.into()))? else {
-            lock.remove().map_err(|e| fail(e.into()))?;
+            let _ = lock.remove();
             return Ok(None);
         };
         let verdict = self.verdict(&record, &entries, Looker::Holder);
@@ -162,6 +184,32 @@ impl Smolvm {
                 recovery: Some("look again: smolvm cleanup --dry-run".to_owned()),
             }),
         }
+    }
+
+    /// Lets a monitor whose hypervisor has just ended say how: a guest that powered itself off in order is
+    /// about to become stopped, and keeps its disk. A frozen monitor is waited for no longer than the patience.
+    fn hear_monitor(&self, id: &SandboxId, patience: Instant) {
+        let lock = self.paths().monitor_lock(id);
+        while Instant::now() < patience && lock::is_held(&lock).unwrap_or(false) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Removes lock files of sandboxes that are in no record: their makers were killed before or after the row.
+    fn sweep_locks(&self, store: &Store) -> Result<(), Error> {
+        for entry in std::fs::read_dir(self.paths().locks()).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let id = name.to_str().and_then(|n| n.strip_suffix(".lock")).and_then(|n| n.parse::<SandboxId>().ok());
+            let Some(id) = id else { continue };
+            if store.sandbox(&id).is_ok_and(|found| found.is_none()) {
+                // Held: somebody is about to write the row.
+                let free = self.lock_for(&id, Duration::ZERO).ok().filter(|_| store.sandbox(&id).is_ok_and(|found| found.is_none()));
+                if let Some(lock) = free {
+                    lock.remove()?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Removes what carries the mark and is in no record, by the same teardown.
@@ -199,7 +247,7 @@ impl Smolvm {
                 }
             }
             // Somebody may have made a sandbox of that name since; then it is theirs.
-            if store.sandbox(&entry.sandbox)?.is_none() {
+            if store.sandbox(&entry.sandbox).is_ok_and(|found| found.is_none()) {
                 entries.push(entry);
                 indices.push(i);
             }
@@ -219,8 +267,8 @@ impl Smolvm {
             }
         }
         for (id, lock) in locks {
-            if store.sandbox(&id)?.is_none() {
-                lock.remove()?;
+            if store.sandbox(&id).is_ok_and(|found| found.is_none()) {
+                let _ = lock.remove();
             }
         }
         for orphan in report.orphans.iter_mut().filter(|o| o.remove && o.entry.is_none()) {
@@ -247,7 +295,14 @@ impl Smolvm {
                 }
             }
         }
+        // Left by a command that was killed; busy while another is at it, and then that one removes it.
+        let _ = std::fs::remove_dir(self.paths().run.join(".trash"));
     }
+}
+
+/// Something of the whole installation that failed.
+fn failed_part(what: &str, e: &Error) -> Failed {
+    Failed { id: format!("({what})"), error: e.one_line(), code: e.code, step: Some(what.to_owned()), recovery: e.recovery.clone() }
 }
 
 /// A shared part that carries the mark and is in no record is recorded, to be put back like any other.

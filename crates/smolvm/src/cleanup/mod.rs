@@ -12,4 +12,5 @@ mod plan;
 
 pub use apply::{CleanupReport, SharedReport};
 pub use orphans::Orphan;
+pub(crate) use orphans::add_unrecorded;
 pub use plan::{CleanupPlan, Failed, StepView, Target};

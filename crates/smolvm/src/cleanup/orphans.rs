@@ -40,17 +40,16 @@ pub struct Orphan {
 }
 
 /// Looks for marks on the host. What cannot be looked at (no `nft`, no rights) is not there for this user.
-pub(super) fn find(vm: &Smolvm, scope: &Scope, table: &Table) -> Vec<Orphan> {
-    let known: BTreeSet<&str> = table.sandboxes.iter().map(|r| r.id.as_str()).collect();
+///
+/// `before` and `after` are the records around the look: what either of them knows is being made or
+/// was just removed, and no orphan.
+pub(super) fn find(vm: &Smolvm, scope: &Scope, seen: Seen, before: &Table, after: &Table) -> Vec<Orphan> {
+    let known = names(before).chain(names(after)).collect::<BTreeSet<&str>>();
     let is_known = |id: &SandboxId| known.contains(id.as_str());
-    let mut entries: Vec<(Entry, Option<String>)> = Vec::new();
-    entries.extend(processes(vm, is_known));
-    entries.extend(taps(vm).into_iter().filter(|e| !is_known(&e.sandbox)).map(|e| (e, None)));
-    let (elements, shared) = filter_objects(vm, table);
+    let Seen { entries, elements, shared } = seen;
+    let mut entries: Vec<(Entry, Option<String>)> = entries.into_iter().filter(|(e, _)| !is_known(&e.sandbox)).collect();
     entries.extend(elements.into_iter().filter(|e| !is_known(&e.sandbox)).map(|e| (e, None)));
-    for kind in [Kind::RunDir, Kind::StateDir] {
-        entries.extend(dirs(vm, kind).into_iter().filter(|e| !is_known(&e.sandbox)).map(|e| (e, None)));
-    }
+    let shared = unrecorded_shared(vm, shared, after);
     let meant = |id: &SandboxId| match scope {
         Scope::All => true,
         Scope::Prefix(prefix) => prefix.matches(id),
@@ -80,12 +79,54 @@ pub(super) fn find(vm: &Smolvm, scope: &Scope, table: &Table) -> Vec<Orphan> {
     orphans
 }
 
+/// Everything that carries this installation's mark right now, recorded or not.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    entries: Vec<(Entry, Option<String>)>,
+    elements: Vec<Entry>,
+    shared: Vec<(String, String)>,
+}
+
+/// Looks at the host. `wanted` says for which sandboxes processes are proven, which is the costly part.
+pub(crate) fn look(vm: &Smolvm, wanted: impl Fn(&SandboxId) -> bool) -> Seen {
+    let mut entries = processes(vm, wanted);
+    entries.extend(taps(vm).into_iter().map(|e| (e, None)));
+    for kind in [Kind::RunDir, Kind::StateDir] {
+        entries.extend(dirs(vm, kind).into_iter().map(|e| (e, None)));
+    }
+    let (elements, shared) = filter_objects(vm);
+    Seen { entries, elements, shared }
+}
+
+/// Adds to a sandbox's recorded entries what carries its mark and is not recorded as held: after a restored
+/// backup the row may know nothing of a hypervisor that runs.
+pub(crate) fn add_unrecorded(vm: &Smolvm, entries: &mut Vec<Entry>, ids: &BTreeSet<&SandboxId>) {
+    let Seen { entries: found, elements, .. } = look(vm, |id| ids.contains(id));
+    let sure = found.into_iter().filter(|(_, doubt)| doubt.is_none()).map(|(e, _)| e);
+    for seen in sure.chain(elements).filter(|e| ids.contains(&e.sandbox)) {
+        let same = |e: &&mut Entry| match (&seen.identity, &e.identity) {
+            (Some(a), Some(b)) => (a.pid, a.start_ticks) == (b.pid, b.start_ticks),
+            (Some(_), None) => false,
+            (None, _) => e.kind == seen.kind && e.key == seen.key,
+        };
+        match entries.iter_mut().find(same) {
+            Some(recorded) if recorded.status == Status::Reserved => recorded.status = Status::Held,
+            Some(_) => {}
+            None => entries.push(seen),
+        }
+    }
+}
+
+fn names(table: &Table) -> impl Iterator<Item = &str> {
+    table.sandboxes.iter().map(|r| r.id.as_str()).chain(table.broken.iter().map(|b| b.raw_id.as_str()))
+}
+
 fn orphan_entry(sandbox: SandboxId, kind: Kind, key: String, identity: Option<ProcessIdentity>) -> Entry {
     Entry { sandbox, kind, key, status: Status::Held, identity }
 }
 
 /// Hypervisors by argv, executable and an open file beneath the sandbox's directory; less than all three is a doubt.
-fn processes(vm: &Smolvm, is_known: impl Fn(&SandboxId) -> bool) -> Vec<(Entry, Option<String>)> {
+fn processes(vm: &Smolvm, wanted: impl Fn(&SandboxId) -> bool) -> Vec<(Entry, Option<String>)> {
     // Only for a process without a record, and without a cache: a look writes no file.
     let engine = OnceCell::new();
     let find = || Engine::find(vm.settings.hypervisor.as_deref(), Path::new(NO_CACHE)).ok();
@@ -94,7 +135,7 @@ fn processes(vm: &Smolvm, is_known: impl Fn(&SandboxId) -> bool) -> Vec<(Entry, 
         scan::has_open_beneath(process, &vm.paths().sandbox(&mark.sandbox))
             || scan::has_open_beneath(process, &vm.paths().run_dir(&mark.sandbox))
     };
-    let found = scan::marked(vm.proc(), &vm.install, |mark| !is_known(&mark.sandbox), is_hypervisor, holds).unwrap_or_default();
+    let found = scan::marked(vm.proc(), &vm.install, |mark| wanted(&mark.sandbox), is_hypervisor, holds).unwrap_or_default();
     found
         .into_iter()
         // A monitor carries the mark too; it ends by itself once its hypervisor has.
@@ -128,8 +169,8 @@ fn taps(vm: &Smolvm) -> Vec<Entry> {
     links.into_iter().map(|l| orphan_entry(l.mark.sandbox, Kind::Tap, l.name.to_string(), None)).collect()
 }
 
-/// Elements of sandboxes, and the shared parts if the ledger does not know of them.
-fn filter_objects(vm: &Smolvm, table: &Table) -> (Vec<Entry>, Vec<(String, String)>) {
+/// Elements of sandboxes, and the shared parts.
+fn filter_objects(vm: &Smolvm) -> (Vec<Entry>, Vec<(String, String)>) {
     // No sandbox, no TAP, no rights: `nft` is not run for a user who never had a network.
     let Ok(Some(elements)) = nft::elements(&vm.install) else { return (Vec::new(), Vec::new()) };
     let mut entries = Vec::new();
@@ -143,6 +184,11 @@ fn filter_objects(vm: &Smolvm, table: &Table) -> (Vec<Entry>, Vec<(String, Strin
             (ElementKey::Source { .. }, _) => {}
         }
     }
+    (entries, shared)
+}
+
+/// The shared parts of which the ledger does not know.
+fn unrecorded_shared(vm: &Smolvm, mut shared: Vec<(String, String)>, table: &Table) -> Vec<(String, String)> {
     let recorded = vm.store_if_any().ok().flatten().and_then(|s| s.shared_parts().ok()).unwrap_or_default();
     let known: BTreeMap<&str, &str> = recorded.iter().map(|p| (p.key.as_str(), p.kind.as_str())).collect();
     shared.retain(|(_, key)| !known.contains_key(key.as_str()));
@@ -150,7 +196,7 @@ fn filter_objects(vm: &Smolvm, table: &Table) -> (Vec<Entry>, Vec<(String, Strin
     if table.entries.iter().any(|e| e.kind == Kind::Tap && e.status != Status::Reserved) {
         shared.clear();
     }
-    (entries, shared)
+    shared
 }
 
 fn dirs(vm: &Smolvm, kind: Kind) -> Vec<Entry> {

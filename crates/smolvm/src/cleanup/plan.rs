@@ -1,6 +1,8 @@
 //! What `cleanup` would do, found by looking only.
 
-use smolvm_host::store::{SandboxRecord, Table};
+use std::collections::BTreeSet;
+
+use smolvm_host::store::{SandboxRecord, Store, Table};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind};
 use smolvm_model::name::SandboxId;
@@ -81,24 +83,27 @@ pub struct StepView {
 impl Smolvm {
     /// Looks at records and host. Changes nothing, not even the ledger.
     pub fn cleanup_plan(&self, scope: &Scope) -> Result<CleanupPlan, Error> {
-        let table = match self.store_if_any()? {
-            Some(store) => store.table()?,
-            None => Table::default(),
-        };
+        let store = self.look()?;
+        let read = || store.as_ref().map_or_else(|| Ok(Table::default()), Store::table);
+        let before = read()?;
+        let seen = orphans::look(self, |id| !before.sandboxes.iter().any(|r| r.id == *id));
+        let table = read()?;
         let grouped = by_sandbox(&table);
         let mut plan = CleanupPlan {
             scope: scope.clone(),
             reconciled_stale: Vec::new(),
             targets: Vec::new(),
             failed: Vec::new(),
-            orphans: orphans::find(self, scope, &table),
+            orphans: orphans::find(self, scope, seen, &before, &table),
             steps: Vec::new(),
         };
         for record in &table.sandboxes {
             let entries = grouped.get(record.id.as_str()).copied().unwrap_or_default();
-            self.consider(&mut plan, record, entries);
+            self.consider(&mut plan, store.as_ref(), record, entries);
         }
-        for row in table.broken.iter().filter(|row| broken_is_meant(scope, &row.raw_id)) {
+        let mut told = BTreeSet::new();
+        // A broken row and the entries under it are one trouble.
+        for row in table.broken.iter().filter(|row| broken_is_meant(scope, &row.raw_id) && told.insert(row.raw_id.as_str())) {
             plan.failed.push(Failed {
                 id: row.raw_id.chars().take(100).collect(),
                 error: format!("this row of the ledger is no valid sandbox: {}", row.problem),
@@ -123,24 +128,37 @@ impl Smolvm {
         Ok(plan)
     }
 
-    fn consider(&self, plan: &mut CleanupPlan, record: &SandboxRecord, entries: &[Entry]) {
+    /// Judges one sandbox, with a second look where somebody may have finished between the look at its row and at its lock.
+    fn consider(&self, plan: &mut CleanupPlan, store: Option<&Store>, record: &SandboxRecord, entries: &[Entry]) {
         let verdict = self.verdict(record, entries, Looker::Passer);
-        if verdict == Verdict::Stale {
-            plan.reconciled_stale.push(record.id.clone());
+        let doubtful = matches!(verdict, Verdict::Interrupted | Verdict::Stale);
+        match store.filter(|_| doubtful).map(|store| store.sandbox(&record.id)) {
+            Some(Ok(None)) => {}
+            Some(Ok(Some((fresh, entries)))) if fresh.generation != record.generation => {
+                judge_one(plan, &fresh, &entries, &self.verdict(&fresh, &entries, Looker::Passer));
+            }
+            // A row that became unreadable meanwhile is told when it is to be removed.
+            Some(Ok(Some(_)) | Err(_)) | None => judge_one(plan, record, entries, &verdict),
         }
-        match select(&plan.scope, &candidate(record, verdict.clone())) {
-            Selection::Keep => {}
-            Selection::Unknown { evidence } => plan.failed.push(unknown(&record.id, &evidence)),
-            Selection::Target(why) => plan.targets.push(Target {
-                id: record.id.clone(),
-                state: record.state,
-                why,
-                running: record.state.claims_process() && verdict == Verdict::Current,
-                created_ms: record.created_ms,
-                holds: entries.iter().filter(|e| may_exist(e)).map(describe).collect(),
-                generation: record.generation,
-            }),
-        }
+    }
+}
+
+fn judge_one(plan: &mut CleanupPlan, record: &SandboxRecord, entries: &[Entry], verdict: &Verdict) {
+    if *verdict == Verdict::Stale {
+        plan.reconciled_stale.push(record.id.clone());
+    }
+    match select(&plan.scope, &candidate(record, verdict.clone())) {
+        Selection::Keep => {}
+        Selection::Unknown { evidence } => plan.failed.push(unknown(&record.id, &evidence)),
+        Selection::Target(why) => plan.targets.push(Target {
+            id: record.id.clone(),
+            state: record.state,
+            why,
+            running: record.state.claims_process() && *verdict == Verdict::Current,
+            created_ms: record.created_ms,
+            holds: entries.iter().filter(|e| may_exist(e)).map(describe).collect(),
+            generation: record.generation,
+        }),
     }
 }
 
