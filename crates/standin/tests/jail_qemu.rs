@@ -5,11 +5,10 @@
 mod support;
 
 use std::fs;
-use std::io::BufRead;
 use std::time::Duration;
 
 use smolvm_host::jail::{JailError, JailIdentity, JailSpec, Limits, spawn};
-use support::{Bench, Caller, JAIL_UID, line, poll, status};
+use support::{Bench, Caller, JAIL_UID, line, status};
 
 /// A kernel QEMU takes: enough of an ELF with a PVH note to be loaded; the guest runs into a halt.
 fn with_halting_kernel(bench: Bench) -> Bench {
@@ -186,12 +185,14 @@ fn a_jail_is_refused_where_it_could_not_hold() {
     assert!(matches!(spawn(&spec(JailIdentity::Uid(JAIL_UID))), Err(JailError::Threads { .. })));
 }
 
+/// As in a container: root, but without the capability that namespaces take.
 #[test]
-fn one_cannot_read_what_is_not_there() {
-    let bench = Bench::new(Caller::Nobody);
-    let (mut launcher, mut out) = bench.spawn(None, "no such thing");
-    let mut text = String::new();
-    out.read_line(&mut text).unwrap();
-    assert!(text.contains("error"));
-    assert!(poll(Duration::from_secs(5), || launcher.try_wait().unwrap().is_some()));
+fn root_without_the_right_to_namespaces_is_told_so() {
+    let bench = with_halting_kernel(Bench::new(Caller::Root));
+    let error = bench.start_under(&["--bounding-set", "-sys_admin", "--"]).report["error"].to_string();
+    assert!(error.contains("the kernel refuses namespaces to this user: root lacks CAP_SYS_ADMIN here"), "{error}");
+    // A monitor that may not end its hypervisor could not take it along either.
+    let error = bench.start_under(&["--bounding-set", "-kill", "--"]).report["error"].to_string();
+    assert!(error.contains("cannot be tied to this process"), "{error}");
+    assert!(bench.gone_within(Duration::from_secs(2)));
 }

@@ -204,7 +204,7 @@ pub fn spawn(spec: &JailSpec<'_>) -> Result<Jailed, JailError> {
     let (pid, pidfd) = clone(&plan, identity, &mut missing)?;
     // The child has copies; with these closed an end of file means that it ended, or executed.
     drop((status_write, go_read));
-    let mut child = Unfinished { pidfd: Some(pidfd) };
+    let mut child = Unfinished { pidfd: Some(pidfd), go: Some(go_write) };
     let deadline = Instant::now() + PATIENCE;
     let mut status = File::from(status_read);
     match read_report(&mut status, deadline)? {
@@ -216,7 +216,9 @@ pub fn spawn(spec: &JailSpec<'_>) -> Result<Jailed, JailError> {
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {
         rustix::process::test_kill_process(pid).map_err(|errno| JailError::NoLifeline(errno.into()))?;
     }
-    rustix::io::write(&go_write, &[1]).map_err(on("release the jailed program"))?;
+    if let Some(go) = child.go.take() {
+        rustix::io::write(&go, &[1]).map_err(on("release the jailed program"))?;
+    }
     if let Some((step, errno)) = read_report(&mut status, deadline)? {
         return Err(failed(step, errno));
     }
@@ -301,10 +303,14 @@ fn read_report(status: &mut File, deadline: Instant) -> Result<Option<(Step, i32
 /// A child that is killed and reaped unless it was taken out.
 struct Unfinished {
     pidfd: Option<OwnedFd>,
+    /// What it waits for before it executes anything.
+    go: Option<OwnedFd>,
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
+        // Without it the child ends by itself, also where this process may not kill it.
+        self.go = None;
         if let Some(pidfd) = &self.pidfd {
             let _ = crate::proc::kill::kill(pidfd);
             let _ = reap(pidfd);

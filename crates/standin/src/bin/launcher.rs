@@ -56,6 +56,7 @@ struct Started {
     pid: u32,
     start_ticks: u64,
     exe: (u64, u64),
+    find_us: u128,
     launch_us: u128,
     enforced: Enforced,
 }
@@ -82,8 +83,10 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
     let job: Job = serde_json::from_str(&line)?;
+    let before = Instant::now();
     let engine = Engine::find(job.engine.as_deref(), &job.cache)?;
     let speed = accel::host_speed(&job.cache, "test");
+    let find_us = before.elapsed().as_micros();
     let data = OpenOptions::new().read(true).write(true).open(&job.data)?;
     let limit = data.metadata()?.len();
     let frames = UnixStream::pair()?;
@@ -111,6 +114,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         pid: vm.pid,
         start_ticks: vm.start_ticks,
         exe: vm.exe,
+        find_us,
         launch_us: start.elapsed().as_micros(),
         enforced: vm.enforced.clone(),
     };

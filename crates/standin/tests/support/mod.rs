@@ -58,7 +58,10 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
         for (name, binary) in [("launcher", env!("CARGO_BIN_EXE_launcher")), ("standin", env!("CARGO_BIN_EXE_standin"))] {
-            fs::copy(binary, dir.path().join(name)).unwrap();
+            // By another process: a descriptor open for writing here would be inherited by whatever another
+            // test starts at this moment, and the copy could not be executed.
+            let copied = command(Path::new("/bin/cp")).arg(binary).arg(dir.path().join(name)).status().unwrap();
+            assert!(copied.success());
         }
         let data_size = 8 << 20;
         for (name, size) in [("kernel", 4096), ("initramfs", 4096), ("root.img", 1 << 20), ("data.img", data_size)] {
@@ -97,21 +100,36 @@ impl Bench {
         self
     }
 
+    fn setpriv(&self, args: &[&str]) -> std::process::Command {
+        let mut setpriv = command(Path::new("/usr/bin/setpriv"));
+        setpriv.args(args).arg(self.path("launcher"));
+        setpriv
+    }
+
     /// Starts the launcher; what it prints is read from `out`.
     pub fn spawn(&self, targets: Option<&standin::Targets>, then: &str) -> (Child, BufReader<ChildStdout>) {
+        self.spawn_under(&[], targets, then)
+    }
+
+    /// The same as root with fewer rights, as arguments of `setpriv`.
+    pub fn start_under(&self, rights: &[&str]) -> Started {
+        let (launcher, mut out) = self.spawn_under(rights, None, "stay");
+        let report = line(&mut out);
+        Started { launcher, report, out }
+    }
+
+    fn spawn_under(&self, rights: &[&str], targets: Option<&standin::Targets>, then: &str) -> (Child, BufReader<ChildStdout>) {
         let job = json!({
             "engine": self.engine, "cache": self.path("cache"), "kernel": self.kernel, "initramfs": self.initramfs,
             "root": self.path("root.img"), "data": self.path("data.img"), "memory_mib": 64, "net": true, "token": self.token,
             "uid": match self.caller { Caller::Root => Some(JAIL_UID), Caller::Nobody => None },
             "targets": targets, "then": then,
         });
-        let mut command = match self.caller {
-            Caller::Root => command(&self.path("launcher")),
-            Caller::Nobody => {
-                let mut setpriv = command(Path::new("/usr/bin/setpriv"));
-                setpriv.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]).arg(self.path("launcher"));
-                setpriv
-            }
+        let ordinary = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"];
+        let mut command = match (self.caller, rights) {
+            (Caller::Root, []) => command(&self.path("launcher")),
+            (Caller::Root, rights) => self.setpriv(rights),
+            (Caller::Nobody, _) => self.setpriv(&ordinary),
         };
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         // Kept open: the launcher reads one line only.
