@@ -28,6 +28,8 @@ fn beside_create_start_stop_and_delete() {
         for _ in 0..2 {
             verb(&["create", "--image", "minimal", "--name", name]);
             verb(&["start", name]);
+            // Nobody holds its lock while it only works: now a cleanup can take it.
+            place.smolvm(&["exec", name, "--", "sleep", "1"]).timeout(BOOT).run();
             verb(&["stop", name]);
             verb(&["start", name]);
             verb(&["delete", name]);
