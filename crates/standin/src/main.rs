@@ -34,8 +34,12 @@ fn inside() {
     // The launcher believes no hypervisor without a seccomp filter. This one forbids nothing, so that
     // what is tested is the jail alone.
     sys::allow_everything_filter().expect("a seccomp filter");
-    sys::adopt(fd::QMP).write_all(b"{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n").expect("greet");
+    let mut qmp = sys::adopt(fd::QMP);
+    qmp.write_all(b"{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n").expect("greet");
     let mut line = String::new();
+    BufReader::new(&qmp).read_line(&mut line).expect("qmp_capabilities");
+    qmp.write_all(b"{\"return\": {}, \"id\": 0}\r\n").expect("answer");
+    line.clear();
     BufReader::new(sys::adopt(fd::AGENT)).read_line(&mut line).expect("targets");
     let targets: Targets = serde_json::from_str(&line).expect("targets as JSON");
     let mut console = sys::adopt(fd::CONSOLE);

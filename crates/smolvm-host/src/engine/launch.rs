@@ -1,7 +1,7 @@
-//! Starts a hypervisor in its jail and believes it only once it has greeted and been looked at.
+//! Starts a hypervisor in its jail and believes it only once it has answered and been looked at.
 //!
 //! ```text
-//!   LaunchRequest ──► argv (model) + files (probe) + fd table ──► jail::spawn ──► greeting on QMP ──► jail::inspect ──► Launched
+//!   LaunchRequest ──► argv (model) + files (probe) + fd table ──► jail::spawn ──► answer on QMP ──► jail::inspect ──► Launched
 //!                                                                     │ any failure after this kills and reaps it
 //! ```
 
@@ -15,15 +15,17 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustix::pipe::{PipeFlags, pipe_with};
 use smolvm_model::engine::{Accelerator, LaunchArgs, MachineShape, NetDevice, NetKind, argv, fd, qemu_argv};
 use smolvm_model::name::{LaunchToken, MacAddr, Mark};
 
 use super::probe::Engine;
+use super::qmp::{self, QmpMessage, QmpStream};
 use crate::jail::{self, Enforced, JailError, JailFile, JailIdentity, JailSpec, Limits, inspect};
 use crate::proc::{identity, kill};
 
-/// From exec to the greeting takes about 20 ms; a host that swaps may need seconds.
+/// From exec to the first answer takes about 30 ms; a host that swaps may need seconds.
 const GREETING_PATIENCE: Duration = Duration::from_secs(20);
 /// What is kept of the last words of a hypervisor that died.
 const STDERR_CAP: u64 = 4096;
@@ -83,7 +85,7 @@ pub struct Launched {
     pub start_ticks: u64,
     /// Its executable's device and inode.
     pub exe: (u64, u64),
-    /// The control socket; the greeting waits in it to be read.
+    /// The control socket, greeted and negotiated: ready for commands ([`super::qmp::Qmp::resume`]).
     pub qmp: UnixStream,
     /// The agent's byte stream.
     pub agent: UnixStream,
@@ -125,6 +127,15 @@ pub enum LaunchError {
         outcome: Outcome,
         /// Its last words.
         stderr: String,
+    },
+    /// It does not speak QMP.
+    #[error("the hypervisor's control socket carries {0}, not QMP")]
+    Garbage(qmp::Garbage),
+    /// It would not open the control session.
+    #[error("the hypervisor refused its control session: {description}")]
+    Refused {
+        /// Its words.
+        description: String,
     },
     /// It did not greet in time.
     #[error("the hypervisor did not greet within {} s", GREETING_PATIENCE.as_secs())]
@@ -218,7 +229,7 @@ pub fn launch(request: LaunchRequest<'_>) -> Result<Launched, LaunchError> {
     drop((sockets, stderr_theirs, root, data, request.net));
 
     let mut running = Running { pidfd: Some(jailed.pidfd) };
-    running.await_greeting(&qmp, &stderr)?;
+    running.negotiate(&qmp, &stderr)?;
     let mut enforced = inspect::read(Path::new("/proc"), jailed.pid)?;
     if let Some(breach) = enforced.breach() {
         return Err(LaunchError::Breach(breach));
@@ -292,21 +303,50 @@ struct Running {
 }
 
 impl Running {
-    /// Waits until the control socket has something to read; the bytes stay there.
-    fn await_greeting(&mut self, qmp: &UnixStream, stderr: &OwnedFd) -> Result<(), LaunchError> {
+    /// Takes the greeting and opens the session.
+    ///
+    /// QEMU greets early and answers late: the reply comes from its main loop, so it says that the
+    /// whole machine was made. Nothing behind the reply is read: it is for whoever gets the socket.
+    fn negotiate(&mut self, qmp: &UnixStream, stderr: &OwnedFd) -> Result<(), LaunchError> {
         let deadline = Instant::now() + GREETING_PATIENCE;
+        let mut stream = QmpStream::default();
         loop {
-            let Some(pidfd) = &self.pidfd else { return Err(LaunchError::Silent) };
-            let left = deadline.saturating_duration_since(Instant::now());
-            let time = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
-            let mut set = [PollFd::new(qmp, PollFlags::IN), PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
-            match poll(&mut set, Some(&time)) {
-                Ok(0) => return Err(LaunchError::Silent),
-                Ok(_) if !set[1].revents().is_empty() || set[0].revents().contains(PollFlags::HUP) => return Err(self.death(stderr)),
-                Ok(_) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(LaunchError::System { action: "wait for the hypervisor", source: errno.into() }),
+            let mut byte = [0];
+            match recv(qmp, &mut byte[..], RecvFlags::DONTWAIT) {
+                Ok((_, 0)) => return Err(self.death(stderr)),
+                Ok(_) => {}
+                Err(Errno::AGAIN | Errno::INTR) => {
+                    self.await_byte(qmp, stderr, deadline)?;
+                    continue;
+                }
+                Err(Errno::CONNRESET) => return Err(self.death(stderr)),
+                Err(errno) => return Err(LaunchError::System { action: "hear from the hypervisor", source: errno.into() }),
             }
+            for message in stream.feed(&byte).map_err(LaunchError::Garbage)? {
+                match message {
+                    QmpMessage::Greeting => {
+                        let line = qmp::command("qmp_capabilities", None, 0);
+                        // A few bytes into an empty socket: all of them or none.
+                        let _ = send(qmp, &line, SendFlags::NOSIGNAL);
+                    }
+                    QmpMessage::Return { .. } => return Ok(()),
+                    QmpMessage::Error { description, .. } => return Err(LaunchError::Refused { description }),
+                    QmpMessage::Event { .. } => {}
+                }
+            }
+        }
+    }
+
+    fn await_byte(&mut self, qmp: &UnixStream, stderr: &OwnedFd, deadline: Instant) -> Result<(), LaunchError> {
+        let Some(pidfd) = &self.pidfd else { return Err(LaunchError::Silent) };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let time = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+        let mut set = [PollFd::new(qmp, PollFlags::IN), PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
+        match poll(&mut set, Some(&time)) {
+            Ok(0) => Err(LaunchError::Silent),
+            Ok(_) if !set[1].revents().is_empty() => Err(self.death(stderr)),
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(LaunchError::System { action: "wait for the hypervisor", source: errno.into() }),
         }
     }
 

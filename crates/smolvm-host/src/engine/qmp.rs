@@ -184,10 +184,14 @@ pub struct Qmp {
 }
 
 impl Qmp {
+    /// Takes over a session that is open, as a launched hypervisor's is.
+    pub fn resume(socket: UnixStream, patience: Duration) -> Self {
+        Self { socket, stream: QmpStream::default(), arrived: VecDeque::new(), events: VecDeque::new(), next_id: 1, patience }
+    }
+
     /// Waits for the greeting and opens the session; `patience` bounds this and every later command.
     pub fn open(socket: UnixStream, patience: Duration) -> Result<Self, QmpError> {
-        let mut qmp =
-            Self { socket, stream: QmpStream::default(), arrived: VecDeque::new(), events: VecDeque::new(), next_id: 1, patience };
+        let mut qmp = Self::resume(socket, patience);
         let deadline = Instant::now() + patience;
         while qmp.next(deadline, "the greeting")? != QmpMessage::Greeting {}
         qmp.execute("qmp_capabilities", None)?;

@@ -23,6 +23,7 @@ pub mod inspect;
 mod landlock;
 mod plan;
 mod spawn;
+mod sys;
 
 pub use child::Step;
 pub use inspect::{Enforced, Missing};

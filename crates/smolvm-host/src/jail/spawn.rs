@@ -14,6 +14,7 @@ use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
 use super::child::{self, REPORT, STATUS, Step};
 use super::plan::{Pipes, Plan};
+use super::sys::landlock_abi;
 use super::{inspect::Missing, landlock};
 
 /// Setting up a jail is a few milliseconds of system calls.
@@ -231,7 +232,7 @@ pub fn spawn(spec: &JailSpec<'_>) -> Result<Jailed, JailError> {
         missing.push(Missing::new("own uid", "an ordinary user cannot give it one; its ids are the caller's"));
     }
     let pid = u32::try_from(pid).map_err(|_| JailError::ChildLost)?;
-    Ok(Jailed { pid, pidfd, landlock_abi: landlock.is_some().then(child::landlock_abi).flatten(), missing })
+    Ok(Jailed { pid, pidfd, landlock_abi: landlock.is_some().then(landlock_abi).flatten(), missing })
 }
 
 fn failed(step: Step, errno: i32) -> JailError {

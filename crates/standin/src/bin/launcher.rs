@@ -150,14 +150,14 @@ fn after(then: &After, vm: Launched, start: Instant) -> Result<(), Box<dyn std::
             println!("{}", serde_json::json!({ "outcome": outcome(&vm.pidfd).to_string(), "stderr": words }));
         }
         After::Stay => {
-            let mut qmp = Qmp::open(vm.qmp, Duration::from_secs(10))?;
+            let mut qmp = Qmp::resume(vm.qmp, Duration::from_secs(10));
             println!("{}", qmp.execute("query-status", None)?);
             loop {
                 std::thread::park();
             }
         }
         After::Port => {
-            let mut qmp = Qmp::open(vm.qmp, Duration::from_secs(60))?;
+            let mut qmp = Qmp::resume(vm.qmp, Duration::from_mins(1));
             while qmp.event()?.0 != "VSERPORT_CHANGE" {}
             println!("{}", serde_json::json!({ "port_us": start.elapsed().as_micros(), "cpu_us": cpu_us(vm.pid)? }));
             let _ = qmp.execute("quit", None);
@@ -173,7 +173,7 @@ fn after(then: &After, vm: Launched, start: Instant) -> Result<(), Box<dyn std::
                 }
                 seen.push_str(&line);
             }
-            let mut qmp = Qmp::open(vm.qmp, Duration::from_secs(10))?;
+            let mut qmp = Qmp::resume(vm.qmp, Duration::from_secs(10));
             // It may be powering off by itself already.
             let _ = qmp.execute("quit", None);
             println!("{}", serde_json::json!({ "outcome": outcome(&vm.pidfd).to_string(), "console": seen }));
