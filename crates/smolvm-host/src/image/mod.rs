@@ -32,6 +32,7 @@ mod ext4;
 mod initramfs;
 mod kernel;
 mod layout;
+mod listing;
 mod manifest;
 mod minimal;
 mod namespace;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::error::ImageError;
-use super::{layout, workdir};
+use super::{layout, listing, workdir};
 use crate::fsx::{FsError, Removed, remove_tree};
 use crate::lock;
 
@@ -50,20 +50,7 @@ pub fn sweep(cache: &Path) -> Result<u64, ImageError> {
 
 /// The lock files of builds.
 fn locks(cache: &Path) -> Result<Vec<String>, FsError> {
-    let directory = layout::locks(cache);
-    let entries = match std::fs::read_dir(&directory) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(FsError::on("read", &directory)(e)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(FsError::on("read", &directory))?.file_name();
-        names.extend(name.to_str().filter(|name| is_build_lock(name)).map(str::to_owned));
-    }
-    // One order for everybody who takes more than one.
-    names.sort();
-    Ok(names)
+    listing::names(&layout::locks(cache), is_build_lock)
 }
 
 fn is_build_lock(name: &str) -> bool {

@@ -19,8 +19,8 @@ use rustix::io::Errno;
 
 use super::digest::Digest;
 use super::error::ImageError;
-use super::layout;
 use super::manifest::{self, ManifestError};
+use super::{layout, listing};
 use crate::fsx::{self, FsError, Removed, create_private_dir, remove_tree, sync_dir};
 
 /// A published root image.
@@ -187,19 +187,7 @@ fn pointer(cache: &Path, name: &str) -> Result<Option<Digest>, ImageError> {
 
 /// Every name there is, sorted.
 pub(super) fn names(cache: &Path) -> Result<Vec<String>, FsError> {
-    let directory = layout::names(cache);
-    let entries = match std::fs::read_dir(&directory) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(FsError::on("read", &directory)(e)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let name = entry.map_err(FsError::on("read", &directory))?.file_name();
-        names.extend(name.to_str().filter(|name| is_name(name)).map(str::to_owned));
-    }
-    names.sort();
-    Ok(names)
+    listing::names(&layout::names(cache), is_name)
 }
 
 fn not_found(cache: &Path, name: &str) -> ImageError {
