@@ -313,13 +313,12 @@ impl Running {
         loop {
             let mut byte = [0];
             match recv(qmp, &mut byte[..], RecvFlags::DONTWAIT) {
-                Ok((_, 0)) => return Err(self.death(stderr)),
+                Ok((_, 0)) | Err(Errno::CONNRESET) => return Err(self.death(stderr)),
                 Ok(_) => {}
                 Err(Errno::AGAIN | Errno::INTR) => {
                     self.await_byte(qmp, stderr, deadline)?;
                     continue;
                 }
-                Err(Errno::CONNRESET) => return Err(self.death(stderr)),
                 Err(errno) => return Err(LaunchError::System { action: "hear from the hypervisor", source: errno.into() }),
             }
             for message in stream.feed(&byte).map_err(LaunchError::Garbage)? {
