@@ -97,9 +97,15 @@ impl From<rusqlite::Error> for StoreError {
         use rusqlite::ErrorCode as C;
         match source.sqlite_error_code() {
             Some(C::DiskFull) => Self::Full,
+            _ if is_out_of_room(&source) => Self::Full,
             Some(C::ReadOnly | C::CannotOpen) => Self::ReadOnly,
             Some(C::DatabaseBusy | C::DatabaseLocked) => Self::Busy,
             _ => Self::Sql { source },
         }
     }
+}
+
+/// The index of the log (`-shm`) could not be made as long as it must be: that is said as an I/O error of its own.
+fn is_out_of_room(source: &rusqlite::Error) -> bool {
+    source.sqlite_error().is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::StoreError;
@@ -18,37 +19,110 @@ const BUSY: Duration = Duration::from_secs(5);
 pub struct Store {
     pub(super) connection: Connection,
     pub(super) path: PathBuf,
+    /// What every write is answered with, where the database can only be read.
+    pub(super) unwritable: Option<Unwritable>,
+}
+
+/// Why a database can only be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unwritable {
+    /// Its directory is.
+    ReadOnly,
+    /// There is no room to open it for writing.
+    Full,
+}
+
+impl From<Unwritable> for StoreError {
+    fn from(why: Unwritable) -> Self {
+        match why {
+            Unwritable::ReadOnly => Self::ReadOnly,
+            Unwritable::Full => Self::Full,
+        }
+    }
+}
+
+/// What a database without tables gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Schema {
+    /// The present one.
+    Make,
+    /// Nothing.
+    Leave,
 }
 
 impl Store {
     /// Opens the database at `path`, and makes it if there is none.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        Self::with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)
+        Self::with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE, Schema::Make)
     }
 
     /// Opens the database at `path` if there is one; makes nothing.
+    ///
+    /// One that cannot be written is opened for reading, and every write is answered with the reason.
     pub fn open_existing(path: &Path) -> Result<Option<Self>, StoreError> {
-        match std::fs::metadata(path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            // Any other trouble is for SQLite to name.
-            Ok(_) | Err(_) => match Self::with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE) {
-                Err(StoreError::Open { .. } | StoreError::ReadOnly) => Self::open_unwritable(path).map(Some),
-                other => other.map(Some),
-            },
+        if is_absent(path) {
+            return Ok(None);
+        }
+        match Self::with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE, Schema::Make) {
+            Err(StoreError::Open { .. } | StoreError::ReadOnly) => Self::open_unwritable(path, Unwritable::ReadOnly).map(Some),
+            Err(StoreError::Full) => Self::open_unwritable(path, Unwritable::Full).map(Some),
+            other => other.map(Some),
         }
     }
 
-    /// Opens a database whose file system is read-only, so that what is there can at least be told.
+    /// Opens the database at `path` for a look: nothing of it changes, and every write is refused as read-only.
+    ///
+    /// A process that was killed leaves a log beside the database; an ordinary connection would work
+    /// it into the database as it closes. `None` where nothing was ever recorded.
+    pub fn look(path: &Path) -> Result<Option<Self>, StoreError> {
+        if is_absent(path) {
+            return Ok(None);
+        }
+        // Without a log there is nothing to leave alone, and whoever is the last to close takes away what opening made.
+        let had_log = has_log(path);
+        let found = if had_log { Self::beside_log(path)? } else { None };
+        let store = match found {
+            Some(store) => store,
+            None => match Self::with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE, Schema::Leave) {
+                Err(StoreError::Open { .. } | StoreError::ReadOnly | StoreError::Full) => {
+                    Self::open_unwritable(path, Unwritable::ReadOnly)?
+                }
+                other => other?,
+            },
+        };
+        if had_log {
+            store.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        }
+        let version: i64 = store.connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        // A command was killed before its very first transaction.
+        if version == 0 {
+            return Ok(None);
+        }
+        store.connection.execute_batch("PRAGMA query_only=ON")?;
+        Ok(Some(Self { unwritable: Some(Unwritable::ReadOnly), ..store }))
+    }
+
+    /// Reads database and log, writing neither them nor the log's index; `None` where that takes more rights or files.
+    fn beside_log(path: &Path) -> Result<Option<Self>, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+        match Self::prepared(path, uri(path, "readonly_shm=1"), flags, Schema::Leave) {
+            Ok(store) => Ok(Some(store)),
+            Err(StoreError::Open { .. } | StoreError::ReadOnly) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Opens a database whose file system is read-only or full, so that what is there can at least be told.
     ///
     /// WAL needs a writable directory even for reading; `immutable` does without, and sees what the
-    /// last writer had checkpointed. Every write through it fails as read-only.
-    fn open_unwritable(path: &Path) -> Result<Self, StoreError> {
+    /// last writer had checkpointed.
+    fn open_unwritable(path: &Path, why: Unwritable) -> Result<Self, StoreError> {
         let named = |source| StoreError::Open { path: path.to_owned(), source };
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-        let connection = Connection::open_with_flags(immutable_uri(path), flags).map_err(named)?;
+        let connection = Connection::open_with_flags(uri(path, "immutable=1"), flags).map_err(named)?;
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(named)?;
         if version == SCHEMA_VERSION {
-            Ok(Self { connection, path: path.to_owned() })
+            Ok(Self { connection, path: path.to_owned(), unwritable: Some(why) })
         } else {
             Err(StoreError::Newer { path: path.to_owned(), found: version, known: SCHEMA_VERSION })
         }
@@ -59,16 +133,21 @@ impl Store {
         &self.path
     }
 
-    fn with_flags(path: &Path, access: OpenFlags) -> Result<Self, StoreError> {
+    fn with_flags(path: &Path, access: OpenFlags, schema: Schema) -> Result<Self, StoreError> {
+        Self::prepared(path, path, access, schema)
+    }
+
+    /// `name` is the path, or a URI of it.
+    fn prepared(path: &Path, name: impl AsRef<Path>, access: OpenFlags, schema: Schema) -> Result<Self, StoreError> {
         let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         let named = |source: rusqlite::Error| match source.sqlite_error_code() {
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => StoreError::Corrupt { path: path.to_owned(), source },
             Some(ErrorCode::DiskFull) => StoreError::Full,
             _ => StoreError::Open { path: path.to_owned(), source },
         };
-        let connection = Connection::open_with_flags(path, flags).map_err(named)?;
-        let mut store = Self { connection, path: path.to_owned() };
-        store.prepare().map_err(|e| match e {
+        let connection = Connection::open_with_flags(name, flags).map_err(named)?;
+        let mut store = Self { connection, path: path.to_owned(), unwritable: None };
+        store.prepare(schema).map_err(|e| match e {
             StoreError::Sql { source } => named(source),
             StoreError::Open { .. }
             | StoreError::Corrupt { .. }
@@ -85,14 +164,14 @@ impl Store {
         Ok(store)
     }
 
-    fn prepare(&mut self) -> Result<(), StoreError> {
+    fn prepare(&mut self, schema: Schema) -> Result<(), StoreError> {
         self.connection.busy_timeout(BUSY)?;
         let version: i64 = self.connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         if version > SCHEMA_VERSION {
             return Err(StoreError::Newer { path: self.path.clone(), found: version, known: SCHEMA_VERSION });
         }
         self.connection.execute_batch("PRAGMA foreign_keys=ON; PRAGMA synchronous=FULL;")?;
-        if version < SCHEMA_VERSION {
+        if version < SCHEMA_VERSION && schema == Schema::Make {
             self.migrate()?;
         }
         Ok(())
@@ -115,8 +194,20 @@ impl Store {
     }
 }
 
+/// Any trouble but absence is for `SQLite` to name.
+fn is_absent(path: &Path) -> bool {
+    std::fs::metadata(path).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+}
+
+/// Whether a log lies beside the database: somebody has it open, or was killed.
+fn has_log(path: &Path) -> bool {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    Path::new(&name).exists()
+}
+
 /// A URI for any path: every byte that is no plain character of a path is escaped.
-fn immutable_uri(path: &Path) -> String {
+fn uri(path: &Path, option: &str) -> String {
     use std::fmt::Write;
     use std::os::unix::ffi::OsStrExt;
     let mut uri = "file:".to_owned();
@@ -127,7 +218,7 @@ fn immutable_uri(path: &Path) -> String {
             other => drop(write!(uri, "%{other:02x}")),
         }
     }
-    uri + "?immutable=1"
+    uri + "?" + option
 }
 
 #[cfg(test)]
@@ -162,6 +253,79 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(Store::open_existing(&dir.path().join("state.db")).unwrap().is_none());
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    /// A directory as a killed process leaves it: the last transaction stands in the log only.
+    fn killed() -> tempfile::TempDir {
+        let (dir, left) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut store = Store::open(&dir.path().join("state.db")).unwrap();
+        store.write(|w| w.set_meta("last", "word")).unwrap();
+        for file in ["state.db", "state.db-wal", "state.db-shm"] {
+            std::fs::copy(dir.path().join(file), left.path().join(file)).unwrap();
+        }
+        left
+    }
+
+    fn content(dir: &Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
+        let mut all: Vec<_> = std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).collect();
+        all.sort();
+        all.into_iter().map(|path| (path.file_name().unwrap().to_owned(), std::fs::read(&path).unwrap())).collect()
+    }
+
+    #[test]
+    fn a_look_sees_the_last_word_of_a_killed_process_and_changes_no_byte() {
+        let dir = killed();
+        let path = dir.path().join("state.db");
+        let before = content(dir.path());
+        let mut store = Store::look(&path).unwrap().unwrap();
+        assert_eq!(store.meta("last").unwrap().as_deref(), Some("word"));
+        assert!(matches!(store.write(|w| w.set_meta("a", "b")), Err(StoreError::ReadOnly)));
+        drop(store);
+        assert!(content(dir.path()) == before, "a look changed the ledger's files");
+        // Without an index it has to be made; database and log stay as they are.
+        std::fs::remove_file(dir.path().join("state.db-shm")).unwrap();
+        assert_eq!(Store::look(&path).unwrap().unwrap().meta("last").unwrap().as_deref(), Some("word"));
+        assert!(content(dir.path())[..1] == before[..1] && content(dir.path()).contains(&before[2]), "a look changed database or log");
+    }
+
+    #[test]
+    fn a_look_leaves_nothing_behind_and_sees_what_others_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        assert!(Store::look(&path).unwrap().is_none());
+        let mut writer = Store::open(&path).unwrap();
+        for word in ["one", "two"] {
+            writer.write(|w| w.set_meta("last", word)).unwrap();
+            assert_eq!(Store::look(&path).unwrap().unwrap().meta("last").unwrap().as_deref(), Some(word));
+        }
+        drop(writer);
+        let before = content(dir.path());
+        assert_eq!(before.len(), 1, "the last to close leaves one file");
+        let mut store = Store::look(&path).unwrap().unwrap();
+        assert!(matches!(store.write(|w| w.set_meta("a", "b")), Err(StoreError::ReadOnly)));
+        drop(store);
+        assert!(content(dir.path()) == before);
+        // One that was never written is as good as none, and stays as it is.
+        let empty = dir.path().join("empty.db");
+        std::fs::write(&empty, "").unwrap();
+        assert!(Store::look(&empty).unwrap().is_none());
+        assert_eq!(std::fs::read(&empty).unwrap(), b"");
+    }
+
+    #[test]
+    fn an_index_without_room_is_a_full_disk() {
+        let no_room = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_SHMSIZE);
+        assert!(matches!(StoreError::from(rusqlite::Error::SqliteFailure(no_room, None)), StoreError::Full));
+    }
+
+    #[test]
+    fn what_can_only_be_read_says_why_it_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        drop(Store::open(&path).unwrap());
+        let write = |why| Store::open_unwritable(&path, why).unwrap().write(|w| w.set_meta("a", "b"));
+        assert!(matches!(write(Unwritable::ReadOnly), Err(StoreError::ReadOnly)));
+        assert!(matches!(write(Unwritable::Full), Err(StoreError::Full)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use smolvm_model::ledger::{Entry, ProcessIdentity};
-use smolvm_model::name::SandboxId;
+use smolvm_model::name::{LaunchToken, SandboxId};
 use smolvm_model::quantity::{Cpus, DiskSize, Memory};
 use smolvm_model::spec::Spec;
 use smolvm_model::state::State;
@@ -198,7 +198,8 @@ pub(super) fn identity_to_json(identity: &ProcessIdentity) -> String {
 
 pub(super) fn identity_from_json(text: &str) -> Result<ProcessIdentity, String> {
     let json: IdentityJson = serde_json::from_str(text).map_err(|e| e.to_string())?;
-    Ok(ProcessIdentity { pid: json.pid, start_ticks: json.start_ticks, boot_id: json.boot_id, token: json.token })
+    let token: LaunchToken = json.token.parse().map_err(|e| format!("{e}: {:?}", json.token.chars().take(100).collect::<String>()))?;
+    Ok(ProcessIdentity { pid: json.pid, start_ticks: json.start_ticks, boot_id: json.boot_id, token: token.to_string() })
 }
 
 pub(super) fn to_json(value: &impl Serialize) -> String {

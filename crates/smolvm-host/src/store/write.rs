@@ -31,6 +31,9 @@ pub struct Writing<'a> {
 impl Store {
     /// Runs `change` in one immediate transaction and commits it, with one fsync.
     pub fn write<T, E: From<StoreError>>(&mut self, change: impl FnOnce(&Writing<'_>) -> Result<T, E>) -> Result<T, E> {
+        if let Some(why) = self.unwritable {
+            return Err(StoreError::from(why).into());
+        }
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(StoreError::from)?;
         let writing = Writing { tx };
         let value = change(&writing)?;
@@ -223,6 +226,8 @@ mod tests {
         }
     }
 
+    const TOKEN: &str = "11111111-1111-4111-8111-111111111111";
+
     fn with_one() -> (tempfile::TempDir, Store, SandboxId) {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(&dir.path().join("state.db")).unwrap();
@@ -241,12 +246,12 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let (_dir, mut store, id) = with_one();
-        let identity = ProcessIdentity { pid: 1, start_ticks: 2, boot_id: "b".to_owned(), token: "t".to_owned() };
-        let process = Entry { sandbox: id.clone(), kind: Kind::Process, key: "t".to_owned(), status: Status::Intended, identity: None };
+        let identity = ProcessIdentity { pid: 1, start_ticks: 2, boot_id: "b".to_owned(), token: TOKEN.to_owned() };
+        let process = Entry { sandbox: id.clone(), kind: Kind::Process, key: TOKEN.to_owned(), status: Status::Intended, identity: None };
         store
             .write(|w| {
                 w.insert_entry(&process)?;
-                w.set_identity(Kind::Process, "t", &identity)?;
+                w.set_identity(Kind::Process, TOKEN, &identity)?;
                 w.set_state(&id, 0, State::Created)
             })
             .unwrap();
@@ -308,6 +313,27 @@ mod tests {
         assert_eq!(broken.len(), 1);
         store.write(|w| w.drop_broken(&broken[0])).unwrap();
         assert_eq!(store.sandbox(&id).unwrap().unwrap().1.len(), 1);
+    }
+
+    #[test]
+    fn a_token_that_is_none_breaks_its_entry() {
+        let (_dir, mut store, _) = with_one();
+        for (key, token) in [("a", ""), ("b", "-uuid"), ("c", "AAAAAAAA-1111-4111-8111-111111111111"), ("d", "../..")] {
+            let identity = format!(r#"{{"pid":1,"start_ticks":1,"boot_id":"b","token":"{token}"}}"#);
+            store
+                .connection
+                .execute(
+                    "INSERT INTO ledger (kind, key, sandbox, status, identity) VALUES ('process', ?1, 'vm-a', 'held', ?2)",
+                    [key, &identity],
+                )
+                .unwrap();
+        }
+        let table = store.table().unwrap();
+        assert_eq!((table.entries.len(), table.broken.len()), (1, 4), "{:?}", table.broken);
+        for broken in table.broken {
+            store.write(|w| w.drop_broken(&broken)).unwrap();
+        }
+        assert_eq!(store.table().unwrap().broken, []);
     }
 
     #[test]
