@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 /// Bytes of `/proc/PID/cmdline` that are read: our own argv is below 8 KiB, the token stands near its start.
 const CMDLINE_CAP: usize = 64 << 10;
 
+/// The argv element that carries the launch token, in the hypervisor's argv (the value of `-uuid`) and in the monitor's.
+pub const TOKEN_AT: usize = 4;
+
 /// What the kernel says of one process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
@@ -22,7 +25,7 @@ pub struct Seen {
 /// The answer to "is it still that process?".
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Presence {
-    /// It is.
+    /// It is. So is one that is just exiting: until it is a zombie it may hold its disk and its TAP.
     Alive,
     /// There is no process of that pid, or it is a zombie.
     Gone,
@@ -44,7 +47,7 @@ pub struct Recorded<'a> {
     pub start_ticks: u64,
     /// The boot it was started in.
     pub boot_id: &'a str,
-    /// The token that is one element of its argv.
+    /// The token that stands in its argv at [`TOKEN_AT`].
     pub token: &'a str,
 }
 
@@ -76,21 +79,39 @@ pub fn presence(proc: &Path, recorded: &Recorded<'_>, boot_id: &str) -> Presence
         return Presence::Gone;
     }
     match argv(proc, recorded.pid) {
-        Ok(args) if args.iter().any(|a| a == recorded.token) => Presence::Alive,
-        // The memory of a process that is just exiting reads as empty.
-        Ok(args) if args.is_empty() => Presence::Gone,
+        Ok(args) if args.get(TOKEN_AT).is_some_and(|token| token == recorded.token) => Presence::Alive,
+        // Same pid, same start, no memory any more: it is exiting, and its files are closed after its memory.
+        Ok(args) if args.is_empty() => Presence::Alive,
         Ok(_) => Presence::Recycled,
         Err(e) if e.kind() == ErrorKind::NotFound => Presence::Gone,
         Err(e) => unknown("cmdline", &e),
     }
 }
 
-/// A process's argument vector, capped.
+/// A process's argument vector, capped; every element at its place, empty ones too.
 pub fn argv(proc: &Path, pid: u32) -> std::io::Result<Vec<String>> {
     use std::io::Read;
     let mut bytes = Vec::new();
     std::fs::File::open(proc.join(pid.to_string()).join("cmdline"))?.take(CMDLINE_CAP as u64).read_to_end(&mut bytes)?;
-    Ok(bytes.split(|b| *b == 0).filter(|a| !a.is_empty()).map(|a| String::from_utf8_lossy(a).into_owned()).collect())
+    if bytes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let text = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+    Ok(text.split(|b| *b == 0).map(|a| String::from_utf8_lossy(a).into_owned()).collect())
+}
+
+/// The uid with whose rights a process acts; `None` when there is no such process.
+///
+/// Read from the text and not from the file's owner: that is root for a process that may not be dumped.
+pub fn effective_uid(proc: &Path, pid: u32) -> std::io::Result<Option<u32>> {
+    let status = match std::fs::read_to_string(proc.join(pid.to_string()).join("status")) {
+        Ok(status) => status,
+        Err(e) if e.kind() == ErrorKind::NotFound || e.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    let effective = uids.and_then(|uids| uids.split_ascii_whitespace().nth(1)?.parse().ok());
+    effective.map(Some).ok_or_else(|| ErrorKind::InvalidData.into())
 }
 
 /// The file a process executes, if that may be read.
@@ -123,16 +144,24 @@ mod tests {
         format!("7 ({name}) {state} 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 {start} 20 21")
     }
 
+    const OURS: &[u8] = b"x\0-name\0m\0-uuid\0tok\0-S\0";
     const RECORD: Recorded<'static> = Recorded { pid: 7, start_ticks: 42, boot_id: "b", token: "tok" };
 
     #[test]
     fn all_parts_must_agree() {
         let table = [
-            (stat("qemu", 'S', 42), b"x\0tok\0".to_vec(), Presence::Alive),
-            (stat("a) Z 9 (b", 'S', 42), b"x\0tok\0".to_vec(), Presence::Alive),
+            (stat("qemu", 'S', 42), OURS.to_vec(), Presence::Alive),
+            (stat("a) Z 9 (b", 'S', 42), OURS.to_vec(), Presence::Alive),
+            // It exits: its memory is gone, its files are not.
+            (stat("qemu", 'R', 42), b"".to_vec(), Presence::Alive),
             (stat("qemu", 'Z', 42), b"".to_vec(), Presence::Gone),
-            (stat("qemu", 'S', 43), b"x\0tok\0".to_vec(), Presence::Recycled),
-            (stat("qemu", 'S', 42), b"x\0tok2\0".to_vec(), Presence::Recycled),
+            (stat("qemu", 'S', 43), OURS.to_vec(), Presence::Recycled),
+            (stat("qemu", 'S', 43), b"".to_vec(), Presence::Recycled),
+            (stat("qemu", 'S', 42), b"x\0-name\0m\0-uuid\0tok2\0".to_vec(), Presence::Recycled),
+            // The token at another place than its own proves nothing, and empty words move nothing.
+            (stat("qemu", 'S', 42), b"x\0tok\0".to_vec(), Presence::Recycled),
+            (stat("qemu", 'S', 42), b"x\0\0-name\0m\0-uuid\0tok\0".to_vec(), Presence::Recycled),
+            (stat("qemu", 'S', 42), b"x\0\0\0\0tok\0".to_vec(), Presence::Alive),
         ];
         for (stat, cmdline, want) in table {
             assert_eq!(presence(fake(&stat, &cmdline).path(), &RECORD, "b"), want, "{stat}");
@@ -141,7 +170,7 @@ mod tests {
 
     #[test]
     fn another_boot_is_gone_whatever_runs() {
-        assert_eq!(presence(fake(&stat("qemu", 'S', 42), b"tok\0").path(), &RECORD, "other"), Presence::Gone);
+        assert_eq!(presence(fake(&stat("qemu", 'S', 42), OURS).path(), &RECORD, "other"), Presence::Gone);
     }
 
     #[test]
@@ -155,5 +184,6 @@ mod tests {
         let me = look(Path::new("/proc"), std::process::id()).unwrap().unwrap();
         assert!(me.start_ticks > 0 && !me.zombie);
         assert!(!argv(Path::new("/proc"), std::process::id()).unwrap().is_empty());
+        assert_eq!(effective_uid(Path::new("/proc"), std::process::id()).unwrap(), Some(rustix::process::geteuid().as_raw()));
     }
 }

@@ -1,7 +1,7 @@
 //! Runs the few external programs smolvm needs, the same careful way every time.
 //!
 //! Invariants: an empty environment but for `PATH`, `LC_ALL` and what the caller adds; a deadline that
-//! ends the whole process group; output kept in memory up to a cap, the rest read and dropped, so a
+//! ends the whole process group, which goes with the tool's own end too; output kept in memory up to a cap, the rest read and dropped, so a
 //! chatty tool can neither block nor fill the heap. Nothing is looked up along the user's `PATH`.
 
 use std::ffi::{OsStr, OsString};
@@ -9,6 +9,8 @@ use std::io::{Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,8 @@ const SEARCH: [&str; 6] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local
 const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin";
 /// Bytes of each of stdout and stderr that are kept: the largest read-back (`nft -j` of 10,000 elements) is about 2 MiB.
 const OUTPUT_CAP: usize = 16 << 20;
+/// How long the pipes are read on once the tool has ended, if somebody else holds them open: they hold 64 KiB at most.
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// One run of one program, being described.
 #[derive(Debug)]
@@ -153,24 +157,25 @@ impl Tool {
         let name = self.program.to_string_lossy().into_owned();
         let mut child = self.spawn(&name)?;
         let deadline = Instant::now() + self.timeout;
-        let (stdout, stderr, stdin) = (child.stdout.take(), child.stderr.take(), child.stdin.take());
-        let out = thread::spawn(move || stdout.map(read_capped).unwrap_or_default());
-        let err = thread::spawn(move || stderr.map(read_capped).unwrap_or_default());
-        let text = self.stdin;
-        // A tool that exits early closes its end; what it did not read is its own affair.
-        let feed = thread::spawn(move || stdin.map(|mut pipe| pipe.write_all(&text)));
-        let ended = wait_until(&child, deadline).map_err(|source| ToolError::Wait { program: name.clone(), source })?;
-        // A grandchild may hold the pipes open after the tool itself ended: the group goes either way.
-        let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        if let (Some(group), false) = (group, ended) {
+        let out = child.stdout.take().map(Reader::start);
+        let err = child.stderr.take().map(Reader::start);
+        let (text, stdin) = (self.stdin, child.stdin.take());
+        // A tool that exits early closes its end; what it did not read is its own affair, and nobody waits for this.
+        thread::spawn(move || stdin.map(|mut pipe| pipe.write_all(&text)));
+        let ended = wait_until(&child, deadline);
+        // A grandchild may hold the pipes open after the tool itself ended: the group goes either way. The
+        // tool is not reaped yet, so the group's number is still its own.
+        if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process_group(group, Signal::KILL);
         }
         let status = child.wait().map_err(|source| ToolError::Wait { program: name.clone(), source })?;
-        if !ended {
+        if !ended.map_err(|source| ToolError::Wait { program: name.clone(), source })? {
             return Err(ToolError::TimedOut { program: name, timeout: self.timeout });
         }
-        let _ = feed.join();
-        Ok(Output { status, stdout: out.join().unwrap_or_default(), stderr: err.join().unwrap_or_default() })
+        // One that made itself a group of its own still holds them. What the tool wrote is in the pipes by now.
+        let until = Instant::now() + DRAIN;
+        let kept = |reader: Option<Reader>| reader.map(|reader| reader.finish(until)).unwrap_or_default();
+        Ok(Output { status, stdout: kept(out), stderr: kept(err) })
     }
 
     /// Runs it and takes any status but zero for an error.
@@ -237,15 +242,44 @@ fn wait_until(child: &Child, deadline: Instant) -> std::io::Result<bool> {
     }
 }
 
-fn read_capped(mut pipe: impl Read) -> Vec<u8> {
-    let mut kept = Vec::new();
+/// A thread that empties a pipe, and what it has read so far.
+struct Reader {
+    kept: Arc<Mutex<Vec<u8>>>,
+    ended: Receiver<()>,
+}
+
+impl Reader {
+    fn start(pipe: impl Read + Send + 'static) -> Self {
+        let kept = Arc::new(Mutex::new(Vec::new()));
+        let (end, ended) = channel();
+        let into = Arc::clone(&kept);
+        thread::spawn(move || {
+            read_capped(pipe, &into);
+            // Nobody listens any more: then nobody needs to know.
+            let _ = end.send(());
+        });
+        Self { kept, ended }
+    }
+
+    /// What was read once the pipe has ended, or by `until`.
+    fn finish(self, until: Instant) -> Vec<u8> {
+        let _ = self.ended.recv_timeout(until.saturating_duration_since(Instant::now()));
+        std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn read_capped(mut pipe: impl Read, into: &Mutex<Vec<u8>>) {
     let mut chunk = [0; 16 << 10];
     loop {
         match pipe.read(&mut chunk) {
-            Ok(0) => return kept,
-            Ok(n) => kept.extend_from_slice(&chunk[..n.min(OUTPUT_CAP - kept.len())]),
+            Ok(0) => return,
+            Ok(n) => {
+                let mut kept = into.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = OUTPUT_CAP.saturating_sub(kept.len());
+                kept.extend_from_slice(&chunk[..n.min(room)]);
+            }
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return kept,
+            Err(_) => return,
         }
     }
 }
@@ -278,6 +312,27 @@ mod tests {
     fn a_hanging_tool_is_ended_with_its_children() {
         let err = Tool::new("sh").arg("-c").arg("sleep 600 & sleep 600").timeout(Duration::from_millis(100)).run().unwrap_err();
         assert!(matches!(err, ToolError::TimedOut { .. }));
+    }
+
+    /// Neither a child in the tool's group nor one that left it keeps the caller waiting, and what was said is kept.
+    #[test]
+    fn what_outlives_the_tool_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let left = "mkfifo up; setsid sh -c 'echo $$ >up; exec sleep 600' & read pid <up; echo $pid; sleep 600 & echo $!";
+        let began = Instant::now();
+        let out = Tool::new("sh").arg("-c").arg(left).dir(dir.path()).run_ok().unwrap().text();
+        let took = began.elapsed();
+        let pids: Vec<i32> = out.lines().map(|line| line.parse().unwrap()).collect();
+        let of_its_own = Pid::from_raw(pids[0]).unwrap();
+        let survived = rustix::process::test_kill_process(of_its_own);
+        let _ = rustix::process::kill_process(of_its_own, Signal::KILL);
+        assert!(took < Duration::from_secs(20), "{took:?}");
+        assert_eq!((pids.len(), survived), (2, Ok(())), "the test's own premise: one child left the group");
+        let until = Instant::now() + Duration::from_secs(10);
+        while crate::proc::identity::look(Path::new("/proc"), u32::try_from(pids[1]).unwrap()).unwrap().is_some_and(|seen| !seen.zombie) {
+            assert!(Instant::now() < until, "the tool's group outlives it");
+            thread::yield_now();
+        }
     }
 
     #[test]
