@@ -1,7 +1,8 @@
 //! Copies files without filling their holes.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{SeekFrom, copy_file_range, ftruncate, seek};
@@ -9,53 +10,127 @@ use rustix::io::Errno;
 
 use super::FsError;
 
+/// How a segment is carried over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Inside the kernel; shares blocks where the file system can.
+    Kernel,
+    /// Read and written here: cache and state may lie on two file systems.
+    Hand,
+}
+
 /// Copies `from` to the new file `to` (mode 0600), data segments only; the length becomes `len`.
 pub fn copy_sparse(from: &Path, to: &Path, len: u64) -> Result<(), FsError> {
     let source = File::open(from).map_err(FsError::on("open", from))?;
     let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(FsError::on("make", to))?;
-    let copy = || -> Result<(), Errno> {
-        ftruncate(&target, len)?;
-        let mut at = 0;
-        loop {
-            let start = match seek(&source, SeekFrom::Data(at)) {
-                Ok(start) => start,
-                Err(Errno::NXIO) => return Ok(()),
-                Err(errno) => return Err(errno),
-            };
-            let end = seek(&source, SeekFrom::Hole(start))?;
-            let (mut read_at, mut write_at) = (start, start);
-            while read_at < end {
-                let chunk = usize::try_from(end - read_at).unwrap_or(usize::MAX).min(1 << 30);
-                if copy_file_range(&source, Some(&mut read_at), &target, Some(&mut write_at), chunk)? == 0 {
-                    break;
-                }
-            }
-            at = end;
+    copy_segments(&source, &target, len, Way::Kernel).map_err(FsError::on("copy into", to))
+}
+
+fn copy_segments(source: &File, target: &File, len: u64, mut way: Way) -> io::Result<()> {
+    ftruncate(target, len)?;
+    let mut at = 0;
+    loop {
+        let start = match seek(source, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        };
+        let end = seek(source, SeekFrom::Hole(start))?;
+        let mut done = start;
+        if way == Way::Kernel {
+            way = copy_in_kernel(source, target, &mut done, end)?;
         }
-    };
-    copy().map_err(|errno| FsError { action: "copy into", path: to.to_owned(), source: errno.into() })
+        copy_by_hand(source, target, done, end)?;
+        at = end;
+    }
+}
+
+/// Moves `at` towards `end` as far as the kernel carries it; tells how to go on.
+fn copy_in_kernel(source: &File, target: &File, at: &mut u64, end: u64) -> io::Result<Way> {
+    let mut write_at = *at;
+    while *at < end {
+        let chunk = usize::try_from(end - *at).unwrap_or(usize::MAX).min(1 << 30);
+        match copy_file_range(source, Some(at), target, Some(&mut write_at), chunk) {
+            // Some file systems say this instead of an error.
+            Ok(0) | Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => return Ok(Way::Hand),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(Way::Kernel)
+}
+
+fn copy_by_hand(source: &File, target: &File, mut at: u64, end: u64) -> io::Result<()> {
+    if at == end {
+        return Ok(());
+    }
+    let mut buffer = vec![0; 256 << 10];
+    while at < end {
+        let wanted = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+        match source.read_at(&mut buffer[..wanted], at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
+                target.write_all_at(&buffer[..n], at)?;
+                at += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::{FileExt, MetadataExt};
+    use std::os::unix::fs::MetadataExt;
 
-    #[test]
-    fn content_is_kept_and_holes_stay_holes() {
-        let dir = tempfile::tempdir().unwrap();
-        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
-        let file = File::create(&a).unwrap();
+    fn with_a_hole(path: &Path) -> File {
+        let file = File::create(path).unwrap();
         file.write_all_at(b"head", 0).unwrap();
         file.write_all_at(b"tail", 64 << 20).unwrap();
-        copy_sparse(&a, &b, 128 << 20).unwrap();
-        let copy = File::open(&b).unwrap();
+        File::open(path).unwrap()
+    }
+
+    fn assert_copied(path: &Path) {
+        let copy = File::open(path).unwrap();
         let mut buf = [0; 4];
+        copy.read_exact_at(&mut buf, 0).unwrap();
+        assert_eq!(&buf, b"head");
         copy.read_exact_at(&mut buf, 64 << 20).unwrap();
         assert_eq!(&buf, b"tail");
         let meta = copy.metadata().unwrap();
         assert_eq!(meta.len(), 128 << 20);
         assert!(meta.blocks() * 512 < 1 << 20);
+    }
+
+    #[test]
+    fn content_is_kept_and_holes_stay_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        with_a_hole(&a);
+        copy_sparse(&a, &b, 128 << 20).unwrap();
+        assert_copied(&b);
         assert!(copy_sparse(&a, &b, 1).is_err(), "an existing file was overwritten");
+    }
+
+    #[test]
+    fn the_way_by_hand_does_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        let source = with_a_hole(&a);
+        copy_segments(&source, &File::create(&b).unwrap(), 128 << 20, Way::Hand).unwrap();
+        assert_copied(&b);
+    }
+
+    /// `/dev/shm` is a file system of its own on every Linux host.
+    #[test]
+    fn two_file_systems_are_no_obstacle() {
+        let here = tempfile::tempdir().unwrap();
+        let there = tempfile::tempdir_in("/dev/shm").unwrap();
+        let (a, b) = (here.path().join("a"), there.path().join("b"));
+        with_a_hole(&a);
+        copy_sparse(&a, &b, 128 << 20).unwrap();
+        assert_copied(&b);
     }
 }

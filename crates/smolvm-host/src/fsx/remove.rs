@@ -47,7 +47,12 @@ fn remove_entry(parent: BorrowedFd<'_>, name: &OsStr, removed: &mut Removed, dep
     };
     let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
     if is_dir {
-        let dir = openat(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let dir = match openat(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(dir) => dir,
+            // Somebody else unlinks the same tree, and was quicker.
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(errno),
+        };
         for entry in Dir::read_from(&dir)? {
             let entry = entry?;
             let child = entry.file_name().to_bytes();
