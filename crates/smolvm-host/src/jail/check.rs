@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::sys::landlock_abi;
+use super::child::landlock_abi;
 
 /// What a jail on this host will have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,117 +6,11 @@
 
 #![allow(unsafe_code, reason = "raw clone, and system calls on prepared C strings in a process that may not allocate")]
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_char, c_int, c_long};
 use std::ptr;
 
 use super::plan::Plan;
-use super::sys::{
-    AT_EMPTY_PATH, AT_RECURSIVE, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC, MOUNT_ATTR_NOSUID, MOUNT_ATTR_RDONLY, check, check_long, errno,
-    mount, mount_attr, move_mount, open_tree, write_file,
-};
-
-/// What the child was doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Step {
-    /// Reported when everything is in place and only the program's start is left.
-    Armed = 1,
-    /// Map the caller's ids into the user namespace.
-    MapIds,
-    /// Cut the mount namespace off from the host's.
-    PrivateMounts,
-    /// Make and enter an empty root.
-    NewRoot,
-    /// Make a directory or an empty file to mount on.
-    Skeleton,
-    /// Bind a file of the host.
-    BindFile,
-    /// Bind a device node.
-    BindDevice,
-    /// Let go of the host's file system.
-    DetachHost,
-    /// Make everything read-only.
-    Seal,
-    /// Name the host.
-    HostName,
-    /// Put the descriptors at their numbers and close all others.
-    Descriptors,
-    /// Set resource limits.
-    Limits,
-    /// Leave all supplementary groups.
-    Groups,
-    /// Take the sandbox's user and group id.
-    Ids,
-    /// Give up capabilities, also those that a later program could get.
-    Capabilities,
-    /// Forbid new privileges.
-    NoNewPrivileges,
-    /// Enter the Landlock domain.
-    Landlock,
-    /// Ask the kernel to end this process with its parent.
-    Lifeline,
-    /// Wait for the parent's word.
-    Go,
-    /// Start the program.
-    Exec,
-}
-
-impl Step {
-    const ALL: [Self; 20] = [
-        Self::Armed,
-        Self::MapIds,
-        Self::PrivateMounts,
-        Self::NewRoot,
-        Self::Skeleton,
-        Self::BindFile,
-        Self::BindDevice,
-        Self::DetachHost,
-        Self::Seal,
-        Self::HostName,
-        Self::Descriptors,
-        Self::Limits,
-        Self::Groups,
-        Self::Ids,
-        Self::Capabilities,
-        Self::NoNewPrivileges,
-        Self::Landlock,
-        Self::Lifeline,
-        Self::Go,
-        Self::Exec,
-    ];
-
-    /// The step of that number.
-    pub(super) fn from_byte(byte: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|s| *s as u8 == byte)
-    }
-}
-
-impl std::fmt::Display for Step {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Armed => "report readiness",
-            Self::MapIds => "map the user into its namespace",
-            Self::PrivateMounts => "make its mounts private",
-            Self::NewRoot => "make its root",
-            Self::Skeleton => "make its directories",
-            Self::BindFile => "mount a file into it",
-            Self::BindDevice => "mount a device into it",
-            Self::DetachHost => "detach the host's files",
-            Self::Seal => "make it read-only",
-            Self::HostName => "name it",
-            Self::Descriptors => "arrange its descriptors",
-            Self::Limits => "set its limits",
-            Self::Groups => "drop groups",
-            Self::Ids => "change its user",
-            Self::Capabilities => "drop capabilities",
-            Self::NoNewPrivileges => "forbid new privileges",
-            Self::Landlock => "enter its landlock domain",
-            Self::Lifeline => "tie it to its monitor",
-            Self::Go => "wait for its monitor",
-            Self::Exec => "start the program",
-        })
-    }
-}
+use super::step::Step;
 
 /// A step that failed, with the kernel's reason.
 type Outcome = Result<(), (Step, i32)>;
@@ -394,4 +288,72 @@ fn report(fd: c_int, step: Step, errno: i32) {
     bytes[1..].copy_from_slice(&errno.to_ne_bytes());
     // SAFETY: pointer and length of one array on this stack. A parent that is gone needs no report.
     unsafe { libc::write(fd, bytes.as_ptr().cast(), bytes.len()) };
+}
+
+const MOUNT_ATTR_RDONLY: u64 = 1;
+const MOUNT_ATTR_NOSUID: u64 = 2;
+const MOUNT_ATTR_NODEV: u64 = 4;
+const MOUNT_ATTR_NOEXEC: u64 = 8;
+const AT_RECURSIVE: c_int = 0x8000;
+const AT_EMPTY_PATH: c_int = 0x1000;
+
+fn mount(source: &CStr, target: &CStr, kind: Option<&CStr>, flags: libc::c_ulong, data: Option<&CStr>) -> Result<(), i32> {
+    let kind = kind.map_or(ptr::null(), CStr::as_ptr);
+    let data: *const c_char = data.map_or(ptr::null(), CStr::as_ptr);
+    // SAFETY: null or null-terminated strings that outlive the call.
+    check(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind, flags, data.cast()) })
+}
+
+fn mount_attr(dir: c_int, path: &CStr, flags: c_int, set: u64) -> Result<(), i32> {
+    // struct mount_attr { attr_set, attr_clr, propagation, userns_fd }
+    let attr = [set, 0, 0, 0];
+    // SAFETY: the array is the struct's 32 bytes and outlives the call.
+    check_long(unsafe { libc::syscall(libc::SYS_mount_setattr, dir, path.as_ptr(), flags, attr.as_ptr(), size_of_val(&attr)) })
+}
+
+fn open_tree(path: &CStr) -> Result<c_int, i32> {
+    // OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC
+    let flags = 1 | libc::O_CLOEXEC;
+    // SAFETY: a null-terminated string that outlives the call.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) };
+    if fd < 0 { Err(errno()) } else { c_int::try_from(fd).map_err(|_| libc::EMFILE) }
+}
+
+fn move_mount(tree: c_int, target: &CStr) -> Result<(), i32> {
+    const F_EMPTY_PATH: c_int = 4;
+    // SAFETY: null-terminated strings that outlive the call; the descriptor is ours.
+    check_long(unsafe { libc::syscall(libc::SYS_move_mount, tree, c"".as_ptr(), libc::AT_FDCWD, target.as_ptr(), F_EMPTY_PATH) })
+}
+
+fn write_file(path: &CStr, bytes: &[u8]) -> Result<(), i32> {
+    // SAFETY: a null-terminated string, and pointer and length of one slice; the descriptor is ours.
+    unsafe {
+        let fd = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        check(fd)?;
+        let written = libc::write(fd, bytes.as_ptr().cast(), bytes.len());
+        let outcome = if written < 0 { Err(errno()) } else { Ok(()) };
+        libc::close(fd);
+        outcome
+    }
+}
+
+fn check(result: c_int) -> Result<(), i32> {
+    if result < 0 { Err(errno()) } else { Ok(()) }
+}
+
+fn check_long(result: c_long) -> Result<(), i32> {
+    if result < 0 { Err(errno()) } else { Ok(()) }
+}
+
+fn errno() -> i32 {
+    // SAFETY: the C library gives the address of this thread's errno.
+    unsafe { *libc::__errno_location() }
+}
+
+/// The Landlock ABI this kernel offers.
+pub(super) fn landlock_abi() -> Option<u32> {
+    const VERSION: u32 = 1;
+    // SAFETY: with this flag the kernel reads no attribute; it only answers.
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, ptr::null::<u8>(), 0, VERSION) };
+    u32::try_from(version).ok().filter(|v| *v > 0)
 }

@@ -9,8 +9,8 @@ use landlock::{
     Scope,
 };
 
+use super::child::landlock_abi;
 use super::spawn::JailSpec;
-use super::sys::landlock_abi;
 
 /// The newest ABI whose rights are asked for.
 const NEWEST: ABI = ABI::V6;

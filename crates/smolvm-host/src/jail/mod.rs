@@ -23,8 +23,8 @@ pub mod inspect;
 mod landlock;
 mod plan;
 mod spawn;
-mod sys;
+mod step;
 
-pub use child::Step;
 pub use inspect::{Enforced, Missing};
 pub use spawn::{JailError, JailFile, JailIdentity, JailSpec, Jailed, Limits, reap, spawn};
+pub use step::Step;

@@ -12,9 +12,9 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
-use super::child::{self, REPORT, STATUS, Step};
+use super::child::{self, REPORT, STATUS, landlock_abi};
 use super::plan::{Pipes, Plan};
-use super::sys::landlock_abi;
+use super::step::Step;
 use super::{inspect::Missing, landlock};
 
 /// Setting up a jail is a few milliseconds of system calls.

@@ -38,14 +38,14 @@ const COMMON: &[&str] = &[
 const SKIPPED: &[&str] = &[
     // A self test of a key derivation that only trusted-key hardware uses; `notests` does not reach it: 30 ms.
     "crypto_kdf108_init",
-    // The distribution's module keys: 16 ms, and then a public key operation per module. The modules
+    // The distribution's module keys: 14 ms, and then a public key operation per module. The modules
     // come from the same package, in an initramfs of ours, and root in the guest may load any module with or without.
     "load_system_certificate_list",
-    // Measurement of executed files into a TPM, which there is none: 6 ms.
+    // Measurement of executed files into a TPM, which there is none: 13 ms.
     "init_ima",
-    // The battery clock's driver; the agent is told the time: 6 ms.
+    // The battery clock's driver; the agent is told the time: 13 ms.
     "cmos_init",
-    // Suspend to disk, legacy VGA arbitration: 3 ms each.
+    // Suspend to disk, legacy VGA arbitration: 8 ms each.
     "snapshot_device_init",
     "vga_arb_device_init",
     // There is no PCI bus; looking for one ends in an error on the console.
