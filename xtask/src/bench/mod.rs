@@ -59,7 +59,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<()> {
     bed.clear()?;
     let figures = figures?;
     results::show(&figures);
-    results::write(workspace, &machine, &figures)
+    results::write(workspace, &machine, &wanted.names, &figures)
 }
 
 fn measure_all(bed: &Bed, wanted: &Wanted) -> Result<Vec<Figure>> {

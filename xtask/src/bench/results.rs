@@ -13,13 +13,15 @@ pub(super) fn show(figures: &[Figure]) {
     print!("{}", table(figures));
 }
 
-/// Writes `bench/results/<date>.md` and `.json`; a later run on the same day replaces an earlier one.
-pub(super) fn write(workspace: &Workspace, machine: &Value, figures: &[Figure]) -> Result<()> {
+/// Writes `bench/results/<date>.md` and `.json`; a later run on the same day replaces an earlier one of the same
+/// measurements. `part` names them, unless they are all.
+pub(super) fn write(workspace: &Workspace, machine: &Value, part: &[String], figures: &[Figure]) -> Result<()> {
     let directory = workspace.root.join("bench/results");
     std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
     let day = machine["date"].as_str().and_then(|date| date.get(..10)).unwrap_or("undated");
+    let stem = std::iter::once(day).chain(part.iter().map(String::as_str)).collect::<Vec<_>>().join("-");
     let put = |extension: &str, text: String| {
-        let path = directory.join(day).with_extension(extension);
+        let path = directory.join(&stem).with_extension(extension);
         std::fs::write(&path, text).with_context(|| path.display().to_string())?;
         eprintln!("==> {}", path.display());
         Ok::<_, anyhow::Error>(())
