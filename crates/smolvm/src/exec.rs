@@ -14,14 +14,15 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::{SendFlags, send};
 use smolvm_host::fsx::FsError;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
 use smolvm_model::spec::VarName;
 use smolvm_model::state::{Admission, Request};
 use smolvm_proto::{
-    Channel, ExecErrorKind, ExecExit, ExecRequest, Frame, FrameKind, MAX_PAYLOAD, MonitorReply, ReceiveWindow, SendWindow, StreamControl,
-    decode, encode,
+    Channel, ExecErrorKind, ExecExit, ExecRequest, Frame, FrameKind, MAX_PAYLOAD, MonitorErrorCode, MonitorReply, ReceiveWindow,
+    SendWindow, StreamControl, decode, encode,
 };
 
 use crate::error::Error;
@@ -76,7 +77,7 @@ pub struct ExecOutcome {
     pub code: Option<i32>,
     /// The signal that ended it.
     pub signal: Option<i32>,
-    /// Whether the time limit ended it.
+    /// Whether the time limit ended it; with neither status nor signal the guest never said so.
     pub timed_out: bool,
     /// Why it never ran.
     pub error: Option<(ExecErrorKind, String)>,
@@ -160,6 +161,8 @@ struct Exec<'a> {
     session: Session,
     io: ExecIo<'a>,
     out: Vec<u8>,
+    /// The monitor takes no more; what it said before may still be there to read.
+    deaf: bool,
     send: SendWindow,
     stdout: ReceiveWindow,
     stderr: ReceiveWindow,
@@ -177,6 +180,7 @@ impl<'a> Exec<'a> {
             stdin_open: io.stdin.is_some(),
             io,
             out: Vec::new(),
+            deaf: false,
             send: SendWindow::default(),
             stdout: ReceiveWindow::default(),
             stderr: ReceiveWindow::default(),
@@ -188,7 +192,6 @@ impl<'a> Exec<'a> {
 
     fn run(mut self, open: Vec<u8>) -> Result<ExecOutcome, Error> {
         Frame::on_stream(FrameKind::Open, STREAM, open).encode_into(&mut self.out);
-        self.flush()?;
         loop {
             while let Some(frame) = self.session.next_frame()? {
                 if self.take(&frame)? {
@@ -196,38 +199,47 @@ impl<'a> Exec<'a> {
                     return Ok(self.outcome);
                 }
             }
-            self.flush()?;
+            self.flush();
             match self.wait()? {
                 Ready::Socket => self.session.fill()?,
-                Ready::Stdin => self.read_stdin()?,
-                Ready::Signal => self.pass_signal()?,
-                Ready::Late => return self.late(),
+                Ready::Room => {}
+                Ready::Stdin => self.read_stdin(),
+                Ready::Signal => self.pass_signal(),
+                Ready::Late => return Ok(self.late()),
             }
         }
     }
 
     fn wait(&self) -> Result<Ready, Error> {
-        let mut fds = vec![PollFd::new(&self.session.socket, PollFlags::IN)];
+        let room = if self.out.is_empty() { PollFlags::empty() } else { PollFlags::OUT };
+        let mut fds = vec![PollFd::new(&self.session.socket, PollFlags::IN | room)];
         let signals = self.io.signals.inspect(|fd| fds.push(PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
-        let stdin = self.io.stdin.filter(|_| self.stdin_open && self.send.available() > 0);
+        // What the monitor has not taken yet comes first.
+        let stdin = self.io.stdin.filter(|_| self.stdin_open && self.out.is_empty() && self.send.available() > 0);
         if let Some(fd) = stdin {
             fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
         }
         loop {
+            // Asked first, for a guest that keeps talking makes each wait succeed.
             let left = self.give_up.map(|at| at.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(Ready::Late);
+            }
             let timeout = left.and_then(|l| Timespec::try_from(l).ok());
             match poll(&mut fds, timeout.as_ref()) {
-                Ok(0) => return Ok(Ready::Late),
+                Ok(0) | Err(Errno::INTR) => {}
                 Ok(_) => break,
-                Err(Errno::INTR) => {}
                 Err(e) => return Err(Error::new(ErrorCode::Internal, "waiting for the guest failed").because(e)),
             }
         }
-        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
-        if signals.is_some() && ready[1] {
+        if signals.is_some() && !fds[1].revents().is_empty() {
             return Ok(Ready::Signal);
         }
-        Ok(if ready[0] { Ready::Socket } else { Ready::Stdin })
+        Ok(match fds[0].revents() {
+            PollFlags::OUT => Ready::Room,
+            nothing if nothing.is_empty() => Ready::Stdin,
+            _ => Ready::Socket,
+        })
     }
 
     /// Handles one frame; true when it was the last.
@@ -263,8 +275,13 @@ impl<'a> Exec<'a> {
                 return Err(Error::new(ErrorCode::GuestError, "the guest gave the command up").hint("smolvm logs NAME"));
             }
             (FrameKind::Control, _) => {
-                if let Ok(MonitorReply::Error { message, .. }) = decode(&frame.payload) {
-                    return Err(Error::new(ErrorCode::Busy, message));
+                if let Ok(MonitorReply::Error { code, message }) = decode(&frame.payload) {
+                    return Err(match code {
+                        MonitorErrorCode::GuestNotReady => Error::new(ErrorCode::InvalidState, message).hint("smolvm inspect NAME"),
+                        MonitorErrorCode::Timeout | MonitorErrorCode::Unsupported | MonitorErrorCode::Engine => {
+                            Error::new(ErrorCode::Busy, message)
+                        }
+                    });
                 }
             }
             (FrameKind::Data | FrameKind::Eof | FrameKind::Open | FrameKind::StreamControl, _) => {}
@@ -272,8 +289,8 @@ impl<'a> Exec<'a> {
         Ok(false)
     }
 
-    fn read_stdin(&mut self) -> Result<(), Error> {
-        let Some(stdin) = self.io.stdin else { return Ok(()) };
+    fn read_stdin(&mut self) {
+        let Some(stdin) = self.io.stdin else { return };
         let room = self.send.available().min(MAX_PAYLOAD);
         let mut chunk = vec![0; room];
         match rustix::io::read(stdin, &mut chunk[..]) {
@@ -293,14 +310,13 @@ impl<'a> Exec<'a> {
                 Frame::eof(STREAM, Channel::Stdin).encode_into(&mut self.out);
             }
         }
-        self.flush()
     }
 
     /// The first signal goes to the command; the next gives it up.
-    fn pass_signal(&mut self) -> Result<(), Error> {
-        let Some(signals) = self.io.signals else { return Ok(()) };
+    fn pass_signal(&mut self) {
+        let Some(signals) = self.io.signals else { return };
         let mut byte = [0; 1];
-        let Ok(1) = rustix::io::read(signals, &mut byte[..]) else { return Ok(()) };
+        let Ok(1) = rustix::io::read(signals, &mut byte[..]) else { return };
         let again = self.outcome.interrupted.is_some();
         self.outcome.interrupted = Some(i32::from(byte[0]));
         let signal = if again { 9 } else { i32::from(byte[0]) };
@@ -308,32 +324,39 @@ impl<'a> Exec<'a> {
             Frame::on_stream(FrameKind::StreamControl, STREAM, payload).encode_into(&mut self.out);
         }
         self.give_up = Some(Instant::now() + AFTER_SIGNAL);
-        self.flush()
     }
 
-    /// Nothing came in time: an interrupted command is left to the guest, anything else is a wedged guest.
-    fn late(mut self) -> Result<ExecOutcome, Error> {
+    /// Its end did not come in time: an interrupted command is left to the guest, anything else is a wedged
+    /// guest, whose command has neither a status nor a signal.
+    fn late(mut self) -> ExecOutcome {
         Frame::reset(STREAM).encode_into(&mut self.out);
-        let _ = self.flush();
-        if self.outcome.interrupted.is_some() {
-            self.outcome.duration = self.started.elapsed();
-            return Ok(self.outcome);
-        }
-        Err(Error::new(ErrorCode::Timeout, "the guest does not answer").hint("smolvm logs NAME; smolvm stop NAME"))
+        self.flush();
+        self.outcome.timed_out = self.outcome.interrupted.is_none();
+        self.outcome.duration = self.started.elapsed();
+        self.outcome
     }
 
-    fn flush(&mut self) -> Result<(), Error> {
-        let done = self.session.socket.write_all(&self.out);
-        self.out.clear();
-        done.map_err(|e| {
-            Error::new(ErrorCode::GuestError, "the connection to the sandbox was lost").hint("smolvm list; smolvm logs NAME").because(e)
-        })
+    /// Sends what the monitor takes now. It never waits, so signals and deadlines are always looked at.
+    fn flush(&mut self) {
+        while !self.out.is_empty() && !self.deaf {
+            match send(&self.session.socket, &self.out, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+                Ok(count) => drop(self.out.drain(..count)),
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR) => {}
+                Err(_) => self.deaf = true,
+            }
+        }
+        if self.deaf {
+            // The end is told by reading, after whatever the monitor said before.
+            self.out.clear();
+        }
     }
 }
 
 #[derive(Debug)]
 enum Ready {
     Socket,
+    Room,
     Stdin,
     Signal,
     Late,
@@ -341,5 +364,100 @@ enum Ready {
 
 /// The status a shell would report: the command's own, or 128 and the signal's number.
 pub fn shell_status(outcome: &ExecOutcome) -> Option<i32> {
-    outcome.code.or_else(|| outcome.signal.map(|s| 128 + s))
+    outcome.code.or_else(|| outcome.signal.and_then(|s| s.checked_add(128)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn encoded(frame: &Frame) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        frame.encode_into(&mut bytes);
+        bytes
+    }
+
+    /// A monitor that talks without end and reads nothing: neither holds up a signal or a deadline.
+    #[test]
+    fn a_monitor_that_only_talks_is_given_up() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let talker = std::thread::spawn(move || {
+            let chatter = encoded(&Frame::control(br#"{"type":"chatter"}"#.to_vec()));
+            while theirs.write_all(&chatter).is_ok() {}
+        });
+        let (signals, signal) = rustix::pipe::pipe().unwrap();
+        let endless = std::fs::File::open("/dev/zero").unwrap();
+        rustix::io::write(&signal, &[15]).unwrap();
+        let io = ExecIo {
+            stdin: Some(endless.as_fd()),
+            stdout: &mut std::io::sink(),
+            stderr: &mut std::io::sink(),
+            signals: Some(signals.as_fd()),
+        };
+        let begin = Instant::now();
+        // The limit is not what ends it: that would take longer.
+        let outcome = Exec::new(Session::over(ours), io, Some(Duration::from_mins(1))).run(vec![b'x'; 1000]).unwrap();
+        assert_eq!((outcome.interrupted, outcome.code, outcome.timed_out), (Some(15), None, false));
+        assert!((AFTER_SIGNAL..AFTER_TIMEOUT).contains(&begin.elapsed()), "{:?}", begin.elapsed());
+        talker.join().unwrap();
+    }
+
+    #[test]
+    fn a_monitor_that_takes_no_input_does_not_hold_up_a_signal() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (signals, signal) = rustix::pipe::pipe().unwrap();
+        let later = std::thread::spawn(move || {
+            // Until its buffers are full, as far as one can tell from here.
+            std::thread::sleep(Duration::from_millis(300));
+            rustix::io::write(&signal, &[15]).unwrap();
+            signal
+        });
+        let endless = std::fs::File::open("/dev/zero").unwrap();
+        let io = ExecIo {
+            stdin: Some(endless.as_fd()),
+            stdout: &mut std::io::sink(),
+            stderr: &mut std::io::sink(),
+            signals: Some(signals.as_fd()),
+        };
+        let mut exec = Exec::new(Session::over(ours), io, None);
+        exec.send.grant(8 << 20).unwrap();
+        let begin = Instant::now();
+        assert_eq!(exec.run(vec![b'x'; 1000]).unwrap().interrupted, Some(15));
+        assert!(begin.elapsed() < AFTER_TIMEOUT, "{:?}", begin.elapsed());
+        drop((later.join().unwrap(), theirs));
+    }
+
+    fn last_words(frame: &Frame) -> Result<ExecOutcome, Error> {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(&encoded(frame)).unwrap();
+        drop(theirs);
+        let io = ExecIo { stdin: None, stdout: &mut std::io::sink(), stderr: &mut std::io::sink(), signals: None };
+        Exec::new(Session::over(ours), io, None).run(b"x".to_vec())
+    }
+
+    #[test]
+    fn what_a_monitor_said_before_it_ended_counts() {
+        let exit = |exit: &ExecExit| Frame::on_stream(FrameKind::Exit, STREAM, encode(exit).unwrap());
+        let outcome = last_words(&exit(&ExecExit { code: Some(7), ..ExecExit::default() })).unwrap();
+        assert_eq!(shell_status(&outcome), Some(7));
+        let outcome = last_words(&exit(&ExecExit { signal: Some(i32::MAX), ..ExecExit::default() })).unwrap();
+        assert_eq!(shell_status(&outcome), None, "a guest's number that no signal has");
+        assert_eq!(last_words(&Frame::reset(STREAM)).unwrap_err().code, ErrorCode::GuestError);
+        let reply = MonitorReply::Error { code: MonitorErrorCode::GuestNotReady, message: "the guest is not ready".to_owned() };
+        let refused = last_words(&Frame::control(encode(&reply).unwrap())).unwrap_err();
+        assert_eq!((refused.code, refused.recovery.as_deref()), (ErrorCode::InvalidState, Some("smolvm inspect NAME")));
+    }
+
+    #[test]
+    fn a_guest_that_never_answers_is_a_timeout() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let io = ExecIo { stdin: None, stdout: &mut std::io::sink(), stderr: &mut std::io::sink(), signals: None };
+        let mut exec = Exec::new(Session::over(ours), io, Some(Duration::ZERO));
+        exec.give_up = Some(Instant::now() + Duration::from_millis(50));
+        let outcome = exec.run(b"x".to_vec()).unwrap();
+        assert_eq!((outcome.timed_out, outcome.code, outcome.signal), (true, None, None));
+    }
 }

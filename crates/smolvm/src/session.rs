@@ -51,6 +51,12 @@ impl Session {
         Ok(session)
     }
 
+    /// A connection that is attached already.
+    #[cfg(test)]
+    pub(crate) fn over(socket: UnixStream) -> Self {
+        Self { socket, decoder: Decoder::new() }
+    }
+
     fn attach(&mut self) -> std::io::Result<Result<u16, smolvm_proto::AttachError>> {
         let nonce = Nonce(random::bytes()?);
         self.socket.set_read_timeout(Some(ATTACH_WAIT))?;
@@ -78,9 +84,8 @@ impl Session {
         self.socket.write_all(&bytes).map_err(lost)
     }
 
-    /// The monitor's next answer, within `wait`.
-    pub(crate) fn wait_reply(&mut self, wait: Duration) -> Result<MonitorReply, Error> {
-        let deadline = Instant::now() + wait;
+    /// The monitor's next answer, until `deadline`.
+    pub(crate) fn wait_reply(&mut self, deadline: Instant) -> Result<MonitorReply, Error> {
         loop {
             while let Some(frame) = self.next_frame()? {
                 if frame.kind == FrameKind::Control {
@@ -90,7 +95,7 @@ impl Session {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || !readable(&self.socket, left)? {
-                return Err(Error::new(ErrorCode::Timeout, format!("the monitor did not answer within {} s", wait.as_secs())));
+                return Err(Error::new(ErrorCode::Timeout, "the monitor did not answer in time"));
             }
             self.fill()?;
         }
@@ -129,4 +134,28 @@ fn readable(socket: &UnixStream, wait: Duration) -> Result<bool, Error> {
 
 fn lost(e: std::io::Error) -> Error {
     Error::new(ErrorCode::GuestError, "the connection to the sandbox was lost").hint("smolvm list; smolvm logs NAME").because(e)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_monitor_that_says_other_things_does_not_move_the_deadline() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let talker = std::thread::spawn(move || {
+            let mut chatter = Vec::new();
+            Frame::data(1, smolvm_proto::Channel::Stdout, b"chatter".to_vec()).encode_into(&mut chatter);
+            while theirs.write_all(&chatter).is_ok() {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        let begin = Instant::now();
+        let mut session = Session::over(ours);
+        let error = session.wait_reply(begin + Duration::from_millis(200)).unwrap_err();
+        assert_eq!(error.code, ErrorCode::Timeout);
+        assert!(begin.elapsed() < Duration::from_secs(5));
+        drop(session);
+        talker.join().unwrap();
+    }
 }

@@ -1,6 +1,6 @@
 //! `stop`: shut the guest down in order, then release what its run held.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use smolvm_host::store::{Exit, SandboxRecord, Store};
 use smolvm_model::error_code::ErrorCode;
@@ -11,6 +11,7 @@ use smolvm_proto::{MonitorReply, MonitorRequest};
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::installation::Smolvm;
+use crate::monitor::GUEST_POWEROFF;
 use crate::network;
 use crate::session::Session;
 use crate::view::SandboxView;
@@ -51,7 +52,12 @@ impl Smolvm {
         }
         // A guest or monitor that does not answer is no reason to keep the machine: the teardown ends it.
         let orderly = self.ask_to_stop(id, deadline).map_err(|e| e.about(id));
+        // Unless nobody answered because the guest went down by itself at that moment: its monitor noted so.
+        let by_itself = orderly.is_err() && powered_itself_off(store, id);
         self.release_run(store, id, State::Stopped, None)?;
+        if by_itself {
+            return Ok(());
+        }
         let exit = Exit { kind: "stopped".to_owned(), code: None, signal: None, at_ms: now_ms() };
         store.write(|w| w.set_exit(id, Some(&exit)))?;
         orderly.map_err(|e| {
@@ -65,15 +71,21 @@ impl Smolvm {
 
     /// The orderly half: processes ended, file systems synced.
     fn ask_to_stop(&self, id: &SandboxId, deadline: Duration) -> Result<(), Error> {
+        let until = Instant::now() + deadline;
         let mut session = Session::connect(self, id)?;
         let grace_ms = u64::try_from(GRACE.min(deadline / 2).as_millis()).unwrap_or(u64::MAX);
         session.send_request(&MonitorRequest::Stop { grace_ms })?;
         loop {
-            match session.wait_reply(deadline)? {
+            match session.wait_reply(until)? {
                 MonitorReply::Stopped => return Ok(()),
                 MonitorReply::Error { message, .. } => return Err(Error::new(ErrorCode::GuestError, message)),
                 MonitorReply::Stopping | MonitorReply::Status { .. } | MonitorReply::Unknown => {}
             }
         }
     }
+}
+
+/// A new run forgets how the last one ended, so this is about the present one.
+fn powered_itself_off(store: &Store, id: &SandboxId) -> bool {
+    matches!(store.sandbox(id), Ok(Some((SandboxRecord { exit: Some(exit), .. }, _))) if exit.kind == GUEST_POWEROFF)
 }

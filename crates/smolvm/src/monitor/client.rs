@@ -1,6 +1,7 @@
 //! One local client on the monitor's socket.
 
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
@@ -9,9 +10,13 @@ use smolvm_proto::{AttachReply, Decoder, Frame, FrameError, RequestScanner};
 use super::outgoing::Outgoing;
 use super::relay::ClientId;
 
-/// Bytes that may wait for a client; more than the windows of many streams, so only one that stopped
-/// reading while it opens ever more streams reaches it.
-const MAX_WAITING: usize = 32 << 20;
+/// Bytes that may wait for a client beside its streams: answers of the monitor, ends of commands.
+const MAX_WAITING: usize = 1 << 20;
+/// Bytes that may wait for each of its streams. A guest that keeps to its windows stays below even when
+/// it sends every byte in a frame of its own: two windows of 256 KiB, 13 bytes each.
+const MAX_WAITING_PER_STREAM: usize = 8 << 20;
+/// How long it may take to say what it speaks.
+const GREETING_WAIT: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Client {
@@ -23,7 +28,7 @@ pub(super) struct Client {
 
 #[derive(Debug)]
 enum Phase {
-    Greeting(RequestScanner),
+    Greeting { scanner: RequestScanner, until: Instant },
     Attached(Decoder),
 }
 
@@ -38,7 +43,20 @@ pub(super) enum Heard {
 
 impl Client {
     pub(super) fn new(id: ClientId, socket: UnixStream) -> Self {
-        Self { id, socket, out: Outgoing::default(), phase: Phase::Greeting(RequestScanner::new()) }
+        Self {
+            id,
+            socket,
+            out: Outgoing::default(),
+            phase: Phase::Greeting { scanner: RequestScanner::new(), until: Instant::now() + GREETING_WAIT },
+        }
+    }
+
+    /// When it is dropped if it has not said what it speaks; nothing once it has.
+    pub(super) fn greeting_until(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Greeting { until, .. } => Some(*until),
+            Phase::Attached(_) => None,
+        }
     }
 
     /// Reads once what is there.
@@ -56,7 +74,7 @@ impl Client {
     fn take(&mut self, bytes: &[u8]) -> Result<Vec<Frame>, FrameError> {
         let rest = match &mut self.phase {
             Phase::Attached(_) => bytes,
-            Phase::Greeting(scanner) => {
+            Phase::Greeting { scanner, .. } => {
                 let Some((request, rest)) = scanner.push(bytes) else { return Ok(Vec::new()) };
                 let reply: AttachReply = request.answer();
                 self.out.buffer().extend_from_slice(&reply.to_bytes());
@@ -74,9 +92,40 @@ impl Client {
         Ok(frames)
     }
 
-    /// Queues a frame; `false` when the client has let too much pile up.
-    pub(super) fn queue(&mut self, frame: &Frame) -> bool {
+    /// Queues a frame; `false` when the client, which has so many streams open, has let too much pile up.
+    pub(super) fn queue(&mut self, frame: &Frame, streams: usize) -> bool {
         frame.encode_into(self.out.buffer());
-        self.out.len() <= MAX_WAITING
+        self.out.len() <= MAX_WAITING + streams * MAX_WAITING_PER_STREAM
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use smolvm_proto::{AttachRequest, Channel, Nonce};
+
+    use super::*;
+
+    #[test]
+    fn only_a_client_that_has_not_greeted_has_a_deadline() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut client = Client::new(1, ours);
+        assert!(client.greeting_until().is_some_and(|at| at <= Instant::now() + GREETING_WAIT));
+        theirs.write_all(&AttachRequest::new(Nonce([1; 16])).to_bytes()).unwrap();
+        assert!(matches!(client.read(), Heard::Frames(frames) if frames.is_empty()));
+        assert_eq!(client.greeting_until(), None);
+    }
+
+    #[test]
+    fn what_waits_for_a_client_is_bounded_by_its_streams() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let mut client = Client::new(1, ours);
+        let frame = Frame::data(1, Channel::Stdout, vec![0; 1]);
+        let windows = 2 * smolvm_proto::INITIAL_WINDOW;
+        assert!((0..windows).all(|_| client.queue(&frame, 1)), "a guest within its windows was dropped");
+        assert!(!client.queue(&frame, 0), "what a client without streams leaves unread grows");
+        let large = Frame::data(1, Channel::Stdout, vec![0; 1 << 16]);
+        assert!(!(0..64).all(|_| client.queue(&large, 1)));
     }
 }

@@ -15,6 +15,11 @@ use crate::error::Error;
 /// How long a guest that powered itself off waits for a command that is at work on its sandbox.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How an exit on record calls a guest that powered itself off.
+pub(crate) const GUEST_POWEROFF: &str = "guest_poweroff";
+/// What QEMU says of a guest that powered itself off.
+const POWEROFF: &str = "guest-shutdown";
+
 /// Who or what ended the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
@@ -34,7 +39,7 @@ impl Ending {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Stopped => "stopped",
-            Self::GuestPoweroff => "guest_poweroff",
+            Self::GuestPoweroff => GUEST_POWEROFF,
             Self::GuestReset => "guest_reset",
             Self::HypervisorExit => "hypervisor_exit",
             Self::HypervisorSignal => "hypervisor_signal",
@@ -80,10 +85,16 @@ pub(super) fn judge(evidence: &Evidence, end: End) -> Ending {
     match (end.signal, end.code, evidence.shutdown_reason.as_deref()) {
         (Some(_), ..) => Ending::HypervisorSignal,
         (None, Some(code), _) if code != 0 => Ending::HypervisorExit,
-        (None, _, Some("guest-shutdown")) => Ending::GuestPoweroff,
+        (None, _, Some(POWEROFF)) => Ending::GuestPoweroff,
         (None, _, Some("guest-reset" | "guest-panic")) => Ending::GuestReset,
         (None, _, _) => Ending::HypervisorExit,
     }
+}
+
+/// Whether the end was somebody's wish: the guest's agent said that it was done, the guest powered itself
+/// off at the same moment, or a client wanted no order.
+fn is_in_order(evidence: &Evidence) -> bool {
+    evidence.halted || evidence.killed || evidence.shutdown_reason.as_deref() == Some(POWEROFF)
 }
 
 /// Answers who asked for the stop, and writes the end down.
@@ -96,7 +107,7 @@ pub(super) fn finish(serving: &mut Loop<'_>, end: End) -> Result<(), Error> {
                 code: MonitorErrorCode::Timeout,
                 message: "the guest did not end in time and was killed".to_owned(),
             };
-            let in_order = serving.evidence.halted || serving.evidence.killed;
+            let in_order = is_in_order(&serving.evidence);
             let reply = if in_order { MonitorReply::Stopped } else { late() };
             let mut bytes = Vec::new();
             if let Ok(payload) = encode(&reply) {
@@ -114,20 +125,25 @@ pub(super) fn finish(serving: &mut Loop<'_>, end: End) -> Result<(), Error> {
 /// The state stays as it is: a look finds the process gone and calls the sandbox stale.
 fn note(serving: &Loop<'_>, exit: &Exit) -> Result<(), Error> {
     let Some(mut store) = serving.vm.store_if_any()? else { return Ok(()) };
-    if is_ours(&store, serving)? {
+    if row_of(&store, serving)?.is_some() {
         store.write(|w| w.set_exit(serving.id, Some(exit)))?;
     }
     Ok(())
 }
 
 /// The guest went down in order: nobody else will release what the run held.
-fn release_after_poweroff(serving: &Loop<'_>, exit: &Exit) -> Result<(), Error> {
+fn release_after_poweroff(serving: &mut Loop<'_>, exit: &Exit) -> Result<(), Error> {
+    // First, for a stop that is under way and finds nobody to talk to: it reads here why. Then nobody is
+    // left waiting for an answer while this waits for the lock.
+    note(serving, exit)?;
+    serving.listener = None;
+    serving.clients.clear();
     let Some(mut store) = serving.vm.store_if_any()? else { return Ok(()) };
     let Ok(_lock) = serving.vm.lock_for(serving.id, LOCK_PATIENCE) else {
         // Some command is at work on it and will find the process gone.
-        return note(serving, exit);
+        return Ok(());
     };
-    if is_ours(&store, serving)? {
+    if row_of(&store, serving)?.is_some_and(|state| state != State::Stopping) {
         serving.vm.release_run(&mut store, serving.id, State::Stopped, None)?;
         store.write(|w| w.set_exit(serving.id, Some(exit)))?;
         crate::network::release_shared(serving.vm, &mut store)?;
@@ -135,16 +151,25 @@ fn release_after_poweroff(serving: &Loop<'_>, exit: &Exit) -> Result<(), Error> 
     Ok(())
 }
 
-/// Whether the row is still about this run, and nobody is taking it down.
-fn is_ours(store: &Store, serving: &Loop<'_>) -> Result<bool, Error> {
-    let Some((record, entries)) = store.sandbox(serving.id)? else { return Ok(false) };
+/// The state of the row, if it is still about this run.
+fn row_of(store: &Store, serving: &Loop<'_>) -> Result<Option<State>, Error> {
+    let Some((record, entries)) = store.sandbox(serving.id)? else { return Ok(None) };
     let same_run = entries.iter().any(|e| e.kind == Kind::Process && e.key == serving.config.token);
-    Ok(same_run && record.state.claims_process() && record.state != State::Stopping)
+    Ok(Some(record.state).filter(|state| same_run && state.claims_process()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guest_that_powers_itself_off_during_a_stop_ends_in_order() {
+        let evidence = Evidence { stop_requested: true, shutdown_reason: Some("guest-shutdown".to_owned()), ..Evidence::default() };
+        assert!(is_in_order(&evidence));
+        let told = Evidence { shutdown_reason: Some("host-qmp-quit".to_owned()), ..evidence };
+        assert!(!is_in_order(&told), "a hypervisor that was told to end proves nothing about the guest");
+        assert!(is_in_order(&Evidence { halted: true, ..told }));
+    }
 
     #[test]
     fn endings() {

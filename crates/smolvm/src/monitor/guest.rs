@@ -8,8 +8,8 @@ use smolvm_proto::{AttachError, AttachRequest, Decoder, Frame, FrameError, HostM
 
 use super::outgoing::Outgoing;
 
-/// Once so much waits for the guest, clients are not read until it has drained.
-pub(super) const ENOUGH: usize = 1 << 20;
+/// Once so much waits for the guest, clients with streams are not read until it has drained.
+const ENOUGH: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct Guest {
@@ -22,7 +22,7 @@ pub(super) struct Guest {
 enum Phase {
     Attaching(ReplyScanner),
     Attached(Decoder),
-    /// The hypervisor closed its end; its pidfd says the rest.
+    /// The hypervisor closed its end, or the guest broke the protocol: nothing is read or kept any more.
     Closed,
 }
 
@@ -49,8 +49,25 @@ impl Guest {
         matches!(self.phase, Phase::Closed)
     }
 
-    /// Reads once what is there.
+    /// Gives the link up, and with it what still waits for the guest.
+    fn close(&mut self) {
+        self.phase = Phase::Closed;
+        self.out = Outgoing::default();
+    }
+
+    /// Reads once what is there; a link that fails is closed.
     pub(super) fn read(&mut self) -> Result<Vec<Frame>, LinkError> {
+        if self.is_closed() {
+            return Ok(Vec::new());
+        }
+        let read = self.read_open();
+        if read.is_err() {
+            self.close();
+        }
+        read
+    }
+
+    fn read_open(&mut self) -> Result<Vec<Frame>, LinkError> {
         let mut chunk = [0; 16 << 10];
         let count = match recv(&self.socket, &mut chunk[..], RecvFlags::DONTWAIT) {
             Ok((_, 0)) => 0,
@@ -59,7 +76,7 @@ impl Guest {
             Err(_) => 0,
         };
         if count == 0 {
-            self.phase = Phase::Closed;
+            self.close();
             return Ok(Vec::new());
         }
         let mut bytes = &chunk[..count];
@@ -79,7 +96,15 @@ impl Guest {
         Ok(frames)
     }
 
+    /// Whether so much waits for the guest that nothing new is begun.
+    pub(super) fn is_full(&self) -> bool {
+        self.out.len() >= ENOUGH
+    }
+
     pub(super) fn queue(&mut self, frame: &Frame) {
+        if self.is_closed() {
+            return;
+        }
         frame.encode_into(self.out.buffer());
     }
 
@@ -88,5 +113,53 @@ impl Guest {
         if let Ok(payload) = encode(message) {
             self.queue(&Frame::control(payload));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use smolvm_proto::{Channel, RequestScanner};
+
+    use super::*;
+
+    /// A link whose agent has answered, and the guest's end.
+    fn attached() -> (Guest, UnixStream) {
+        let (host, mut agent) = UnixStream::pair().unwrap();
+        let mut guest = Guest::new(host, Nonce([7; 16]));
+        let (request, _) = RequestScanner::new().push(guest.out.buffer()).unwrap();
+        guest.out = Outgoing::default();
+        agent.write_all(&request.answer().to_bytes()).unwrap();
+        assert!(guest.read().unwrap().is_empty() && !guest.is_closed());
+        (guest, agent)
+    }
+
+    #[test]
+    fn a_guest_that_sends_garbage_is_heard_no_more() {
+        let (mut guest, mut agent) = attached();
+        let mut good = Vec::new();
+        Frame::data(1, Channel::Stdout, b"x".to_vec()).encode_into(&mut good);
+        agent.write_all(&good).unwrap();
+        assert_eq!(guest.read().unwrap().len(), 1);
+        guest.queue(&Frame::reset(1));
+        agent.write_all(&[0xee; 4096]).unwrap();
+        assert!(guest.read().is_err() && guest.is_closed());
+        assert!(guest.out.is_empty(), "what waited for it is gone");
+        for _ in 0..4 {
+            agent.write_all(&good).unwrap();
+            assert!(guest.read().unwrap().is_empty());
+        }
+        guest.queue(&Frame::reset(2));
+        guest.tell(&HostMessage::Shutdown { grace_ms: 1 });
+        assert!(guest.out.is_empty() && !guest.is_full());
+    }
+
+    #[test]
+    fn a_link_that_ends_keeps_nothing() {
+        let (mut guest, agent) = attached();
+        guest.queue(&Frame::reset(1));
+        drop(agent);
+        assert!(guest.read().unwrap().is_empty() && guest.is_closed() && guest.out.is_empty());
     }
 }

@@ -26,6 +26,8 @@ mod requests;
 mod run;
 mod vmm;
 
+pub(crate) use exit::GUEST_POWEROFF;
+
 pub use config::{MonitorConfig, MonitorNetwork};
 pub use report::Report;
 pub use run::run;

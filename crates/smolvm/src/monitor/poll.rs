@@ -16,7 +16,7 @@ use smolvm_proto::{AgentMessage, BootConfig, Entropy, Frame, FrameKind, HostMess
 use super::client::{Client, Heard};
 use super::config::MonitorConfig;
 use super::exit::{self, Evidence};
-use super::guest::{ENOUGH, Guest};
+use super::guest::{Guest, LinkError};
 use super::log::CappedLog;
 use super::network::Service;
 use super::relay::{ClientId, Relay};
@@ -32,6 +32,8 @@ const MAX_CLIENTS: usize = 256;
 const AFTER_HALT: Duration = Duration::from_secs(3);
 /// What a guest may take to end processes and sync, beyond the grace it was given.
 const SYNC_TIME: Duration = Duration::from_secs(20);
+/// Reads of what a hypervisor left in its pipes and sockets: more than the kernel keeps in them.
+const LAST_WORDS: usize = 64;
 
 /// What a launch left to the loop.
 pub(super) struct Parts {
@@ -62,7 +64,7 @@ pub(super) struct Loop<'a> {
     console_log: CappedLog,
     hypervisor_log: CappedLog,
     enforced: serde_json::Value,
-    listener: UnixListener,
+    pub(super) listener: Option<UnixListener>,
     pub(super) clients: Vec<Client>,
     last_client: ClientId,
     pub(super) relay: Relay,
@@ -74,6 +76,8 @@ pub(super) struct Loop<'a> {
     /// Who wants to hear that it has ended.
     pub(super) stoppers: Vec<ClientId>,
     network: Option<Service>,
+    /// The hypervisor was told to end.
+    quitting: bool,
 }
 
 /// What a descriptor of the set is.
@@ -111,7 +115,7 @@ impl<'a> Loop<'a> {
             console_log: CappedLog::open(&parts.console_log),
             hypervisor_log: CappedLog::open(&parts.hypervisor_log),
             enforced: parts.enforced,
-            listener: parts.listener,
+            listener: Some(parts.listener),
             clients: Vec::new(),
             last_client: 0,
             relay: Relay::default(),
@@ -121,6 +125,7 @@ impl<'a> Loop<'a> {
             kill_at: None,
             stoppers: Vec::new(),
             network: parts.network,
+            quitting: false,
         })
     }
 
@@ -148,6 +153,7 @@ impl<'a> Loop<'a> {
             if let Some(network) = &mut self.network {
                 network.serve();
             }
+            self.drop_who_does_not_greet();
             if self.kill_at.is_some_and(|at| at <= Instant::now()) {
                 self.kill_at = None;
                 let _ = smolvm_host::proc::kill::kill(&self.pidfd);
@@ -157,10 +163,10 @@ impl<'a> Loop<'a> {
 
     fn wait(&self) -> Result<Vec<Source>, Error> {
         let out = |waiting: bool| if waiting { PollFlags::OUT } else { PollFlags::empty() };
-        // With much waiting for the guest, clients are left unread: the pressure reaches them through their sockets.
-        let hear_clients = if self.guest.out.len() < ENOUGH { PollFlags::IN } else { PollFlags::empty() };
-        let mut set: Vec<(Source, PollFd<'_>)> =
-            vec![(Source::Pidfd, PollFd::new(&self.pidfd, PollFlags::IN)), (Source::Listener, PollFd::new(&self.listener, PollFlags::IN))];
+        let mut set: Vec<(Source, PollFd<'_>)> = vec![(Source::Pidfd, PollFd::new(&self.pidfd, PollFlags::IN))];
+        if let Some(listener) = &self.listener {
+            set.push((Source::Listener, PollFd::new(listener, PollFlags::IN)));
+        }
         if self.vmm.is_open() {
             set.push((Source::Qmp, PollFd::new(&self.vmm.socket, PollFlags::IN | out(!self.vmm.out.is_empty()))));
         }
@@ -173,13 +179,18 @@ impl<'a> Loop<'a> {
             }
         }
         for client in &self.clients {
-            set.push((Source::Client(client.id), PollFd::new(&client.socket, hear_clients | out(!client.out.is_empty()))));
+            // With much waiting for the guest, whoever feeds it is left unread: the pressure reaches it through
+            // its socket. A client without streams, which may want to stop the sandbox, is always heard.
+            let held_back = self.guest.is_full() && self.relay.has_streams(client.id);
+            let hear = if held_back { PollFlags::empty() } else { PollFlags::IN };
+            set.push((Source::Client(client.id), PollFd::new(&client.socket, hear | out(!client.out.is_empty()))));
         }
         if let Some(network) = &self.network {
             set.extend(network.poll_fds().into_iter().map(|fd| (Source::Network, fd)));
         }
         let (kinds, mut polled): (Vec<Source>, Vec<PollFd<'_>>) = set.into_iter().unzip();
-        let deadline = [self.kill_at, self.network.as_ref().and_then(Service::deadline)].into_iter().flatten().min();
+        let greeting = self.clients.iter().filter_map(Client::greeting_until).min();
+        let deadline = [self.kill_at, greeting, self.network.as_ref().and_then(Service::deadline)].into_iter().flatten().min();
         let timeout = deadline.and_then(|at| Timespec::try_from(at.saturating_duration_since(Instant::now())).ok());
         match poll(&mut polled, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -203,12 +214,19 @@ impl<'a> Loop<'a> {
     }
 
     fn accept(&mut self) {
-        while let Ok((socket, _)) = self.listener.accept() {
+        let Some(listener) = &self.listener else { return };
+        while let Ok((socket, _)) = listener.accept() {
             if self.clients.len() < MAX_CLIENTS && socket.set_nonblocking(true).is_ok() {
                 self.last_client += 1;
                 self.clients.push(Client::new(self.last_client, socket));
             }
         }
+    }
+
+    fn drop_who_does_not_greet(&mut self) {
+        let now = Instant::now();
+        // It has no streams: those come after the greeting.
+        self.clients.retain(|c| c.greeting_until().is_none_or(|until| now < until));
     }
 
     fn hear_client(&mut self, id: ClientId) {
@@ -234,8 +252,7 @@ impl<'a> Loop<'a> {
         let frames = match self.guest.read() {
             Ok(frames) => frames,
             Err(e) if self.ready => {
-                // A guest that garbles its link has cut itself off; the machine is stopped by whoever wants to.
-                self.hypervisor_log.append(format!("smolvm: {e}\n").as_bytes());
+                self.link_is_lost(&e);
                 return Ok(());
             }
             Err(e) => {
@@ -258,21 +275,30 @@ impl<'a> Loop<'a> {
         Ok(())
     }
 
+    /// A guest that garbles its link has cut itself off; the machine is stopped by whoever wants to.
+    fn link_is_lost(&mut self, why: &LinkError) {
+        self.hypervisor_log.append(format!("smolvm: {why}\n").as_bytes());
+        for (id, stream) in self.relay.drain() {
+            self.answer(id, &Frame::reset(stream));
+        }
+        if self.evidence.stop_requested {
+            self.quit();
+        }
+    }
+
     fn deliver(&mut self, frame: Frame) {
         let Some((id, stream)) = self.relay.client_stream(frame.stream) else { return };
         let ends = matches!(frame.kind, FrameKind::Exit | FrameKind::Reset);
         if ends {
             self.relay.close(frame.stream);
         }
-        let keeps_up = self.clients.iter_mut().find(|c| c.id == id).is_none_or(|client| client.queue(&Frame { stream, ..frame }));
-        if !keeps_up {
-            self.drop_client(id);
-        }
+        self.answer(id, &Frame { stream, ..frame });
     }
 
     fn agent_said(&mut self, message: AgentMessage) -> Result<(), Error> {
         match message {
-            AgentMessage::Hello { agent_version, .. } => {
+            // Once: each answer is a seed and a kilobyte for a guest that may ask for ever.
+            AgentMessage::Hello { agent_version, .. } if self.agent_version.is_none() => {
                 self.agent_version = Some(agent_version.chars().take(64).collect());
                 let boot = self.boot_config()?;
                 self.guest.tell(&HostMessage::Boot(boot));
@@ -285,19 +311,25 @@ impl<'a> Loop<'a> {
                 self.ready = true;
                 self.reporter.finish(&Report::Ready);
             }
-            AgentMessage::Failed { step, message } => {
+            AgentMessage::Failed { step, message } if !self.ready => {
                 let text: String =
                     format!("the guest failed to boot at {step}: {message}").chars().filter(|c| !c.is_control()).take(500).collect();
                 return Err(Error::new(ErrorCode::GuestError, text).hint(format!("smolvm logs {}", self.id)));
             }
-            AgentMessage::Halted => {
+            AgentMessage::Halted if !self.evidence.halted => {
                 self.evidence.halted = true;
                 if self.evidence.stop_requested {
-                    self.vmm.quit();
+                    self.quit();
+                } else {
+                    self.kill_within(AFTER_HALT);
                 }
-                self.kill_at = Some(Instant::now() + AFTER_HALT);
             }
-            AgentMessage::Ready(_) | AgentMessage::Pong { .. } | AgentMessage::Unknown => {}
+            AgentMessage::Hello { .. }
+            | AgentMessage::Ready(_)
+            | AgentMessage::Failed { .. }
+            | AgentMessage::Halted
+            | AgentMessage::Pong { .. }
+            | AgentMessage::Unknown => {}
         }
         Ok(())
     }
@@ -340,12 +372,19 @@ impl<'a> Loop<'a> {
         if let Some(reason) = self.vmm.read() {
             self.evidence.shutdown_reason = Some(reason);
         }
-        let _ = self.guest.read().map(|frames| {
-            let halted = |f: &Frame| f.kind == FrameKind::Control && matches!(decode(&f.payload), Ok(AgentMessage::Halted));
-            self.evidence.halted |= frames.iter().any(halted);
-        });
-        drain(&mut self.console, &mut self.console_log);
-        drain(&mut self.stderr, &mut self.hypervisor_log);
+        for _ in 0..LAST_WORDS {
+            drain_rest(&mut self.console, &mut self.console_log);
+            drain_rest(&mut self.stderr, &mut self.hypervisor_log);
+            let Ok(frames) = self.guest.read() else { continue };
+            for frame in frames {
+                match frame.kind {
+                    FrameKind::Control => self.evidence.halted |= matches!(decode(&frame.payload), Ok(AgentMessage::Halted)),
+                    FrameKind::Open | FrameKind::StreamControl => {}
+                    FrameKind::Data | FrameKind::Eof | FrameKind::Credit | FrameKind::Exit | FrameKind::Reset => self.deliver(frame),
+                }
+            }
+        }
+        self.flush();
         let end = exit::reap(&self.pidfd);
         if !self.ready {
             return Err(self.died_at_boot());
@@ -367,9 +406,29 @@ impl<'a> Loop<'a> {
 
     /// Begins an orderly stop; the hypervisor is killed if the guest takes too long.
     pub(super) fn begin_stop(&mut self, grace: Duration) {
-        self.evidence.stop_requested = true;
-        self.guest.tell(&HostMessage::Shutdown { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) });
-        self.kill_at = Some(Instant::now() + grace + SYNC_TIME);
+        let again = std::mem::replace(&mut self.evidence.stop_requested, true);
+        if self.guest.is_closed() {
+            return self.quit();
+        }
+        if !again {
+            self.guest.tell(&HostMessage::Shutdown { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) });
+        }
+        self.kill_within(grace + SYNC_TIME);
+    }
+
+    /// Ends the hypervisor without asking the guest.
+    fn quit(&mut self) {
+        if !self.quitting {
+            self.quitting = true;
+            self.vmm.quit();
+        }
+        self.kill_within(AFTER_HALT);
+    }
+
+    /// Brings the hypervisor's last moment nearer; nothing puts it off again.
+    fn kill_within(&mut self, time: Duration) {
+        let at = Instant::now() + time;
+        self.kill_at = Some(self.kill_at.map_or(at, |before| before.min(at)));
     }
 
     pub(super) fn kill_now(&mut self) {
@@ -395,5 +454,13 @@ fn drain(pipe: &mut Option<OwnedFd>, log: &mut CappedLog) {
         Ok(count) => log.append(&chunk[..count]),
         Err(Errno::AGAIN | Errno::INTR) => {}
         Err(_) => *pipe = None,
+    }
+}
+
+/// The same, if there is something: whoever else holds the other end must not keep the monitor waiting.
+fn drain_rest(pipe: &mut Option<OwnedFd>, log: &mut CappedLog) {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if pipe.as_ref().is_some_and(|fd| poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)).is_ok_and(|n| n > 0)) {
+        drain(pipe, log);
     }
 }

@@ -43,6 +43,15 @@ impl Relay {
         Ok(self.last)
     }
 
+    /// How many streams of a client are open.
+    pub(super) fn streams(&self, client: ClientId) -> usize {
+        self.to_agent.range((client, 0)..=(client, u32::MAX)).count()
+    }
+
+    pub(super) fn has_streams(&self, client: ClientId) -> bool {
+        self.to_agent.range((client, 0)..=(client, u32::MAX)).next().is_some()
+    }
+
     pub(super) fn agent_stream(&self, client: ClientId, stream: u32) -> Option<u32> {
         self.to_agent.get(&(client, stream)).copied()
     }
@@ -56,6 +65,12 @@ impl Relay {
         if let Some(key) = self.to_client.remove(&stream) {
             self.to_agent.remove(&key);
         }
+    }
+
+    /// Forgets every stream; returns whose they were, and under what number.
+    pub(super) fn drain(&mut self) -> Vec<(ClientId, u32)> {
+        self.to_client.clear();
+        std::mem::take(&mut self.to_agent).into_keys().collect()
     }
 
     /// Forgets a client; returns the agent's numbers of the streams it leaves.
@@ -85,6 +100,20 @@ mod tests {
         assert_eq!(relay.agent_stream(2, 7), Some(b));
         let again = relay.open(1, 7).unwrap();
         assert!(again > b, "an id was used twice");
+    }
+
+    #[test]
+    fn who_has_streams() {
+        let mut relay = Relay::default();
+        assert!(!relay.has_streams(1));
+        let (a, _) = (relay.open(1, 0).unwrap(), relay.open(1, u32::MAX).unwrap());
+        relay.open(3, 1).unwrap();
+        assert_eq!([1, 2, 3].map(|c| (relay.has_streams(c), relay.streams(c))), [(true, 2), (false, 0), (true, 1)]);
+        relay.close(a);
+        assert_eq!(relay.streams(1), 1);
+        assert_eq!(relay.drain(), [(1, u32::MAX), (3, 1)]);
+        assert!(!relay.has_streams(1) && relay.client_stream(2).is_none());
+        assert!(relay.open(1, 7).unwrap() > 3, "an id was used twice");
     }
 
     #[test]

@@ -9,6 +9,8 @@ use super::relay::{ClientId, OpenRefused};
 
 /// The longest grace a client can ask for.
 const MAX_GRACE: Duration = Duration::from_mins(10);
+/// Bytes that may wait for all clients together.
+const MAX_WAITING_OF_ALL: usize = 64 << 20;
 
 impl Loop<'_> {
     /// One frame of a client.
@@ -33,20 +35,33 @@ impl Loop<'_> {
 
     fn open(&mut self, id: ClientId, frame: Frame) {
         let refusal = if self.evidence.stop_requested {
-            "the sandbox is being stopped"
-        } else if self.ready {
+            self.not_now(id, "the sandbox is being stopped")
+        } else if !self.ready {
+            self.not_now(id, "the guest is not ready")
+        } else if self.guest.is_closed() {
+            self.not_now(id, "the guest no longer answers")
+        } else if self.guest.is_full() {
+            "the guest takes no more at the moment"
+        } else {
             match self.relay.open(id, frame.stream) {
                 Ok(stream) => return self.guest.queue(&Frame { stream, ..frame }),
                 Err(OpenRefused::InUse) => return self.drop_client(id),
                 Err(OpenRefused::TooMany) => "too many commands run in this sandbox at once",
             }
-        } else {
-            "the guest is not ready"
         };
         let exit = ExecExit::failed(ExecErrorKind::SpawnFailed, refusal);
         if let Ok(payload) = encode(&exit) {
             self.answer(id, &Frame::on_stream(FrameKind::Exit, frame.stream, payload));
         }
+    }
+
+    /// Says first that it is not the command's fault; the stream ends as any other that cannot begin.
+    fn not_now(&mut self, id: ClientId, why: &'static str) -> &'static str {
+        let reply = MonitorReply::Error { code: MonitorErrorCode::GuestNotReady, message: why.to_owned() };
+        if let Ok(payload) = encode(&reply) {
+            self.answer(id, &Frame::control(payload));
+        }
+        why
     }
 
     fn request(&mut self, id: ClientId, request: &MonitorRequest) {
@@ -58,12 +73,12 @@ impl Loop<'_> {
                 agent_version: self.agent_version.clone(),
             },
             MonitorRequest::Stop { grace_ms } => {
-                self.stoppers.push(id);
+                self.wants_the_end(id);
                 self.begin_stop(Duration::from_millis(*grace_ms).min(MAX_GRACE));
                 MonitorReply::Stopping
             }
             MonitorRequest::Kill => {
-                self.stoppers.push(id);
+                self.wants_the_end(id);
                 self.kill_now();
                 MonitorReply::Stopping
             }
@@ -77,10 +92,23 @@ impl Loop<'_> {
         }
     }
 
-    fn answer(&mut self, id: ClientId, frame: &Frame) {
-        let keeps_up = self.clients.iter_mut().find(|c| c.id == id).is_none_or(|client| client.queue(frame));
+    fn wants_the_end(&mut self, id: ClientId) {
+        if !self.stoppers.contains(&id) {
+            self.stoppers.push(id);
+        }
+    }
+
+    /// Queues a frame for a client; one that does not read, or has the most waiting when all have too much, is dropped.
+    pub(super) fn answer(&mut self, id: ClientId, frame: &Frame) {
+        let streams = self.relay.streams(id);
+        let keeps_up = self.clients.iter_mut().find(|c| c.id == id).is_none_or(|client| client.queue(frame, streams));
         if !keeps_up {
             self.drop_client(id);
+        }
+        if self.clients.iter().map(|c| c.out.len()).sum::<usize>() > MAX_WAITING_OF_ALL
+            && let Some(worst) = self.clients.iter().max_by_key(|c| c.out.len()).map(|c| c.id)
+        {
+            self.drop_client(worst);
         }
     }
 }
