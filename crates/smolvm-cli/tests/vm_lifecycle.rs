@@ -1,5 +1,7 @@
 //! One life of a real sandbox: create, start, many kinds of exec, stop, start again, power off, delete.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use serde_json::Value;
@@ -47,6 +49,7 @@ fn one_life() {
     streams_and_statuses(&place);
     many_at_once(&place);
     floods_are_bounded(&place, pair.monitor.pid);
+    a_signal_ends_an_exec_whose_output_nobody_reads(&place);
     // What the guest wrote is on its disk after an orderly stop.
     place.smolvm(&["exec", "life", "--", "sh", "-c", "echo kept > /root/file; echo also > /etc/of-the-image"]).run().assert_ok();
     let stopped = place.ok(&["stop", "life"]);
@@ -143,7 +146,8 @@ fn streams_and_statuses(place: &Place) {
     let left = exec(&["life", "--", "sh", "-c", "ps | grep -c '[s]leep 987'"]).run();
     assert_eq!(left.stdout.trim(), "0", "the timeout left processes of its group: {left}");
     // Ctrl-C reaches the command in the guest: one that handles it ends as it likes, one that does not ends with 130.
-    for (script, status) in [("trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.1; done", 3), ("echo ready; while :; do sleep 0.1; done", 130)]
+    for (script, status) in
+        [("trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.1; done", 3), ("echo ready; while :; do sleep 0.1; done", 130)]
     {
         let running = exec(&["life", "--", "sh", "-c", script]).spawn();
         let waiting = || exec(&["life", "--", "sh", "-c", "ps | grep -c '[e]cho ready'"]).run().stdout.trim() != "0";
@@ -176,6 +180,31 @@ fn floods_are_bounded(place: &Place, monitor: i32) {
     place.assert_answers("life");
 }
 
+/// A command of smolvm's, its standard output a pipe that is full and that nobody reads while the second lives.
+fn unread(place: &Place, words: &str) -> (testkit::Running, std::os::fd::OwnedFd) {
+    use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
+    let fifo = place.path("unread");
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let reader = open(&fifo, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).unwrap();
+    let line = format!("exec {} {words} > {}", testkit::prerequisite::smolvm_bin().display(), fifo.display());
+    let running = place.cmd("sh").args(&["-c", &line]).timeout(BOOT).spawn();
+    testkit::until("the pipe is full", BOOT, || (rustix::io::ioctl_fionread(&reader).unwrap() >= 60_000).then_some(()));
+    std::fs::remove_file(&fifo).unwrap();
+    (running, reader)
+}
+
+fn a_signal_ends_an_exec_whose_output_nobody_reads(place: &Place) {
+    for (signal, status) in [(rustix::process::Signal::TERM, 128 + 15), (rustix::process::Signal::HUP, 128 + 1)] {
+        let (running, _reader) = unread(place, "exec life -- yes");
+        running.signal(signal);
+        let begin = std::time::Instant::now();
+        running.wait().assert_code(status);
+        assert!(begin.elapsed() < SOON, "{signal:?} took {:?}", begin.elapsed());
+    }
+    let left = place.smolvm(&["exec", "life", "--", "sh", "-c", "ps | grep -c '[y]es'"]).run();
+    assert_eq!(left.stdout.trim(), "0", "the command was left behind: {left}");
+}
+
 #[test]
 fn run_leaves_nothing_whatever_ends_it() {
     let place = Place::without_network();
@@ -193,6 +222,11 @@ fn run_leaves_nothing_whatever_ends_it() {
         assert_ne!(ended.code(), Some(0), "{ended}");
         assert!(place.ids().is_empty(), "{signal:?} left {:?}", place.ids());
     }
+    // A signal while nobody reads its output.
+    let (running, _reader) = unread(&place, "run --net none minimal -- yes");
+    running.signal(rustix::process::Signal::TERM);
+    running.wait().assert_code(128 + 15);
+    assert!(place.ids().is_empty(), "an unread output left {:?}", place.ids());
     // A signal while it boots.
     let running = run(&["minimal", "--", "true"]).spawn();
     testkit::until("the sandbox starts", BOOT, || place.list().values().any(|s| s["state"] == "starting").then_some(()));

@@ -134,9 +134,14 @@ pub(super) fn verdict(spec: &ExecSpec, outcome: &ExecOutcome) -> Option<Problem>
     }
     if outcome.timed_out {
         let limit = spec.timeout.unwrap_or_default().as_secs();
-        return Some(
-            Problem::new(ErrorCode::Timeout, format!("\"{command}\" was ended after {limit} s")).hint("give it more time with --timeout"),
-        );
+        // Ended by the guest it has a signal or a status; without either the guest never answered.
+        let answered = outcome.code.is_some() || outcome.signal.is_some();
+        let (what, way) = if answered {
+            ("was ended", "give it more time with --timeout")
+        } else {
+            ("was not heard of again, and the guest does not answer,", "restart the sandbox, or give it more time with --timeout")
+        };
+        return Some(Problem::new(ErrorCode::Timeout, format!("\"{command}\" {what} after {limit} s")).hint(way));
     }
     // The guest's own word comes first: a command may survive the signal that was passed on.
     match (outcome.code, outcome.signal, outcome.interrupted) {
@@ -145,7 +150,7 @@ pub(super) fn verdict(spec: &ExecSpec, outcome: &ExecOutcome) -> Option<Problem>
             Some(guest_error(format!("\"{command}\" exited with status {code}"), u8::try_from(code).unwrap_or(exit::FAILURE)))
         }
         (None, Some(signal), _) => {
-            let status = u8::try_from(128 + signal).unwrap_or(exit::FAILURE);
+            let status = u8::try_from(signal).ok().and_then(|signal| signal.checked_add(128)).unwrap_or(exit::FAILURE);
             Some(guest_error(format!("\"{command}\" was ended by signal {signal}"), status))
         }
         (None, None, Some(signal)) => {
@@ -193,6 +198,9 @@ mod tests {
             (ExecOutcome { signal: Some(9), ..end() }, 137, Some("guest_error")),
             (ExecOutcome { signal: Some(2), interrupted: Some(2), ..end() }, 130, Some("guest_error")),
             (ExecOutcome { signal: Some(9), timed_out: true, ..end() }, 124, Some("timeout")),
+            (ExecOutcome { timed_out: true, ..end() }, 124, Some("timeout")),
+            (ExecOutcome { signal: Some(i32::MAX), ..end() }, 1, Some("guest_error")),
+            (ExecOutcome { signal: Some(-1), ..end() }, 1, Some("guest_error")),
             (ExecOutcome { interrupted: Some(15), ..end() }, 130, Some("interrupted")),
             (never(ExecErrorKind::NotFound), 127, Some("not_found")),
             (never(ExecErrorKind::NotExecutable), 126, Some("guest_error")),

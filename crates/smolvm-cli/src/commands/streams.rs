@@ -70,7 +70,11 @@ impl Write for Screen<'_> {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         loop {
-            self.wait()?;
+            if let Err(e) = self.wait() {
+                // Waited out once, it is not waited for again: what else the guest says is dropped.
+                self.gone = true;
+                return Err(e);
+            }
             match rustix::io::write(self.fd, &bytes[..bytes.len().min(PIECE)]) {
                 // Somebody who shares the terminal or pipe with us made it non-blocking.
                 Err(Errno::AGAIN | Errno::INTR) => {}
@@ -171,8 +175,12 @@ mod tests {
         let (_read, write): (OwnedFd, OwnedFd) = rustix::pipe::pipe().unwrap();
         signals.push(2);
         let begin = Instant::now();
-        let error = Screen::new(&write, &signals).write_all(&vec![0; 1 << 20]).unwrap_err();
+        let mut screen = Screen::new(&write, &signals);
+        let error = screen.write_all(&vec![0; 1 << 20]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(begin.elapsed() >= GRACE);
+        let again = Instant::now();
+        assert_eq!(screen.write_all(b"more").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert!(again.elapsed() < GRACE / 2, "it waited for the reader once more");
     }
 }
