@@ -159,7 +159,8 @@ impl Outcome {
         match self {
             Self::Released => "released",
             Self::AlreadyGone => "already_gone",
-            Self::Refused { .. } => "refused",
+            // Whose it is could not be proven: it is left alone like a stranger's, and stays recorded.
+            Self::Refused { .. } | Self::Failed { code: ErrorCode::Refused, .. } => "refused",
             Self::Failed { .. } => "failed",
             Self::Skipped { .. } => "skipped",
         }
@@ -228,6 +229,14 @@ mod tests {
         assert_eq!(kept, [Kind::NftElements, Kind::Tap]);
         assert!(plan.steps().all(|s| s.entry.kind != Kind::StateDir && s.entry.kind != Kind::Address));
         assert_eq!(Plan::teardown(&all, Reason::Delete).steps().count(), all.len());
+    }
+
+    #[test]
+    fn a_refusal_that_is_a_failure_reads_as_a_refusal_and_is_not_settled() {
+        let failed = |code| Outcome::Failed { code, message: String::new() };
+        let stranger = Outcome::Refused { found_owner: String::new() };
+        assert_eq!((failed(ErrorCode::Refused).as_str(), failed(ErrorCode::Refused).is_settled()), ("refused", false));
+        assert_eq!((failed(ErrorCode::Timeout).as_str(), stranger.as_str(), stranger.is_settled()), ("failed", "refused", true));
     }
 
     fn entries() -> impl Strategy<Value = Vec<Entry>> {

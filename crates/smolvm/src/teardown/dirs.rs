@@ -4,12 +4,15 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, openat, renameat_with, statat};
 use rustix::io::Errno;
 use smolvm_host::fsx::{create_private_dir, remove_tree, sync_dir};
 use smolvm_host::random;
+use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind};
+use smolvm_model::name::Mark;
 use smolvm_model::teardown::Outcome;
 
 use crate::error::io_code;
@@ -18,6 +21,10 @@ use crate::paths::OWNER;
 
 /// Longest owner file that is read: a mark has at most 82 bytes.
 const OWNER_CAP: u64 = 256;
+/// Run directories on their way out; it is there only while there are any.
+const TRASH: &str = ".trash";
+/// How often the trash is made anew: each time, another command was done with its own in that very moment.
+const TRIES: u32 = 8;
 
 /// Moves all of them away, makes that durable once, then unlinks. Returns the bytes freed as well.
 pub(super) fn remove(vm: &Smolvm, kind: Kind, entries: &[&Entry]) -> (Vec<Outcome>, u64) {
@@ -28,30 +35,30 @@ pub(super) fn remove(vm: &Smolvm, kind: Kind, entries: &[&Entry]) -> (Vec<Outcom
         }
     };
     // Run directories lie on another file system under root; they are small and lose nothing in a power cut.
-    let trash_path = if kind == Kind::RunDir { vm.paths().run.join(".trash") } else { vm.paths().trash() };
+    let trash_path = if kind == Kind::RunDir { vm.paths().run.join(TRASH) } else { vm.paths().trash() };
     let fail_all = |e: &std::io::Error| (vec![Outcome::Failed { code: io_code(e), message: e.to_string() }; entries.len()], 0);
     let parent = match open_dir(&parent_path) {
         Ok(fd) => fd,
         Err(Errno::NOENT) => return (vec![Outcome::AlreadyGone; entries.len()], 0),
         Err(errno) => return fail_all(&errno.into()),
     };
-    if let Err(e) = create_private_dir(&trash_path) {
-        return fail_all(&e.source);
-    }
-    let trash = match open_dir(&trash_path) {
+    let mut trash = match open_trash(&trash_path) {
         Ok(fd) => fd,
-        Err(errno) => return fail_all(&errno.into()),
+        Err(e) => return fail_all(&e),
     };
     let mut moved = Vec::new();
     let mut outcomes: Vec<Outcome> = entries
         .iter()
         .enumerate()
-        .map(|(i, entry)| match move_away(vm, &parent, &trash, entry) {
+        .map(|(i, entry)| match move_away(vm, &parent, &trash_path, &mut trash, entry) {
             Ok(Moved::Away(name)) => {
                 moved.push((i, name));
                 Outcome::Released
             }
             Ok(Moved::Absent) => Outcome::AlreadyGone,
+            Ok(Moved::Elsewhere(mark)) => {
+                Outcome::Failed { code: ErrorCode::Refused, message: format!("made under another user or path: {mark}") }
+            }
             Ok(Moved::Foreign(owner)) => Outcome::Refused { found_owner: owner },
             Err(e) => Outcome::Failed { code: io_code(&e), message: e.to_string() },
         })
@@ -70,18 +77,43 @@ pub(super) fn remove(vm: &Smolvm, kind: Kind, entries: &[&Entry]) -> (Vec<Outcom
         }
     }
     if kind == Kind::RunDir {
-        let _ = rustix::fs::unlinkat(CWD, &trash_path, AtFlags::REMOVEDIR);
+        super::remove_run_trash(vm);
     }
     (outcomes, freed)
+}
+
+/// Unlinks what anybody left in the trash of run directories, and the trash.
+///
+/// What cannot be unlinked, or somebody puts there meanwhile, keeps the directory for the next time.
+pub(crate) fn remove_run_trash(vm: &Smolvm) {
+    let path = vm.paths().run.join(TRASH);
+    let Ok(trash) = open_dir(&path) else { return };
+    for entry in std::fs::read_dir(&path).into_iter().flatten().flatten() {
+        let _ = remove_tree(&trash, &entry.file_name());
+    }
+    let _ = rustix::fs::unlinkat(CWD, &path, AtFlags::REMOVEDIR);
+}
+
+/// Makes the trash and opens it; another command that has emptied it may take it away in between.
+fn open_trash(path: &Path) -> Result<OwnedFd, std::io::Error> {
+    let mut tries = 1;
+    loop {
+        match create_private_dir(path).map_err(|e| e.source).and_then(|()| open_dir(path).map_err(Into::into)) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && tries < TRIES => tries += 1,
+            done => return done,
+        }
+    }
 }
 
 enum Moved {
     Away(String),
     Absent,
+    /// Of the same sandbox, but of an installation with another id.
+    Elsewhere(Mark),
     Foreign(String),
 }
 
-fn move_away(vm: &Smolvm, parent: &OwnedFd, trash: &OwnedFd, entry: &Entry) -> Result<Moved, std::io::Error> {
+fn move_away(vm: &Smolvm, parent: &OwnedFd, trash_path: &Path, trash: &mut OwnedFd, entry: &Entry) -> Result<Moved, std::io::Error> {
     // The entry's key is the sandbox's id for both kinds; anything else in the ledger is not followed.
     let name = entry.sandbox.as_str();
     let dir = match openat(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
@@ -94,21 +126,38 @@ fn move_away(vm: &Smolvm, parent: &OwnedFd, trash: &OwnedFd, entry: &Entry) -> R
         // A crash between mkdir and the owner file: the name is recorded as ours, and nothing else is in it.
         None => {}
         Some(text) if text == vm.mark(&entry.sandbox).to_string() => {}
-        Some(text) => return Ok(Moved::Foreign(text)),
+        Some(text) => {
+            return Ok(match text.parse::<Mark>() {
+                // The state directory was moved, or another user works on it: it is this very disk, and nobody else's.
+                Ok(mark) if mark.sandbox == entry.sandbox => Moved::Elsewhere(mark),
+                Ok(_) | Err(_) => Moved::Foreign(text),
+            });
+        }
     }
     let token = u64::from_le_bytes(random::bytes::<8>()?);
     let target = format!("{name}.{token:016x}");
-    renameat_with(parent, name, trash, target.as_str(), RenameFlags::NOREPLACE)?;
-    Ok(Moved::Away(target))
+    let mut tries = 1;
+    loop {
+        match renameat_with(parent, name, &*trash, target.as_str(), RenameFlags::NOREPLACE) {
+            Ok(()) => return Ok(Moved::Away(target)),
+            // Either side may have gone since it was opened.
+            Err(Errno::NOENT) if matches!(statat(parent, name, AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) => return Ok(Moved::Absent),
+            Err(Errno::NOENT) if tries < TRIES => {
+                tries += 1;
+                *trash = open_trash(trash_path)?;
+            }
+            Err(errno) => return Err(errno.into()),
+        }
+    }
 }
 
 /// The text of a directory's owner file, if it has one.
 pub(super) fn owner(dir: impl AsFd) -> Result<Option<String>, std::io::Error> {
     match openat(dir, OWNER, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()) {
         Ok(fd) => {
-            let mut text = String::new();
-            File::from(fd).take(OWNER_CAP).read_to_string(&mut text)?;
-            Ok(Some(text.trim_end().to_owned()))
+            let mut bytes = Vec::new();
+            File::from(fd).take(OWNER_CAP).read_to_end(&mut bytes)?;
+            Ok(Some(String::from_utf8_lossy(&bytes).trim_end().to_owned()))
         }
         Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(errno.into()),
@@ -124,6 +173,82 @@ pub(super) fn still_there(vm: &Smolvm, entry: &Entry) -> Option<String> {
     }
 }
 
-fn open_dir(path: &std::path::Path) -> Result<OwnedFd, Errno> {
+fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {
     openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::installation::Settings;
+    use crate::paths::Paths;
+    use smolvm_model::ledger::Status;
+
+    fn place() -> (tempfile::TempDir, Smolvm) {
+        let dir = tempfile::tempdir().unwrap();
+        let vm = Smolvm::open(Settings::new(Paths::beneath(dir.path()))).unwrap();
+        std::fs::create_dir_all(vm.paths().sandboxes()).unwrap();
+        std::fs::create_dir_all(&vm.paths().run).unwrap();
+        (dir, vm)
+    }
+
+    fn entry(id: &str, kind: Kind) -> Entry {
+        Entry { sandbox: id.parse().unwrap(), kind, key: id.to_owned(), status: Status::Held, identity: None }
+    }
+
+    #[test]
+    fn the_owner_file_decides() {
+        let (_dir, vm) = place();
+        let table: [(&str, Option<Vec<u8>>, &str); 6] = [
+            ("ours", Some(format!("{}\n", vm.mark(&"ours".parse().unwrap())).into_bytes()), "released"),
+            ("bare", None, "released"),
+            ("moved", Some(b"smolvm:aaaaaaaaaa:moved\n".to_vec()), "failed"),
+            ("other", Some(b"smolvm:aaaaaaaaaa:another\n".to_vec()), "refused"),
+            ("text", Some(b"mine".to_vec()), "refused"),
+            ("bytes", Some(vec![0xff, 0xfe]), "refused"),
+        ];
+        for (id, owner, want) in table {
+            let dir = vm.paths().sandbox(&id.parse().unwrap());
+            std::fs::create_dir(&dir).unwrap();
+            if let Some(owner) = owner {
+                std::fs::write(dir.join(OWNER), owner).unwrap();
+            }
+            let (outcomes, _) = remove(&vm, Kind::StateDir, &[&entry(id, Kind::StateDir)]);
+            let is = match &outcomes[0] {
+                Outcome::Failed { code: ErrorCode::Refused, message } if message.contains("smolvm:aaaaaaaaaa:moved") => "failed",
+                Outcome::Failed { .. } => "?",
+                other => other.as_str(),
+            };
+            assert_eq!((is, dir.exists()), (want, want != "released"), "{id}: {outcomes:?}");
+        }
+    }
+
+    /// Each takes the trash away whenever it finds it empty, under the feet of the others.
+    #[test]
+    fn many_at_once_share_the_trash_of_run_directories() {
+        let (_dir, vm) = place();
+        std::thread::scope(|scope| {
+            for worker in 0..4 {
+                let vm = &vm;
+                scope.spawn(move || {
+                    for round in 0..100 {
+                        let id = format!("w{worker}-{round}");
+                        std::fs::create_dir(vm.paths().run.join(&id)).unwrap();
+                        let (outcomes, _) = remove(vm, Kind::RunDir, &[&entry(&id, Kind::RunDir)]);
+                        assert_eq!(outcomes, [Outcome::Released], "{id}");
+                    }
+                });
+            }
+        });
+        assert_eq!(std::fs::read_dir(&vm.paths().run).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn the_trash_of_a_killed_command_goes_with_all_in_it() {
+        let (_dir, vm) = place();
+        std::fs::create_dir_all(vm.paths().run.join(".trash/gone.0/deep")).unwrap();
+        remove_run_trash(&vm);
+        remove_run_trash(&vm);
+        assert_eq!(std::fs::read_dir(&vm.paths().run).unwrap().count(), 0);
+    }
 }

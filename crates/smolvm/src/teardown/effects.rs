@@ -1,5 +1,6 @@
 //! The seam between the plan and the host: one call a rank, each for all sandboxes together.
 
+use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind};
 use smolvm_model::teardown::{Outcome, Reason};
 
@@ -17,10 +18,26 @@ pub(crate) trait Effects {
     fn remove_taps(&mut self, entries: &[&Entry]) -> Vec<Outcome>;
     /// Removes run directories or state directories.
     fn remove_dirs(&mut self, kind: Kind, entries: &[&Entry]) -> Vec<Outcome>;
-    /// Looks whether any of it is still there; `None` where it is not.
-    fn still_there(&mut self, entries: &[&Entry]) -> Vec<Option<String>>;
+    /// Looks whether any of it is still there.
+    fn still_there(&mut self, entries: &[&Entry]) -> Vec<Sight>;
     /// Bytes of disk freed so far.
     fn freed_bytes(&self) -> u64;
+}
+
+/// What a second look at the host shows of one entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// Nothing is there.
+    Gone,
+    /// This is.
+    There(String),
+    /// The host does not tell, so nothing is proven.
+    Unseen {
+        /// Stable code.
+        code: ErrorCode,
+        /// Why it does not.
+        message: String,
+    },
 }
 
 /// How long processes get to end by themselves.
@@ -80,7 +97,7 @@ impl Effects for HostEffects<'_> {
         outcomes
     }
 
-    fn still_there(&mut self, entries: &[&Entry]) -> Vec<Option<String>> {
+    fn still_there(&mut self, entries: &[&Entry]) -> Vec<Sight> {
         self.look_again(entries)
     }
 

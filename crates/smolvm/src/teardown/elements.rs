@@ -32,7 +32,11 @@ pub(super) fn remove(vm: &Smolvm, entries: &[&Entry]) -> Vec<Outcome> {
 }
 
 fn failed(e: &NftError) -> Outcome {
-    let code = match e {
+    Outcome::Failed { code: code(e), message: e.to_string() }
+}
+
+pub(super) fn code(e: &NftError) -> ErrorCode {
+    match e {
         NftError::Missing => ErrorCode::MissingDependency,
         NftError::NoRights => ErrorCode::PermissionDenied,
         NftError::NoSuchObject { .. }
@@ -40,6 +44,5 @@ fn failed(e: &NftError) -> Outcome {
         | NftError::Refused { .. }
         | NftError::Tool(_)
         | NftError::Unreadable { .. } => ErrorCode::Internal,
-    };
-    Outcome::Failed { code, message: e.to_string() }
+    }
 }

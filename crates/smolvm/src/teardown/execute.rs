@@ -8,7 +8,7 @@ use smolvm_model::ledger::{Entry, Kind, Status};
 use smolvm_model::name::SandboxId;
 use smolvm_model::teardown::{After, Outcome, Plan, Rank, Step, Tracker};
 
-use super::effects::Effects;
+use super::effects::{Effects, Sight};
 use crate::error::Error;
 
 /// One step and what became of it.
@@ -84,9 +84,11 @@ fn prove(report: &mut Report, effects: &mut dyn Effects) {
     let entries: Vec<Entry> = settled.iter().map(|s| s.step.entry.clone()).collect();
     let found = effects.still_there(&entries.iter().collect::<Vec<_>>());
     for (step, found) in settled.iter_mut().zip(found) {
-        if let Some(what) = found {
-            step.outcome = Outcome::Failed { code: ErrorCode::Internal, message: format!("still there after its removal: {what}") };
-        }
+        step.outcome = match found {
+            Sight::Gone => continue,
+            Sight::There(what) => Outcome::Failed { code: ErrorCode::Internal, message: format!("still there after its removal: {what}") },
+            Sight::Unseen { code, message } => Outcome::Failed { code, message: format!("whether it is gone cannot be seen: {message}") },
+        };
     }
 }
 
@@ -138,6 +140,7 @@ mod tests {
         there: BTreeSet<(Kind, String)>,
         stuck: Option<(Kind, String)>,
         lies: Option<(Kind, String)>,
+        blind: Option<Kind>,
     }
 
     impl FakeHost {
@@ -179,8 +182,13 @@ mod tests {
         fn remove_dirs(&mut self, _kind: Kind, entries: &[&Entry]) -> Vec<Outcome> {
             self.remove(entries)
         }
-        fn still_there(&mut self, entries: &[&Entry]) -> Vec<Option<String>> {
-            entries.iter().map(|e| self.there.contains(&(e.kind, e.key.clone())).then(|| e.key.clone())).collect()
+        fn still_there(&mut self, entries: &[&Entry]) -> Vec<Sight> {
+            let see = |e: &&Entry| match (self.blind == Some(e.kind), self.there.contains(&(e.kind, e.key.clone()))) {
+                (true, _) => Sight::Unseen { code: ErrorCode::PermissionDenied, message: "dark".to_owned() },
+                (false, true) => Sight::There(e.key.clone()),
+                (false, false) => Sight::Gone,
+            };
+            entries.iter().map(see).collect()
         }
         fn freed_bytes(&self) -> u64 {
             0
@@ -280,6 +288,18 @@ mod tests {
             settle_now(&mut store, &rest).unwrap();
             assert!(host.there.is_empty() && store.table().unwrap().entries.is_empty(), "{kind}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_again_is_not_proven_gone() {
+        let (_dir, mut store, entries) = ledger(&["a"]);
+        let mut host = FakeHost { blind: Some(Kind::Tap), ..FakeHost::holding(&entries) };
+        let report = execute(&Plan::teardown(&entries, Reason::Delete), &mut host);
+        let failed = report.failure(&id("a")).unwrap();
+        assert!(matches!(failed.outcome, Outcome::Failed { code: ErrorCode::PermissionDenied, .. }), "{failed:?}");
+        settle_now(&mut store, &report).unwrap();
+        let left = store.table().unwrap().entries;
+        assert!(left.iter().any(|e| e.kind == Kind::Tap && e.status == Status::Held), "{left:?}");
     }
 
     #[test]

@@ -18,5 +18,6 @@ mod processes;
 mod proof;
 mod taps;
 
+pub(crate) use dirs::remove_run_trash;
 pub(crate) use effects::{HostEffects, Patience};
 pub(crate) use execute::{Report, StepReport, execute, settle, settle_now};

@@ -1,38 +1,47 @@
 //! Ends hypervisors and monitors, all together, under one deadline.
 
-use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::process::{Signal, pidfd_send_signal};
-use smolvm_host::proc::identity::{self, Presence};
+use rustix::process::{Signal, geteuid, pidfd_send_signal};
+use smolvm_host::proc::identity::{self, Presence, TOKEN_AT};
 use smolvm_host::proc::kill;
+use smolvm_host::proc::scan::MARK_AT;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind, ProcessIdentity, Status};
+use smolvm_model::name::Mark;
 use smolvm_model::teardown::Outcome;
 
-use super::effects::{HostEffects, Patience};
+use super::effects::{HostEffects, Patience, Sight};
 
 /// After SIGKILL a process has only kernel work left; one that takes longer sits in uninterruptible sleep.
 const AFTER_KILL: Duration = Duration::from_secs(5);
-/// The launch token's fixed place in the hypervisor's argv; the monitor carries it at the same place.
-const TOKEN_AT: usize = 4;
+/// The first word of a monitor's command line, by which it is told from the hypervisor of the same start.
+const MONITOR: &str = "monitor";
+
+/// The processes an entry means, or why that cannot be found out.
+pub(super) type Meant = Result<Vec<ProcessIdentity>, String>;
 
 impl HostEffects<'_> {
     /// Asks, waits, kills, waits. Each pid is opened first and proven after, so that the handle is the proof's subject.
     pub(super) fn end_processes(&self, entries: &[&Entry]) -> Vec<Outcome> {
-        let unrecorded = self.find_unrecorded(entries);
-        let mut outcomes: Vec<Option<Outcome>> = Vec::new();
+        let mut outcomes = vec![Outcome::AlreadyGone; entries.len()];
         let (mut targets, mut handles): (Vec<usize>, Vec<OwnedFd>) = (Vec::new(), Vec::new());
-        for (i, entry) in entries.iter().enumerate() {
-            let identity = entry.identity.as_ref().or_else(|| unrecorded.get(entry.key.as_str()));
-            match identity.map_or(Target::Gone, |id| self.target(id)) {
-                Target::Gone => outcomes.push(Some(Outcome::AlreadyGone)),
-                Target::Unprovable(evidence) => outcomes.push(Some(Outcome::Failed { code: ErrorCode::Refused, message: evidence })),
-                Target::Alive(handle) => {
-                    outcomes.push(None);
-                    targets.push(i);
-                    handles.push(handle);
+        for (i, meant) in self.processes_of(entries).into_iter().enumerate() {
+            let unprovable = |message| Outcome::Failed { code: ErrorCode::Refused, message };
+            match meant {
+                Err(evidence) => outcomes[i] = unprovable(evidence),
+                Ok(identities) => {
+                    for identity in &identities {
+                        match self.target(identity) {
+                            Target::Gone => {}
+                            Target::Unprovable(evidence) => outcomes[i] = unprovable(evidence),
+                            Target::Alive(handle) => {
+                                targets.push(i);
+                                handles.push(handle);
+                            }
+                        }
+                    }
                 }
             }
         }
@@ -45,13 +54,15 @@ impl HostEffects<'_> {
                     AFTER_KILL.as_secs()
                 ),
             };
-            outcomes[i] = Some(match ended {
-                Ok(true) => Outcome::Released,
-                Ok(false) => late(),
-                Err(message) => Outcome::Failed { code: ErrorCode::PermissionDenied, message },
-            });
+            match ended {
+                // One of several that ended does not hide another that did not.
+                Ok(true) if outcomes[i].is_settled() => outcomes[i] = Outcome::Released,
+                Ok(true) => {}
+                Ok(false) => outcomes[i] = late(),
+                Err(message) => outcomes[i] = Outcome::Failed { code: ErrorCode::PermissionDenied, message },
+            }
         }
-        outcomes.into_iter().map(|o| o.unwrap_or(Outcome::AlreadyGone)).collect()
+        outcomes
     }
 
     /// How long they may take before SIGKILL. QEMU answers SIGTERM within some 20 ms by flushing and ending;
@@ -82,35 +93,101 @@ impl HostEffects<'_> {
         }
     }
 
-    /// Processes whose start was intended and never recorded, by the token in their argv.
-    fn find_unrecorded(&self, entries: &[&Entry]) -> HashMap<String, ProcessIdentity> {
-        let wanted: Vec<&str> =
-            entries.iter().filter(|e| e.identity.is_none() && e.status != Status::Reserved).map(|e| e.key.as_str()).collect();
-        let mut found = HashMap::new();
-        if wanted.is_empty() {
-            return found;
-        }
-        let proc = self.vm.proc();
-        let pids = std::fs::read_dir(proc).into_iter().flatten().flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
-        for pid in pids.filter(|pid| *pid != self.own_pid) {
-            let Ok(argv) = identity::argv(proc, pid) else { continue };
-            let Some(token) = argv.get(TOKEN_AT).filter(|t| wanted.contains(&t.as_str())) else { continue };
-            if let Ok(Some(seen)) = identity::look(proc, pid) {
-                let id = ProcessIdentity { pid, start_ticks: seen.start_ticks, boot_id: self.vm.boot_id.clone(), token: token.clone() };
-                found.insert(token.clone(), id);
-            }
-        }
-        found
+    /// The processes each entry means. One whose start was intended and never recorded is found by mark and token.
+    pub(super) fn processes_of(&self, entries: &[&Entry]) -> Vec<Meant> {
+        let is_unrecorded = |e: &Entry| e.identity.is_none() && e.status != Status::Reserved;
+        let running = if entries.iter().any(|e| is_unrecorded(e)) { self.marked() } else { Ok(Vec::new()) };
+        entries
+            .iter()
+            .map(|entry| match &entry.identity {
+                Some(identity) => Ok(vec![identity.clone()]),
+                None if is_unrecorded(entry) => running.as_ref().map_err(Clone::clone).and_then(|running| self.unrecorded(entry, running)),
+                None => Ok(Vec::new()),
+            })
+            .collect()
     }
 
-    pub(super) fn process_still_there(&self, entry: &Entry) -> Option<String> {
-        let identity = entry.identity.as_ref().filter(|i| i.pid != self.own_pid)?;
-        match self.vm.presence(identity) {
-            Presence::Alive => Some(format!("process {}", identity.pid)),
-            Presence::Gone | Presence::Recycled => None,
-            Presence::Unknown { evidence } => Some(format!("process {} ({evidence})", identity.pid)),
+    /// Every process with a mark of this installation and a token at their places.
+    fn marked(&self) -> Result<Vec<Marked>, String> {
+        let proc = self.vm.proc();
+        let dir = std::fs::read_dir(proc).map_err(|e| format!("the list of processes cannot be read: {e}"))?;
+        let pids = dir.flatten().filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+        let mut found = Vec::new();
+        for pid in pids.filter(|pid| *pid != self.own_pid) {
+            // One that ends meanwhile is no finding.
+            let Ok(mut argv) = identity::argv(proc, pid) else { continue };
+            let Some(mark) = argv.get(MARK_AT).and_then(|a| a.parse::<Mark>().ok()).filter(|m| m.install == self.vm.install) else {
+                continue;
+            };
+            if argv.len() <= TOKEN_AT {
+                continue;
+            }
+            let kind = if argv[1] == MONITOR { Kind::Monitor } else { Kind::Process };
+            found.push(Marked { pid, kind, mark, token: argv.swap_remove(TOKEN_AT) });
         }
+        Ok(found)
     }
+
+    /// All that carry mark and token and act under a uid of ours: any number may copy an argv, and none hides another.
+    fn unrecorded(&self, entry: &Entry, running: &[Marked]) -> Meant {
+        let mark = self.vm.mark(&entry.sandbox);
+        let named: Vec<&Marked> = running.iter().filter(|m| m.kind == entry.kind && m.token == entry.key && m.mark == mark).collect();
+        if named.is_empty() {
+            return Ok(Vec::new());
+        }
+        let uids = self.own_uids(entry)?;
+        let mut meant = Vec::new();
+        for Marked { pid, .. } in named {
+            let unknown = |e: std::io::Error| format!("whose process {pid} is cannot be proven: {e}");
+            let Some(uid) = identity::effective_uid(self.vm.proc(), *pid).map_err(unknown)? else { continue };
+            let Some(seen) = identity::look(self.vm.proc(), *pid).map_err(unknown)? else { continue };
+            if uids.contains(&uid) {
+                meant.push(ProcessIdentity {
+                    pid: *pid,
+                    start_ticks: seen.start_ticks,
+                    boot_id: self.vm.boot_id.clone(),
+                    token: entry.key.clone(),
+                });
+            }
+        }
+        Ok(meant)
+    }
+
+    /// The uids under which a sandbox's processes run: this user's, and the one that is reserved for its hypervisor.
+    fn own_uids(&self, entry: &Entry) -> Result<Vec<u32>, String> {
+        let unknown = |e: crate::error::Error| format!("its hypervisor's uid cannot be read: {}", e.one_line());
+        let mut uids = vec![geteuid().as_raw()];
+        if let Some(store) = self.vm.store_if_any().map_err(unknown)? {
+            let recorded = store.sandbox(&entry.sandbox).map_err(|e| unknown(e.into()))?;
+            let entries = recorded.into_iter().flat_map(|(_, entries)| entries);
+            uids.extend(entries.filter(|e| e.kind == Kind::Uid).filter_map(|e| e.key.parse::<u32>().ok()));
+        }
+        Ok(uids)
+    }
+
+    /// Which of the processes an entry means is still there.
+    pub(super) fn process_still_there(&self, meant: &Meant) -> Sight {
+        let identities = match meant {
+            Ok(identities) => identities,
+            Err(evidence) => return Sight::Unseen { code: ErrorCode::Refused, message: evidence.clone() },
+        };
+        for identity in identities.iter().filter(|i| i.pid != self.own_pid) {
+            match self.vm.presence(identity) {
+                Presence::Alive => return Sight::There(format!("process {}", identity.pid)),
+                Presence::Gone | Presence::Recycled => {}
+                Presence::Unknown { evidence } => return Sight::There(format!("process {} ({evidence})", identity.pid)),
+            }
+        }
+        Sight::Gone
+    }
+}
+
+/// A running process with a mark of ours.
+struct Marked {
+    pid: u32,
+    kind: Kind,
+    mark: Mark,
+    token: String,
 }
 
 enum Target {
