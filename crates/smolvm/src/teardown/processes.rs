@@ -212,3 +212,70 @@ fn end_all(handles: &[OwnedFd], grace: Duration) -> Vec<Result<bool, String>> {
     let ended = kill::wait_all(handles, AFTER_KILL);
     killed.into_iter().enumerate().map(|(i, sent)| sent.and_then(|()| ended.as_ref().map(|e| e[i]).map_err(ToString::to_string))).collect()
 }
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test starts processes of its own, which hang")]
+mod tests {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+    use crate::installation::{Settings, Smolvm};
+    use crate::paths::Paths;
+
+    const TOKEN: &str = "11111111-1111-4111-8111-111111111111";
+    const NOBODY: u32 = 65534;
+
+    /// A process with words of our kind, ended with the test.
+    struct Marked(Child);
+
+    impl Marked {
+        fn spawn(mark: &Mark, token: &str, uid: u32) -> Self {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-s", &mark.to_string(), "-", token]).current_dir("/").stdin(Stdio::piped()).uid(uid);
+            Self(command.spawn().unwrap())
+        }
+
+        fn lives(&mut self) -> bool {
+            self.0.try_wait().unwrap().is_none()
+        }
+    }
+
+    impl Drop for Marked {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// Run as root, like all tests with processes of two users.
+    #[test]
+    fn no_decoy_hides_or_joins_what_was_never_recorded() {
+        let dir = tempfile::tempdir().unwrap();
+        let vm = Smolvm::open(Settings::new(Paths::beneath(dir.path()))).unwrap();
+        let entry = Entry {
+            sandbox: "vm-a".parse().unwrap(),
+            kind: Kind::Process,
+            key: TOKEN.to_owned(),
+            status: Status::Intended,
+            identity: None,
+        };
+        let (mine, other) = (vm.mark(&entry.sandbox), vm.mark(&"vm-b".parse().unwrap()));
+        let root = geteuid().as_raw();
+        let mut decoys = [
+            Marked::spawn(&other, TOKEN, root),
+            Marked::spawn(&mine, "22222222-2222-4222-8222-222222222222", root),
+            Marked::spawn(&mine, TOKEN, NOBODY),
+        ];
+        let mut ours = [Marked::spawn(&mine, TOKEN, root), Marked::spawn(&mine, TOKEN, root)];
+        let effects = HostEffects::new(&vm, Patience::Short);
+        assert!(matches!(effects.look_again(&[&entry])[..], [Sight::There(_)]));
+        assert_eq!(effects.end_processes(&[&entry]), [Outcome::Released]);
+        assert_eq!(effects.look_again(&[&entry]), [Sight::Gone]);
+        assert!(ours.iter_mut().all(|p| !p.lives()), "one of two was passed over");
+        assert!(decoys.iter_mut().all(Marked::lives), "somebody else's process was ended");
+        assert_eq!(effects.end_processes(&[&entry]), [Outcome::AlreadyGone]);
+        // A name that was only ever reserved means no process at all.
+        assert_eq!(effects.end_processes(&[&Entry { status: Status::Reserved, ..entry }]), [Outcome::AlreadyGone]);
+    }
+}
