@@ -136,12 +136,15 @@ pub(super) fn verdict(spec: &ExecSpec, outcome: &ExecOutcome) -> Option<Problem>
         let limit = spec.timeout.unwrap_or_default().as_secs();
         // Ended by the guest it has a signal or a status; without either the guest never answered.
         let answered = outcome.code.is_some() || outcome.signal.is_some();
-        let (what, way) = if answered {
-            ("was ended", "give it more time with --timeout")
+        let (message, way) = if answered {
+            (format!("\"{command}\" was ended after {limit} s"), "give it more time with --timeout")
         } else {
-            ("was not heard of again, and the guest does not answer,", "restart the sandbox, or give it more time with --timeout")
+            (
+                format!("\"{command}\" did not end within {limit} s, and the guest does not answer"),
+                "restart the sandbox, or give it more time with --timeout",
+            )
         };
-        return Some(Problem::new(ErrorCode::Timeout, format!("\"{command}\" {what} after {limit} s")).hint(way));
+        return Some(Problem::new(ErrorCode::Timeout, message).hint(way));
     }
     // The guest's own word comes first: a command may survive the signal that was passed on.
     match (outcome.code, outcome.signal, outcome.interrupted) {

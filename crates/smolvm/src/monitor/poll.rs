@@ -464,3 +464,6 @@ fn drain_rest(pipe: &mut Option<OwnedFd>, log: &mut CappedLog) {
         drain(pipe, log);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,157 @@
+use std::io::Write;
+use std::path::Path;
+
+use smolvm_proto::{AttachReply, AttachRequest, Channel, Decoder, MonitorErrorCode, MonitorReply, RequestScanner};
+
+use super::*;
+use crate::installation::Settings;
+use crate::paths::Paths;
+
+/// The far ends of a loop's sockets: what guest, hypervisor and client would hold.
+struct Ends {
+    agent: UnixStream,
+    client: UnixStream,
+    _rest: (UnixStream, UnixStream, OwnedFd),
+}
+
+fn config(home: &Path) -> MonitorConfig {
+    MonitorConfig {
+        settings: Settings::new(Paths::beneath(home)),
+        id: "one".to_owned(),
+        generation: 1,
+        token: "token".to_owned(),
+        cpus: 1,
+        memory_mib: 128,
+        accelerator: "tcg".to_owned(),
+        kernel: PathBuf::new(),
+        initramfs: PathBuf::new(),
+        image: PathBuf::new(),
+        disk_bytes: 0,
+        machine_id: String::new(),
+        uid: None,
+        network: None,
+    }
+}
+
+/// A loop with an attached agent and one attached client, whose number is 1.
+fn serving(test: impl FnOnce(&mut Loop<'_>, &mut Ends)) {
+    let home = tempfile::tempdir().unwrap();
+    let config = config(home.path());
+    let vm = Smolvm::open(config.settings.clone()).unwrap();
+    let id: SandboxId = "one".parse().unwrap();
+    let pair = || UnixStream::pair().unwrap();
+    let ((qmp, qmp_end), (console, console_end), (agent, mut agent_end)) = (pair(), pair(), pair());
+    let (report, report_end) = rustix::pipe::pipe().unwrap();
+    let (stderr, _) = rustix::pipe::pipe().unwrap();
+    let own = rustix::process::getpid();
+    let parts = Parts {
+        pid: std::process::id(),
+        pidfd: rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty()).unwrap(),
+        qmp,
+        agent,
+        console: console.into(),
+        stderr,
+        enforced: serde_json::Value::Null,
+        listener: UnixListener::bind(home.path().join("s")).unwrap(),
+        network: None,
+        console_log: home.path().join("console.log"),
+        hypervisor_log: home.path().join("hypervisor.log"),
+    };
+    let mut reporter = Reporter::new(report_end);
+    let mut serving = Loop::new(&config, &vm, &id, parts, &mut reporter).unwrap();
+    let (request, _) = RequestScanner::new().push(serving.guest.out.buffer()).unwrap();
+    serving.guest.out = super::super::outgoing::Outgoing::default();
+    agent_end.write_all(&AttachReply::to_bytes(request.answer())).unwrap();
+    let (client, mut client_end) = pair();
+    serving.clients.push(Client::new(1, client));
+    client_end.write_all(&AttachRequest::new(Nonce([1; 16])).to_bytes()).unwrap();
+    serving.hear_client(1);
+    serving.clients[0].out = super::super::outgoing::Outgoing::default();
+    test(&mut serving, &mut Ends { agent: agent_end, client: client_end, _rest: (qmp_end, console_end, report) });
+}
+
+fn bytes(frame: &Frame) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frame.encode_into(&mut bytes);
+    bytes
+}
+
+fn said(json: &str) -> Vec<u8> {
+    bytes(&Frame::control(json.as_bytes().to_vec()))
+}
+
+fn frames(queue: &mut super::super::outgoing::Outgoing) -> Vec<Frame> {
+    let mut decoder = Decoder::new();
+    decoder.push(queue.buffer());
+    queue.buffer().clear();
+    std::iter::from_fn(|| decoder.next_frame().unwrap()).collect()
+}
+
+#[test]
+fn a_guest_cannot_make_the_monitor_answer_for_ever() {
+    serving(|serving, ends| {
+        for _ in 0..20 {
+            ends.agent.write_all(&said(r#"{"type":"hello","agent_version":"x","generation":1}"#)).unwrap();
+        }
+        serving.hear_guest().unwrap();
+        assert_eq!(frames(&mut serving.guest.out).len(), 1, "one boot message for any number of greetings");
+        serving.ready = true;
+        ends.agent.write_all(&said(r#"{"type":"failed","step":"x","message":"y"}"#)).unwrap();
+        serving.hear_guest().unwrap();
+        // Nor put off its own end: each `halted` would move it otherwise.
+        ends.agent.write_all(&said(r#"{"type":"halted"}"#)).unwrap();
+        serving.hear_guest().unwrap();
+        let first = serving.kill_at.unwrap();
+        ends.agent.write_all(&said(r#"{"type":"halted"}"#)).unwrap();
+        serving.hear_guest().unwrap();
+        serving.begin_stop(Duration::from_mins(1));
+        assert_eq!(serving.kill_at, Some(first));
+    });
+}
+
+#[test]
+fn a_guest_that_garbles_its_link_loses_it() {
+    serving(|serving, ends| {
+        serving.ready = true;
+        ends.client.write_all(&bytes(&Frame::on_stream(FrameKind::Open, 9, b"{}".to_vec()))).unwrap();
+        serving.hear_client(1);
+        assert!(serving.relay.has_streams(1));
+        for _ in 0..50 {
+            ends.agent.write_all(&[0xee; 1000]).unwrap();
+            serving.hear_guest().unwrap();
+        }
+        assert!(serving.guest.is_closed() && serving.guest.out.is_empty() && !serving.relay.has_streams(1));
+        assert_eq!(frames(&mut serving.clients[0].out), [Frame::reset(9)]);
+        assert_eq!(serving.hypervisor_log.last_lines(9).matches("smolvm:").count(), 1);
+        // Nothing new is begun, and a stop does not wait for a guest that is not there.
+        ends.client.write_all(&bytes(&Frame::on_stream(FrameKind::Open, 10, b"{}".to_vec()))).unwrap();
+        serving.hear_client(1);
+        let answer = frames(&mut serving.clients[0].out);
+        let reply = decode::<MonitorReply>(&answer[0].payload).unwrap();
+        assert!(matches!(reply, MonitorReply::Error { code: MonitorErrorCode::GuestNotReady, .. }), "{reply:?}");
+        assert_eq!((answer[1].kind, answer[1].stream), (FrameKind::Exit, 10));
+        serving.begin_stop(Duration::from_mins(1));
+        assert!(!serving.vmm.out.is_empty() && serving.kill_at.unwrap() <= Instant::now() + AFTER_HALT);
+    });
+}
+
+#[test]
+fn a_full_guest_holds_back_only_who_feeds_it() {
+    serving(|serving, ends| {
+        serving.ready = true;
+        let chunk = vec![0; 60_000];
+        while !serving.guest.is_full() {
+            serving.guest.queue(&Frame::data(1, Channel::Stdin, chunk.clone()));
+        }
+        let open = bytes(&Frame::on_stream(FrameKind::Open, 9, b"{}".to_vec()));
+        ends.client.write_all(&open).unwrap();
+        assert!(serving.wait().unwrap().contains(&Source::Client(1)), "who has no streams is heard");
+        serving.hear_client(1);
+        assert!(!serving.relay.has_streams(1), "and opens none");
+        assert!(frames(&mut serving.clients[0].out).iter().any(|f| f.kind == FrameKind::Exit));
+        serving.relay.open(1, 9).unwrap();
+        ends.client.write_all(&open).unwrap();
+        serving.kill_at = Some(Instant::now());
+        assert!(!serving.wait().unwrap().contains(&Source::Client(1)));
+    });
+}
