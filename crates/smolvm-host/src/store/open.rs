@@ -70,25 +70,22 @@ impl Store {
         }
     }
 
-    /// Opens the database at `path` for a look: nothing of it changes, and every write is refused as read-only.
+    /// Opens the database at `path` for a look: no byte of database or log changes, and every write is
+    /// refused as read-only. `None` where nothing was ever recorded.
     ///
     /// A process that was killed leaves a log beside the database; an ordinary connection would work
-    /// it into the database as it closes. `None` where nothing was ever recorded.
+    /// it into the database as it closes. The log's index (`-shm`) is memory of all who have the log
+    /// open: a look makes it and takes its place in it like anybody else. (With an index that is
+    /// mapped read-only, `SQLite` would hand the same mapping to a writer in this process.)
     pub fn look(path: &Path) -> Result<Option<Self>, StoreError> {
         if is_absent(path) {
             return Ok(None);
         }
         // Without a log there is nothing to leave alone, and whoever is the last to close takes away what opening made.
         let had_log = has_log(path);
-        let found = if had_log { Self::beside_log(path)? } else { None };
-        let store = match found {
-            Some(store) => store,
-            None => match Self::with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE, Schema::Leave) {
-                Err(StoreError::Open { .. } | StoreError::ReadOnly | StoreError::Full) => {
-                    Self::open_unwritable(path, Unwritable::ReadOnly)?
-                }
-                other => other?,
-            },
+        let store = match Self::with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE, Schema::Leave) {
+            Err(StoreError::Open { .. } | StoreError::ReadOnly | StoreError::Full) => Self::open_unwritable(path, Unwritable::ReadOnly)?,
+            other => other?,
         };
         if had_log {
             store.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -102,16 +99,6 @@ impl Store {
         Ok(Some(Self { unwritable: Some(Unwritable::ReadOnly), ..store }))
     }
 
-    /// Reads database and log, writing neither them nor the log's index; `None` where that takes more rights or files.
-    fn beside_log(path: &Path) -> Result<Option<Self>, StoreError> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
-        match Self::prepared(path, uri(path, "readonly_shm=1"), flags, Schema::Leave) {
-            Ok(store) => Ok(Some(store)),
-            Err(StoreError::Open { .. } | StoreError::ReadOnly) => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-
     /// Opens a database whose file system is read-only or full, so that what is there can at least be told.
     ///
     /// WAL needs a writable directory even for reading; `immutable` does without, and sees what the
@@ -119,7 +106,7 @@ impl Store {
     fn open_unwritable(path: &Path, why: Unwritable) -> Result<Self, StoreError> {
         let named = |source| StoreError::Open { path: path.to_owned(), source };
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-        let connection = Connection::open_with_flags(uri(path, "immutable=1"), flags).map_err(named)?;
+        let connection = Connection::open_with_flags(immutable_uri(path), flags).map_err(named)?;
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(named)?;
         if version == SCHEMA_VERSION {
             Ok(Self { connection, path: path.to_owned(), unwritable: Some(why) })
@@ -134,18 +121,13 @@ impl Store {
     }
 
     fn with_flags(path: &Path, access: OpenFlags, schema: Schema) -> Result<Self, StoreError> {
-        Self::prepared(path, path, access, schema)
-    }
-
-    /// `name` is the path, or a URI of it.
-    fn prepared(path: &Path, name: impl AsRef<Path>, access: OpenFlags, schema: Schema) -> Result<Self, StoreError> {
         let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         let named = |source: rusqlite::Error| match source.sqlite_error_code() {
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => StoreError::Corrupt { path: path.to_owned(), source },
             Some(ErrorCode::DiskFull) => StoreError::Full,
             _ => StoreError::Open { path: path.to_owned(), source },
         };
-        let connection = Connection::open_with_flags(name, flags).map_err(named)?;
+        let connection = Connection::open_with_flags(path, flags).map_err(named)?;
         let mut store = Self { connection, path: path.to_owned(), unwritable: None };
         store.prepare(schema).map_err(|e| match e {
             StoreError::Sql { source } => named(source),
@@ -207,7 +189,7 @@ fn has_log(path: &Path) -> bool {
 }
 
 /// A URI for any path: every byte that is no plain character of a path is escaped.
-fn uri(path: &Path, option: &str) -> String {
+fn immutable_uri(path: &Path) -> String {
     use std::fmt::Write;
     use std::os::unix::ffi::OsStrExt;
     let mut uri = "file:".to_owned();
@@ -218,7 +200,7 @@ fn uri(path: &Path, option: &str) -> String {
             other => drop(write!(uri, "%{other:02x}")),
         }
     }
-    uri + "?" + option
+    uri + "?immutable=1"
 }
 
 #[cfg(test)]
@@ -276,16 +258,23 @@ mod tests {
     fn a_look_sees_the_last_word_of_a_killed_process_and_changes_no_byte() {
         let dir = killed();
         let path = dir.path().join("state.db");
-        let before = content(dir.path());
+        let lasting = || -> Vec<_> { content(dir.path()).into_iter().filter(|(name, _)| name != "state.db-shm").collect() };
+        let before = lasting();
+        assert_eq!(before.len(), 2);
         let mut store = Store::look(&path).unwrap().unwrap();
         assert_eq!(store.meta("last").unwrap().as_deref(), Some("word"));
         assert!(matches!(store.write(|w| w.set_meta("a", "b")), Err(StoreError::ReadOnly)));
         drop(store);
-        assert!(content(dir.path()) == before, "a look changed the ledger's files");
-        // Without an index it has to be made; database and log stay as they are.
+        assert!(lasting() == before, "a look changed the ledger's files");
+        // The same where the index was lost.
         std::fs::remove_file(dir.path().join("state.db-shm")).unwrap();
         assert_eq!(Store::look(&path).unwrap().unwrap().meta("last").unwrap().as_deref(), Some("word"));
-        assert!(content(dir.path())[..1] == before[..1] && content(dir.path()).contains(&before[2]), "a look changed database or log");
+        assert!(lasting() == before, "a look changed the ledger's files");
+        // Whoever looks and then acts has both open for a while.
+        let looking = Store::look(&path).unwrap().unwrap();
+        let mut writer = Store::open(&path).unwrap();
+        writer.write(|w| w.set_meta("last", "after")).unwrap();
+        assert_eq!(looking.meta("last").unwrap().as_deref(), Some("after"));
     }
 
     #[test]
