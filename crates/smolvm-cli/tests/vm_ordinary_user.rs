@@ -11,7 +11,7 @@ const NOBODY: &str = "65534";
 /// The binary as an ordinary user, with a home and a cache that are that user's.
 fn as_nobody<'a>(place: &'a Place, args: &[&str]) -> Cmd<'a> {
     let bin = place.scratch().join("smolvm");
-    let words = ["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--inh-caps=-all", bin.to_str().unwrap()];
+    let words = ["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--inh-caps=-all", bin.to_str().expect("a path in UTF-8")];
     place.cmd("setpriv").args(&words).args(args).timeout(BOOT)
 }
 

@@ -11,11 +11,11 @@
 //! Invariants: no I/O, no clock, no randomness in this crate; every match over a state or a kind is
 //! exhaustive; a value that exists is a valid one (constructors refuse, nothing is checked twice).
 
-pub mod error_code;
-pub mod name;
 pub mod engine;
-pub mod network;
+pub mod error_code;
 pub mod ledger;
+pub mod name;
+pub mod network;
 pub mod quantity;
 pub mod select;
 pub mod spec;

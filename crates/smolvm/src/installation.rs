@@ -91,7 +91,7 @@ impl Smolvm {
 
     /// The ledger for a look: makes nothing, and changes no byte of it.
     pub(crate) fn look(&self) -> Result<Option<Store>, Error> {
-        Ok(Store::open_existing(&self.paths().database())?)
+        Ok(Store::look(&self.paths().database())?)
     }
 
     /// The ledger if there is one; makes nothing.

@@ -1,6 +1,6 @@
 //! The ledger, read and written behind the product's back.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OpenFlags, params};
 use serde_json::Value;
 
 use super::Place;
@@ -48,9 +48,17 @@ pub(crate) fn insert_like(place: &Place, from: &str, id: &str) {
 
 /// The ids of all rows, as they stand there.
 pub(crate) fn ids(place: &Place) -> Vec<String> {
-    let database = open(place);
-    let mut query = database.prepare("SELECT id FROM sandbox ORDER BY id").expect("a query");
-    query.query_map([], |row| row.get(0)).expect("rows").map(|id| id.expect("text")).collect()
+    let read = |database: &Connection| -> rusqlite::Result<Vec<String>> {
+        let mut query = database.prepare("SELECT id FROM sandbox ORDER BY id")?;
+        query.query_map([], |row| row.get(0))?.collect()
+    };
+    read(&open(place)).or_else(|_| read(&frozen(place))).expect("rows")
+}
+
+/// The database as it lies there: on a full disk `SQLite` cannot make what a shared look needs.
+fn frozen(place: &Place) -> Connection {
+    let uri = format!("file:{}?immutable=1", place.path("state/state.db").display());
+    Connection::open_with_flags(uri, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI).expect("a database")
 }
 
 /// Every row of every table, for comparison.

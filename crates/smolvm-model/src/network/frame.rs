@@ -54,12 +54,8 @@ const DNS: u16 = 53;
 pub const MAX_NAME_REPLY: usize = 1500 - IPV4 - UDP;
 
 /// This host, loopback, link-local (and with it metadata services), multicast and reserved.
-const CLOSED: [(Ipv4Addr, u8); 4] = [
-    (Ipv4Addr::UNSPECIFIED, 8),
-    (Ipv4Addr::new(127, 0, 0, 0), 8),
-    (Ipv4Addr::new(169, 254, 0, 0), 16),
-    (Ipv4Addr::new(224, 0, 0, 0), 3),
-];
+const CLOSED: [(Ipv4Addr, u8); 4] =
+    [(Ipv4Addr::UNSPECIFIED, 8), (Ipv4Addr::new(127, 0, 0, 0), 8), (Ipv4Addr::new(169, 254, 0, 0), 16), (Ipv4Addr::new(224, 0, 0, 0), 3)];
 
 /// Judges one frame from the guest.
 pub fn judge(frame: &[u8], policy: &FramePolicy) -> Verdict {

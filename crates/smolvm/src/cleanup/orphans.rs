@@ -189,7 +189,7 @@ fn filter_objects(vm: &Smolvm) -> (Vec<Entry>, Vec<(String, String)>) {
 
 /// The shared parts of which the ledger does not know.
 fn unrecorded_shared(vm: &Smolvm, mut shared: Vec<(String, String)>, table: &Table) -> Vec<(String, String)> {
-    let recorded = vm.store_if_any().ok().flatten().and_then(|s| s.shared_parts().ok()).unwrap_or_default();
+    let recorded = vm.look().ok().flatten().and_then(|s| s.shared_parts().ok()).unwrap_or_default();
     let known: BTreeMap<&str, &str> = recorded.iter().map(|p| (p.key.as_str(), p.kind.as_str())).collect();
     shared.retain(|(_, key)| !known.contains_key(key.as_str()));
     // While sandboxes with a network are on record, a start in flight may be about to record the table.

@@ -25,7 +25,7 @@ struct Facts {
 }
 
 pub(super) fn look(vm: &Smolvm) -> Vec<CheckReport> {
-    let table = vm.store_if_any().ok().flatten().and_then(|store| store.table().ok());
+    let table = vm.look().ok().flatten().and_then(|store| store.table().ok());
     let newest = table.and_then(|table| table.sandboxes.iter().map(|record| record.created_ms).max());
     let boot_id = boot::boot_id(&vm.settings.boot_id_source).map_err(|e| format!("{}: {e}", vm.settings.boot_id_source.display()));
     vec![judge(&Facts { now: now_ms(), newest, boot_id })]

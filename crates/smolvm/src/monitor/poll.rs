@@ -310,6 +310,7 @@ impl<'a> Loop<'a> {
                 self.record_ready()?;
                 self.ready = true;
                 self.reporter.finish(&Report::Ready);
+                super::run::note(&boot_times(&ready));
             }
             AgentMessage::Failed { step, message } if !self.ready => {
                 let text: String =
@@ -443,6 +444,13 @@ impl<'a> Loop<'a> {
             let _ = client.out.flush(client.socket.as_fd());
         }
     }
+}
+
+/// Where the guest says its boot time went, for whoever wonders about a slow start. Its words are a guest's: capped and made plain.
+fn boot_times(ready: &smolvm_proto::Ready) -> String {
+    let plain = |step: &str| step.chars().filter(char::is_ascii_alphanumeric).take(16).collect::<String>();
+    let steps: Vec<String> = ready.steps.iter().take(24).map(|s| format!("{} {} us", plain(&s.step), s.us)).collect();
+    format!("the guest was ready {} ms after its kernel started: {}", ready.uptime_ms, steps.join(", "))
 }
 
 /// Reads once from a pipe of the hypervisor into its log; the end of the pipe closes it.

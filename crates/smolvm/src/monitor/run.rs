@@ -60,6 +60,12 @@ pub(super) fn complain(e: &Error) {
     eprintln!("smolvm monitor: {}", e.one_line());
 }
 
+/// A line for the log.
+#[expect(clippy::print_stderr, reason = "the monitor's standard error is its log file")]
+pub(super) fn note(text: &str) {
+    eprintln!("smolvm monitor: {text}");
+}
+
 fn live(config: &MonitorConfig, reporter: &mut Reporter) -> Result<(), Error> {
     let odd = |what: &str| Error::new(ErrorCode::Internal, format!("the monitor was given {what} that is none"));
     let vm = Smolvm::open(config.settings.clone())?;
