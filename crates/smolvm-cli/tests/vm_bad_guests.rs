@@ -1,5 +1,7 @@
 //! Guests that do not do what they should: each start gives one clear error and leaves nothing running.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail as the test itself would")]
+
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
