@@ -138,17 +138,17 @@ mod tests {
         Some([paths.state, paths.cache, paths.run].map(|path| path.to_str().unwrap().to_owned()))
     }
 
-    fn some(paths: [&str; 3]) -> Option<[String; 3]> {
-        Some(paths.map(str::to_owned))
+    fn owned(paths: [&str; 3]) -> [String; 3] {
+        paths.map(str::to_owned)
     }
 
     #[test]
     fn every_user_has_places() {
         let xdg = [("HOME", "/h"), ("XDG_STATE_HOME", "/s"), ("XDG_CACHE_HOME", "/c"), ("XDG_RUNTIME_DIR", "/r")];
-        assert_eq!(places(true, &xdg), some(["/var/lib/smolvm", "/var/cache/smolvm", "/run/smolvm"]));
-        assert_eq!(places(false, &xdg), some(["/s/smolvm", "/c/smolvm", "/r/smolvm"]));
-        assert_eq!(places(false, &xdg[..1]), some(["/h/.local/state/smolvm", "/h/.cache/smolvm", "/h/.local/state/smolvm/run"]));
-        assert_eq!(places(true, &[("SMOLVM_HOME", "/x")]), some(["/x/state", "/x/cache", "/x/run"]));
+        assert_eq!(places(true, &xdg), Some(owned(["/var/lib/smolvm", "/var/cache/smolvm", "/run/smolvm"])));
+        assert_eq!(places(false, &xdg), Some(owned(["/s/smolvm", "/c/smolvm", "/r/smolvm"])));
+        assert_eq!(places(false, &xdg[..1]), Some(owned(["/h/.local/state/smolvm", "/h/.cache/smolvm", "/h/.local/state/smolvm/run"])));
+        assert_eq!(places(true, &[("SMOLVM_HOME", "/x")]), Some(owned(["/x/state", "/x/cache", "/x/run"])));
         assert_eq!(places(false, &[]), None);
     }
 
