@@ -84,12 +84,11 @@ impl Sources {
         text
     }
 
-    /// In deb822 format for an image. A mirror that only this host can reach becomes Debian's own.
+    /// In deb822 format for an image. A mirror that only this host can reach (a directory, a list of mirrors in a
+    /// file) is left out: in the guest it would be an error of every `apt-get update`.
     pub(super) fn render_for_guests(&self, keyring: &str) -> String {
         let mut text = String::new();
-        for Source { uri, suite } in &self.used {
-            let public = if suite.contains("security") { "http://deb.debian.org/debian-security" } else { "http://deb.debian.org/debian" };
-            let uri = if uri.starts_with("http") { uri } else { public };
+        for Source { uri, suite } in self.used.iter().filter(|source| source.uri.starts_with("http")) {
             let _ = writeln!(text, "Types: deb\nURIs: {uri}\nSuites: {suite}\nComponents: main\nSigned-By: {keyring}\n");
         }
         text
@@ -234,21 +233,21 @@ mod tests {
 
     #[test]
     fn the_stock_file_is_taken_whole() {
-        let text = "Types: deb\n# a comment\nURIs: http://deb.debian.org/debian\nSuites: bookworm bookworm-updates\nComponents: main\n\
-            Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\nTypes: deb deb-src\nURIs: http://deb.debian.org/debian-security\n\
+        let text = "Types: deb\n# a comment\nURIs: http://mirror.example/debian\nSuites: bookworm bookworm-updates\nComponents: main\n\
+            Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\nTypes: deb deb-src\nURIs: http://mirror.example/debian-security\n\
             Suites: bookworm-security\nComponents: main contrib\nSigned-By:\n /usr/share/keyrings/debian-archive-keyring.gpg\n";
         let sources = parse("debian.sources", text);
         assert_eq!(
             used(&sources),
             [
-                "http://deb.debian.org/debian bookworm",
-                "http://deb.debian.org/debian bookworm-updates",
-                "http://deb.debian.org/debian-security bookworm-security"
+                "http://mirror.example/debian bookworm",
+                "http://mirror.example/debian bookworm-updates",
+                "http://mirror.example/debian-security bookworm-security"
             ]
         );
         assert!(sources.skipped.is_empty());
         let text = sources.render("/k.gpg", "amd64");
-        assert!(text.starts_with("deb [arch=amd64 signed-by=/k.gpg] http://deb.debian.org/debian bookworm main\n"), "{text}");
+        assert!(text.starts_with("deb [arch=amd64 signed-by=/k.gpg] http://mirror.example/debian bookworm main\n"), "{text}");
     }
 
     #[test]
@@ -262,8 +261,7 @@ mod tests {
         );
         assert!(!sources.render("/k", "amd64").contains("trusted"));
         let guests = sources.render_for_guests("/k");
-        assert!(guests.contains("URIs: http://deb.debian.org/debian-security\nSuites: bookworm-security\n"), "{guests}");
-        assert!(guests.contains("URIs: http://mirror.example/debian/\n") && !guests.contains("mirror+file"), "{guests}");
+        assert!(guests.contains("URIs: http://mirror.example/debian/\n") && !guests.contains("bookworm-security"), "{guests}");
     }
 
     #[test]
