@@ -71,7 +71,14 @@ fn ctrl_c_exits_with_130_and_deletes_nothing() {
     }
     // The signal without the key does the same, and so does the end of the terminal delete nothing.
     let mut asked = place.smolvm(&["cleanup"]).stdin(Stdin::Terminal(Vec::new())).spawn();
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    // From the moment the signal is caught, whatever it finds the command at must end the same way.
+    let status = format!("/proc/{}/status", asked.pid());
+    let catches_interrupt = || {
+        let caught = std::fs::read_to_string(&status).ok()?;
+        let mask = caught.lines().find_map(|line| line.strip_prefix("SigCgt:"))?.trim().to_owned();
+        (u64::from_str_radix(&mask, 16).ok()? & 0b10 != 0).then_some(())
+    };
+    testkit::until("the command catches Ctrl-C", support::SOON, catches_interrupt);
     assert!(!asked.has_ended(), "it waits for an answer");
     asked.signal(Signal::INT);
     asked.wait().assert_code(130);
