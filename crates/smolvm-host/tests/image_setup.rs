@@ -46,7 +46,7 @@ fn the_kernel_is_prepared_once_and_can_be_booted_directly() {
         }
     }
     assert!(position("failover.ko") < position("net_failover.ko") && position("net_failover.ko") < position("virtio_net.ko"));
-    assert_eq!(kernel.modules[position("overlay.ko")].group, Group::Base);
+    assert_eq!(kernel.modules[position("overlay.ko")].group, Group::Root);
     assert_eq!(kernel.modules[position("virtio_net.ko")].group, Group::Net);
     for module in &kernel.modules {
         assert!(kernel.modules_dir.join(&module.file).is_file());

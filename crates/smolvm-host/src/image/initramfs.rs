@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::cpio::{Archive, TooLong};
 use super::digest::Digest;
 use super::error::ImageError;
-use super::kernel::{Group, Kernel};
+use super::kernel::{Group, Kernel, slim};
 use super::store::{publish_directory, require_space};
 use super::workdir::Workdir;
 use super::{layout, manifest};
@@ -86,11 +86,8 @@ pub(super) fn build(cache: &Path, kernel: &Kernel, agent: &[u8]) -> Result<Initr
     require_space(cache, SPACE_MIB)?;
     let mut modules = Vec::new();
     for module in &kernel.modules {
-        modules.push((
-            module.group,
-            module.file.as_str(),
-            super::signature::strip(&read_module(&kernel.modules_dir.join(&module.file))?).to_vec(),
-        ));
+        let content = read_module(&kernel.modules_dir.join(&module.file))?;
+        modules.push((module.group, module.file.as_str(), slim(super::signature::strip(&content))));
     }
     let (archive, agent_offset) = archive(agent, &modules)?;
     let digest = Digest::of(&[&archive]);

@@ -9,6 +9,8 @@ const EXECUTABLE: u16 = 2;
 const RELOCATABLE: u16 = 1;
 const X86_64: u16 = 62;
 const SEGMENT_NOTE: u32 = 4;
+/// `SHT_NOBITS`: zeros that take no room in the file.
+const NO_BITS: u32 = 8;
 /// `XEN_ELFNOTE_PHYS32_ENTRY`: where a PVH loader jumps to.
 const PVH_NOTE: u32 = 18;
 /// More headers than any kernel or module has.
@@ -56,18 +58,45 @@ pub(super) fn check_kernel(file: &[u8]) -> Result<(), ElfError> {
 
 /// The `.modinfo` section of a kernel module: `key=value` texts, each ended by a zero.
 pub(super) fn modinfo(file: &[u8]) -> Result<Vec<&str>, ElfError> {
+    let text = sections(file)?.into_iter().find(|section| section.name == b".modinfo").ok_or(ElfError::NoModinfo)?.content;
+    Ok(text.split(|b| *b == 0).filter_map(|item| std::str::from_utf8(item).ok()).filter(|item| !item.is_empty()).collect())
+}
+
+/// A section of a kernel module.
+pub(super) struct Section<'a> {
+    /// As it stands in the file.
+    pub(super) header: &'a [u8; 64],
+    pub(super) name: &'a [u8],
+    /// `sh_type`.
+    pub(super) kind: u32,
+    /// `sh_link`: the section of its symbols or names.
+    pub(super) link: usize,
+    /// `sh_info`: for relocations, the section they are for.
+    pub(super) info: usize,
+    /// Nothing for a section that has no bytes in the file.
+    pub(super) content: &'a [u8],
+}
+
+/// All sections of a kernel module, in the order of their numbers.
+pub(super) fn sections<'a>(file: &'a [u8]) -> Result<Vec<Section<'a>>, ElfError> {
     check_header(file, RELOCATABLE)?;
-    let sections = table(file, 40, 58, 60, 64)?;
-    let names = sections.get(usize::from(u16_at(file, 62)?)).ok_or(ElfError::OutOfBounds)?;
+    let headers = table(file, 40, 58, 60, 64)?;
+    let names = headers.get(usize::from(u16_at(file, 62)?)).ok_or(ElfError::OutOfBounds)?;
     let names = section(file, names)?;
-    for header in sections {
-        let at = usize::try_from(u32_at(header, 0)?).map_err(|_| ElfError::OutOfBounds)?;
-        if names.get(at..).is_some_and(|name| name.starts_with(b".modinfo\0")) {
-            let text = section(file, header)?;
-            return Ok(text.split(|b| *b == 0).filter_map(|item| std::str::from_utf8(item).ok()).filter(|item| !item.is_empty()).collect());
-        }
-    }
-    Err(ElfError::NoModinfo)
+    let size = |n: u32| usize::try_from(n).map_err(|_| ElfError::OutOfBounds);
+    let read = |header: &'a [u8]| {
+        let kind = u32_at(header, 4)?;
+        let name = names.get(size(u32_at(header, 0)?)?..).unwrap_or_default();
+        Ok(Section {
+            header: header.first_chunk().ok_or(ElfError::OutOfBounds)?,
+            name: name.split(|b| *b == 0).next().unwrap_or_default(),
+            kind,
+            link: size(u32_at(header, 40)?)?,
+            info: size(u32_at(header, 44)?)?,
+            content: if kind == NO_BITS { &[] } else { section(file, header)? },
+        })
+    };
+    headers.into_iter().map(read).collect()
 }
 
 fn check_header(file: &[u8], wanted: u16) -> Result<(), ElfError> {
@@ -119,15 +148,15 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], ElfError> {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).copied().ok_or(ElfError::OutOfBounds)
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Result<u16, ElfError> {
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> Result<u16, ElfError> {
     array(bytes, at).map(u16::from_le_bytes)
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Result<u32, ElfError> {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Result<u32, ElfError> {
     array(bytes, at).map(u32::from_le_bytes)
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> Result<u64, ElfError> {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> Result<u64, ElfError> {
     array(bytes, at).map(u64::from_le_bytes)
 }
 

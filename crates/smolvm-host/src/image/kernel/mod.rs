@@ -10,6 +10,7 @@ mod bzimage;
 mod elf;
 mod lz4;
 mod modules;
+mod slim;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ pub use bzimage::{BzImageError, PayloadFormat};
 pub use elf::ElfError;
 pub use lz4::Lz4Error;
 pub use modules::{Group, Module, ModulesError};
+pub(super) use slim::slim;
 
 use super::apt::{self, Apt};
 use super::build::Renew;

@@ -16,8 +16,10 @@ use crate::fsx::FsError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Group {
-    /// At once.
+    /// At once: what the guest needs to be talked to, and to see its disks.
     Base,
+    /// While the host's first words are on their way: what the root file system needs.
+    Root,
     /// When the sandbox has a network.
     Net,
 }
@@ -91,8 +93,10 @@ pub enum ModulesError {
 }
 
 /// What a guest needs by name; what those need comes along.
-pub(super) const WANTED: [(Group, &[&str]); 2] = [
-    (Group::Base, &["virtio", "virtio_ring", "virtio_mmio", "virtio_blk", "virtio_console", "ext4", "overlay"]),
+pub(super) const WANTED: [(Group, &[&str]); 3] = [
+    // The console before the disks: its device goes on announcing the port while they are set up.
+    (Group::Base, &["virtio", "virtio_ring", "virtio_mmio", "virtio_console", "virtio_blk"]),
+    (Group::Root, &["ext4", "overlay"]),
     (Group::Net, &["failover", "net_failover", "virtio_net", "af_packet"]),
 ];
 
@@ -107,6 +111,7 @@ impl Group {
     pub fn name(self) -> &'static str {
         match self {
             Self::Base => "base",
+            Self::Root => "root",
             Self::Net => "net",
         }
     }
