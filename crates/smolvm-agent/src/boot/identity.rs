@@ -1,36 +1,114 @@
 //! The files that say which guest this is.
 
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{File, Metadata};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use smolvm_proto::BootConfig;
 
 use super::failed;
 use super::mounts::make_directory;
+use super::overlay::{IDENTITY, LOWER, UPPER};
 use crate::serve::BootFailure;
 
 const STEP: &str = "identity";
+
+/// No file of these is longer in a guest that means well.
+const MAX_TEXT: u64 = 1024 * 1024;
 
 /// Gives the kernel the hostname.
 pub(super) fn set_hostname(name: &str) -> Result<(), BootFailure> {
     rustix::system::sethostname(name.as_bytes()).map_err(failed("hostname", name))
 }
 
-/// Writes `/etc/hostname`, `/etc/hosts`, `/etc/machine-id` and, with a network, `/etc/resolv.conf`.
+/// Whether the files could be placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Placed {
+    /// They are in a layer of their own between image and disk.
+    Layer,
+    /// `/etc` is no directory of one of the layers: a link leads somewhere only once the root is put together.
+    Refused,
+}
+
+/// Puts the files where the root will show them, before it is put together: into a layer in memory, under the disk's.
+///
+/// So the disk is not written to for what every start says anew, which is the larger half of what a first start would
+/// write; and a file that the guest changed lies on the disk, over the layer. Only what would then say something
+/// wrong is corrected there.
+pub(super) fn place(config: &BootConfig) -> Result<Placed, BootFailure> {
+    let [disk, layer, image] = [UPPER, IDENTITY, LOWER].map(|root| format!("{root}/etc"));
+    let (changed, shipped) = (look(&disk)?, look(&image)?);
+    if [&changed, &shipped].into_iter().flatten().any(|found| !found.is_dir()) {
+        return Ok(Placed::Refused);
+    }
+    make_directory(IDENTITY).map_err(failed(STEP, IDENTITY))?;
+    make_directory(&layer).map_err(failed(STEP, &layer))?;
+    if let Some(shipped) = shipped {
+        // The overlay shows owner and mode of the uppermost.
+        adopt(&layer, &shipped)?;
+    }
+    for (name, text, mode) in files(config) {
+        let (on_disk, in_layer) = (format!("{disk}/{name}"), format!("{layer}/{name}"));
+        let changed = if changed.is_some() { look(&on_disk)? } else { None };
+        match (changed, name) {
+            (None, HOSTS) if names(&text_of(&format!("{image}/{name}")), &config.hostname) => {}
+            (None, _) => put(&in_layer, &text, mode)?,
+            (Some(_), HOSTS) if names(&text_of(&on_disk), &config.hostname) => {}
+            (Some(_), _) => put(&on_disk, &text, mode)?,
+        }
+    }
+    Ok(Placed::Layer)
+}
+
+/// Writes the files into the root as it stands.
 pub(super) fn write(config: &BootConfig) -> Result<(), BootFailure> {
     make_directory("/etc").map_err(failed(STEP, "/etc"))?;
-    put("/etc/hostname", &format!("{}\n", config.hostname), 0o644)?;
-    put("/etc/machine-id", &format!("{}\n", config.machine_id), 0o444)?;
-    let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
-    // What a user added to the file is kept from one start to the next.
-    if !names(&hosts, &config.hostname) {
-        put("/etc/hosts", &hosts_text(config), 0o644)?;
+    for (name, text, mode) in files(config) {
+        let path = format!("/etc/{name}");
+        if name != HOSTS || !names(&text_of(&path), &config.hostname) {
+            put(&path, &text, mode)?;
+        }
     }
-    match &config.network {
-        Some(network) => put("/etc/resolv.conf", &resolv_text(&network.dns), 0o644),
-        None => Ok(()),
+    Ok(())
+}
+
+/// What a user added to this file is kept from one start to the next, as long as it knows the guest's name.
+const HOSTS: &str = "hosts";
+
+/// Name in `/etc`, text and mode.
+fn files(config: &BootConfig) -> impl Iterator<Item = (&'static str, String, u32)> {
+    let resolv = config.network.as_ref().map(|network| ("resolv.conf", resolv_text(&network.dns), 0o644));
+    [
+        ("hostname", format!("{}\n", config.hostname), 0o644),
+        ("machine-id", format!("{}\n", config.machine_id), 0o444),
+        (HOSTS, hosts_text(config), 0o644),
+    ]
+    .into_iter()
+    .chain(resolv)
+}
+
+/// What stands at a path, links not followed.
+fn look(path: &str) -> Result<Option<Metadata>, BootFailure> {
+    match std::fs::symlink_metadata(path) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(BootFailure { step: STEP, message: format!("{path}: {error}") }),
     }
+}
+
+/// Gives a directory the owner and the mode of another.
+fn adopt(path: &str, like: &Metadata) -> Result<(), BootFailure> {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(like.mode() & 0o7777);
+    std::os::unix::fs::chown(path, Some(like.uid()), Some(like.gid()))
+        .and_then(|()| std::fs::set_permissions(path, mode))
+        .map_err(|e| BootFailure { step: STEP, message: format!("{path}: {e}") })
+}
+
+/// A file's text, as far as it is worth reading; nothing for what is none.
+fn text_of(path: &str) -> String {
+    let mut options = File::options();
+    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    options.open(path).and_then(|file| std::io::read_to_string(file.take(MAX_TEXT))).unwrap_or_default()
 }
 
 /// The machine id as a program of the guest would read it.
@@ -59,12 +137,20 @@ fn names(hosts: &str, name: &str) -> bool {
     hosts.lines().filter_map(|line| line.split('#').next()).any(|line| line.split_whitespace().skip(1).any(|n| n == name))
 }
 
-/// Replaces a file's text. A link is replaced itself: images ship some that point to what is not there.
+/// Replaces a file's text; one that has it already is left alone.
+///
+/// A link is replaced itself: images ship some that point to what is not there. So is the overlay's mark
+/// of a deleted file, a device that cannot be opened.
 fn put(path: &str, text: &str, mode: u32) -> Result<(), BootFailure> {
+    if text_of(path) == text {
+        return Ok(());
+    }
     let mut options = File::options();
-    options.write(true).create(true).truncate(true).mode(mode).custom_flags(libc::O_NOFOLLOW);
+    options.write(true).create(true).truncate(true).mode(mode).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let opened = match options.open(path) {
-        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => std::fs::remove_file(path).and_then(|()| options.open(path)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO | libc::ENODEV)) => {
+            std::fs::remove_file(path).and_then(|()| options.open(path))
+        }
         other => other,
     };
     opened.and_then(|mut file| file.write_all(text.as_bytes())).map_err(|e| BootFailure { step: STEP, message: format!("{path}: {e}") })

@@ -4,6 +4,7 @@ use rustix::process::Pid;
 use rustix::system::RebootCommand;
 use smolvm_proto::{BootConfig, Ready, UnixTime};
 
+use super::identity::Placed;
 use super::modules::Group;
 use super::overlay::{Disk, Upper};
 use super::steps::Steps;
@@ -12,22 +13,29 @@ use crate::serve::{BootFailure, Guest};
 
 /// What pid 1 holds between boot and power-off.
 pub(super) struct Machine {
-    image: Result<(), BootFailure>,
+    /// What mounting the root image gave, once it was tried.
+    image: Option<Result<(), BootFailure>>,
     steps: Steps,
     disk: Option<Disk>,
 }
 
 impl Machine {
-    /// A guest that has done the early part; `image` is what mounting the root image gave.
-    pub(super) fn new(image: Result<(), BootFailure>, steps: Steps) -> Self {
-        Self { image, steps, disk: None }
+    /// A guest that can be talked to.
+    pub(super) fn new(steps: Steps) -> Self {
+        Self { image: None, steps, disk: None }
     }
 }
 
 impl Guest for Machine {
+    fn prepare(&mut self) {
+        self.steps.done("hello");
+        self.image.get_or_insert_with(overlay::mount_image);
+        self.steps.done("image");
+    }
+
     fn boot(&mut self, config: &BootConfig) -> Result<Ready, BootFailure> {
         self.steps.done("wait");
-        self.image.clone()?;
+        self.image.get_or_insert_with(overlay::mount_image).clone()?;
         entropy::set_clock(config.time)?;
         let entropy_bytes = entropy::seed(&config.entropy)?;
         identity::set_hostname(&config.hostname)?;
@@ -41,15 +49,20 @@ impl Guest for Machine {
             None => None,
         };
         self.steps.done("network");
-        self.disk = Some(overlay::assemble(if config.data_disk { Upper::DataDisk } else { Upper::Memory })?);
+        overlay::mount_upper(if config.data_disk { Upper::DataDisk } else { Upper::Memory })?;
+        self.steps.done("disk");
+        let placed = identity::place(config)?;
+        self.steps.done("identity");
+        self.disk = Some(overlay::assemble(placed)?);
         self.steps.done("overlay");
         modules::forget();
         overlay::switch_root()?;
         mounts::finish()?;
-        self.steps.done("root");
-        identity::write(config)?;
+        if placed == Placed::Refused {
+            identity::write(config)?;
+        }
         let machine_id = identity::machine_id()?;
-        self.steps.done("identity");
+        self.steps.done("root");
         let (secs, nanos) = crate::sys::clock::wall();
         Ok(Ready {
             hostname: identity::hostname(),

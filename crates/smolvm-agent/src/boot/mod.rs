@@ -5,8 +5,9 @@
 //!   ──────────────────────────────         ─────────────────────────────────────────────────────
 //!   /proc /sys /dev                        clock, entropy, hostname        who am I
 //!   modules of group base                  modules of group net, eth0, lo  how am I reached
-//!   root image, read-only                  data disk, overlay, switch root what do I keep
-//!   the port ──► serve                     /etc files, /run /tmp /dev/pts ─► `ready`
+//!   the port, module of group root
+//!   serve ──► `hello`                      data disk, /etc files, overlay  what do I keep
+//!   root image, read-only                  switch root, /run /tmp /dev/pts ─► `ready`
 //! ```
 //!
 //! The left side is the same for every guest of a kind, so it may be parked and forked; nothing of
@@ -48,15 +49,16 @@ pub(crate) fn run() -> Result<(), crate::AgentError> {
     steps.done("mounts");
     modules::load(Group::Base)?;
     steps.done("modules");
-    // The port is announced by the device while this goes on; failure is told once there is someone to tell.
-    let root = overlay::mount_image();
-    steps.done("image");
+    // First of all, so that host and guest work at the same time from here on.
     let line = port::open()?;
     steps.done("port");
+    // The hypervisor is passing the host's first words on meanwhile.
+    modules::load(Group::Root)?;
+    steps.done("rootmodules");
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(OWN_FILES), maximum: Some(MOST_FILES) });
     let kernel = |step| move |errno| crate::AgentError::Kernel { step, errno };
     let signals = crate::sys::signals::listen().map_err(kernel("signals"))?;
-    crate::serve::serve(line, signals, &mut Machine::new(root, steps)).map_err(kernel("serve"))
+    crate::serve::serve(line, signals, &mut Machine::new(steps)).map_err(kernel("serve"))
 }
 
 /// Names the step and the thing in a failure.

@@ -8,12 +8,14 @@ use crate::serve::BootFailure;
 
 const DIR: &str = "/modules";
 
-/// Which guests need a module.
+/// When a module is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Group {
-    /// All of them.
+    /// At once: the line to the host, and the disks.
     Base,
-    /// Those with a network.
+    /// Before the root is put together.
+    Root,
+    /// By those with a network.
     Net,
 }
 
@@ -21,6 +23,7 @@ impl Group {
     fn name(self) -> &'static str {
         match self {
             Self::Base => "base",
+            Self::Root => "root",
             Self::Net => "net",
         }
     }
@@ -42,7 +45,7 @@ pub(super) fn load(group: Group) -> Result<(), BootFailure> {
 /// Gives the memory of the files back; what is loaded stays.
 pub(super) fn forget() {
     let Ok(order) = order() else { return };
-    for file in listed(&order, Group::Base).chain(listed(&order, Group::Net)) {
+    for file in [Group::Base, Group::Root, Group::Net].into_iter().flat_map(|group| listed(&order, group)) {
         let _ = rustix::fs::unlink(format!("{DIR}/{file}"));
     }
 }

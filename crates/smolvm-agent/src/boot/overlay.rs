@@ -3,7 +3,8 @@
 //! ```text
 //!   initramfs  /lower  ◄── disk serial=root (ext4, read-only)
 //!              /data   ◄── disk serial=data (ext4), or memory when there is none
-//!              /newroot ◄── overlay(lower=/lower, upper=/data/upper, work=/data/work) ──► becomes /
+//!              /identity     /etc/hostname and its like, in memory
+//!              /newroot ◄── overlay(lower=/identity:/lower, upper=/data/upper, work=/data/work) ──► becomes /
 //! ```
 //!
 //! After the switch no path leads to `/data`: its only handle is the descriptor in [`Disk`],
@@ -15,11 +16,21 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::{FsPickFlags, MountFlags, UnmountFlags, mount, mount_move, unmount};
 
+use super::identity::Placed;
 use super::mounts::make_directory;
 use super::{devices, failed};
 use crate::serve::BootFailure;
 
 const STEP: &str = "overlay";
+
+/// The layer that says who the guest is; in memory.
+pub(super) const IDENTITY: &str = "/identity";
+
+/// The image.
+pub(super) const LOWER: &str = "/lower";
+
+/// The layer over it, where everything written goes.
+pub(super) const UPPER: &str = "/data/upper";
 
 /// A handle on the mounted data disk.
 pub(super) struct Disk {
@@ -29,8 +40,8 @@ pub(super) struct Disk {
 /// Mounts the image. Early: it is the same for every guest of a template.
 pub(super) fn mount_image() -> Result<(), BootFailure> {
     let device = devices::disk("root").ok_or_else(|| missing("root"))?;
-    make_directory("/lower").map_err(failed("image", "/lower"))?;
-    mount(&device, "/lower", "ext4", MountFlags::RDONLY | MountFlags::NOATIME, None).map_err(failed("image", &device))
+    make_directory(LOWER).map_err(failed("image", LOWER))?;
+    mount(&device, LOWER, "ext4", MountFlags::RDONLY | MountFlags::NOATIME, None).map_err(failed("image", &device))
 }
 
 /// Whether there is a disk to keep things on.
@@ -40,8 +51,8 @@ pub(super) enum Upper {
     Memory,
 }
 
-/// Mounts the upper layer and the overlay.
-pub(super) fn assemble(upper: Upper) -> Result<Disk, BootFailure> {
+/// Mounts what is written to, with the overlay's two directories in it.
+pub(super) fn mount_upper(upper: Upper) -> Result<(), BootFailure> {
     make_directory("/data").map_err(failed(STEP, "/data"))?;
     match upper {
         Upper::DataDisk => {
@@ -53,10 +64,19 @@ pub(super) fn assemble(upper: Upper) -> Result<Disk, BootFailure> {
         }
         Upper::Memory => mount("tmpfs", "/data", "tmpfs", MountFlags::NOATIME, Some(c"mode=755")).map_err(failed(STEP, "/data"))?,
     }
-    for path in ["/data/upper", "/data/work", "/newroot"] {
+    for path in [UPPER, "/data/work"] {
         make_directory(path).map_err(failed(STEP, path))?;
     }
-    let layers = c"lowerdir=/lower,upperdir=/data/upper,workdir=/data/work";
+    Ok(())
+}
+
+/// Mounts the overlay, with or without the layer that says who the guest is.
+pub(super) fn assemble(identity: Placed) -> Result<Disk, BootFailure> {
+    make_directory("/newroot").map_err(failed(STEP, "/newroot"))?;
+    let layers = match identity {
+        Placed::Layer => c"lowerdir=/identity:/lower,upperdir=/data/upper,workdir=/data/work",
+        Placed::Refused => c"lowerdir=/lower,upperdir=/data/upper,workdir=/data/work",
+    };
     mount("overlay", "/newroot", "overlay", MountFlags::NOATIME, Some(layers)).map_err(failed(STEP, "mount"))?;
     let root = open("/data", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(failed(STEP, "/data"))?;
     Ok(Disk { root })

@@ -95,7 +95,7 @@ impl Server<'_> {
         self.say(&answer);
     }
 
-    fn has_booted(&self) -> bool {
+    pub(super) fn has_booted(&self) -> bool {
         matches!(self.boot, Some(Ok(_)))
     }
 

@@ -10,7 +10,7 @@
 //! child goes on, and what it writes from then on is read and thrown away: closing the pipe would
 //! kill a daemon at its next line of log.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
@@ -28,6 +28,9 @@ use crate::users::Users;
 /// How long a pipe may stay open after the main process has ended.
 pub(crate) const GRACE: Duration = Duration::from_millis(200);
 
+/// How often the agent waits for a command that may be ending: for the other pipe, and for the end itself.
+const MOST_WAITS: u8 = 3;
+
 /// What starting a command takes from the agent.
 pub(crate) struct Starter {
     spawner: Spawner,
@@ -43,7 +46,8 @@ pub(crate) struct Exec {
     pid: Pid,
     deadline: Option<Instant>,
     timed_out: bool,
-    seen_closed: bool,
+    /// How often the agent waited for nothing but its end.
+    waits: u8,
     ended: Option<(WaitStatus, Instant)>,
 }
 
@@ -52,6 +56,20 @@ impl Starter {
     pub(crate) fn new() -> Result<Self, rustix::io::Errno> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
         Ok(Self { spawner: Spawner::new(), users: Users::default(), null })
+    }
+
+    /// Runs `true`, should the image have it.
+    ///
+    /// The first command of a fresh guest pays for everything that is met for the first time: the way of an `execve`
+    /// through the kernel, the shell's or the C library's pages. Paid here, it goes on while the host is still
+    /// writing down that the guest is ready. It is reaped like any orphan, and how it ends is nobody's business.
+    pub(crate) fn warm_up(&mut self) {
+        let request = ExecRequest { argv: vec!["true".to_owned()], ..ExecRequest::default() };
+        let Ok(account) = self.users.resolve(None) else { return };
+        let Command { candidates, argv, env, cwd } = Command::prepare(&request, &account);
+        let null = self.null.as_fd();
+        let plan = Plan { candidates: &candidates, argv: &argv, env: &env, cwd: &cwd, ids: None, stdio: [null; 3] };
+        let _ = self.spawner.spawn(&plan);
     }
 
     /// Starts the command of a request, or says why it never ran.
@@ -89,7 +107,7 @@ impl Starter {
             pid,
             deadline: request.timeout_ms.and_then(|ms| now.checked_add(Duration::from_millis(ms))),
             timed_out: false,
-            seen_closed: false,
+            waits: 0,
             ended: None,
         })
     }
@@ -106,10 +124,28 @@ impl Exec {
         self.ended.is_some()
     }
 
-    /// Whether everything was closed in this round, which mostly means that the process is on its way out.
-    pub(crate) fn is_ending_now(&mut self) -> bool {
-        let closed = self.outputs.iter().all(Output::is_closed);
-        closed && self.ended.is_none() && !std::mem::replace(&mut self.seen_closed, true)
+    /// Whether a pipe was closed, which mostly means that the process is on its way out. Said a few times and no more:
+    /// there are commands that close one and go on.
+    pub(crate) fn may_be_ending(&mut self) -> bool {
+        let ending = self.ended.is_none() && self.waits < MOST_WAITS && self.outputs.iter().any(Output::is_closed);
+        self.waits += u8::from(ending);
+        ending
+    }
+
+    /// What is still open of a command that has closed a pipe.
+    pub(crate) fn last_pipes(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let closing = self.outputs.iter().any(Output::is_closed);
+        self.outputs.iter().filter(move |_| closing).filter_map(Output::wants)
+    }
+
+    /// Looks into the other pipe, whatever poll said of it before.
+    pub(crate) fn look_for_the_end(&mut self, outbox: &mut Outbox) {
+        if self.outputs.iter().any(Output::is_closed) {
+            for output in &mut self.outputs {
+                output.set_ready(true);
+            }
+            self.pump(outbox);
+        }
     }
 
     /// Notes the end of the main process.

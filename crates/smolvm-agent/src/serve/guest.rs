@@ -15,6 +15,10 @@ pub(crate) struct BootFailure {
 
 /// What only pid 1 of a real guest may do.
 pub(crate) trait Guest {
+    /// Does what is the same for every guest of a kind. Called once, when the host was greeted: it makes up its
+    /// mind while this goes on. A failure is told by [`Guest::boot`].
+    fn prepare(&mut self);
+
     /// Makes the guest what the host asked for.
     fn boot(&mut self, config: &BootConfig) -> Result<Ready, BootFailure>;
 
@@ -35,6 +39,8 @@ pub(crate) trait Guest {
 pub(crate) struct Bystander;
 
 impl Guest for Bystander {
+    fn prepare(&mut self) {}
+
     fn boot(&mut self, config: &BootConfig) -> Result<Ready, BootFailure> {
         if config.data_disk {
             return Err(BootFailure { step: "disks", message: "there is no data disk here".to_owned() });

@@ -54,6 +54,11 @@ impl Link {
         self.hung_up
     }
 
+    /// Whether a host side has taken the line.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.scanner.is_none()
+    }
+
     /// Reads what is there. False: the other end is closed.
     pub(crate) fn receive(&mut self) -> Result<bool, Errno> {
         for _ in 0..READS {

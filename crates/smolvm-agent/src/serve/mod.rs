@@ -38,6 +38,9 @@ use shutdown::{Act, OWN_GRACE, Phase};
 /// How often a port without a host is looked at: it is always "ready", so it cannot be polled.
 const HANG_UP_CHECK: Duration = Duration::from_millis(50);
 
+/// How long a command that closes its pipes may take to end before its `Eof`s go out alone.
+const ENDING: Duration = Duration::from_millis(3);
+
 /// How long `halted` may take to leave.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -50,6 +53,10 @@ pub(crate) struct Server<'a> {
     execs: Vec<Exec>,
     leftovers: Leftovers,
     phase: Phase,
+    /// Whether the guest has done what it can do before it is told who it is.
+    prepared: bool,
+    /// Whether the way of a command was gone once.
+    warm: bool,
     /// How the boot went; it is tried once.
     boot: Option<Result<Ready, BootFailure>>,
     /// Who gets to fill the outbox first; goes round, so that one flood does not silence the rest.
@@ -67,6 +74,8 @@ pub(crate) fn serve(line: OwnedFd, signals: OwnedFd, guest: &mut dyn Guest) -> R
         execs: Vec::new(),
         leftovers: Leftovers::new(),
         phase: Phase::Running,
+        prepared: false,
+        warm: false,
         boot: None,
         turn: 0,
     };
@@ -97,10 +106,21 @@ impl Server<'_> {
         self.await_imminent_ends();
         self.finish(now);
         self.link.flush()?;
+        self.work_ahead();
         if self.phase.has_begun() {
             return Ok(!self.shut_down(now));
         }
         Ok(true)
+    }
+
+    /// What can be done while the host is busy with what it was just told.
+    fn work_ahead(&mut self) {
+        if self.link.is_attached() && !std::mem::replace(&mut self.prepared, true) {
+            self.guest.prepare();
+        }
+        if self.has_booted() && self.execs.is_empty() && !std::mem::replace(&mut self.warm, true) {
+            self.starter.warm_up();
+        }
     }
 
     fn wait(&mut self) -> Result<Woken, Errno> {
@@ -212,14 +232,26 @@ impl Server<'_> {
         self.turn = self.turn.wrapping_add(1);
     }
 
-    /// Lets a command that has closed its pipes finish ending, so that its last bytes and its exit leave together.
+    /// Lets a command that has closed a pipe finish ending, so that its last bytes and its exit leave together.
     ///
-    /// The kernel closes the pipes of a process before it is a zombie and wakes the agent in between.
-    /// Going to the host twice would cost more than the moment the process still needs.
+    /// The kernel closes the pipes of a process one by one before it is a zombie, and wakes the agent at each.
+    /// Going to the host every time would cost more than the moment the process still needs. It gets that moment only
+    /// from an agent that sleeps: one that yields is taken first again, having slept so much before.
     fn await_imminent_ends(&mut self) {
-        if self.execs.iter_mut().any(Exec::is_ending_now) {
-            rustix::thread::sched_yield();
-            self.reap();
+        let until = Instant::now() + ENDING;
+        while self.execs.iter_mut().any(Exec::may_be_ending) {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let mut fds = vec![PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)];
+            fds.extend(self.execs.iter().flat_map(Exec::last_pipes).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+            let _ = rustix::event::poll(&mut fds, Timespec::try_from(left).ok().as_ref());
+            drop(fds);
+            self.take_signals();
+            for exec in &mut self.execs {
+                exec.look_for_the_end(&mut self.link.outbox);
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! The few system calls that the safe wrappers leave out, one per file, each `unsafe` block argued.
 
 pub(crate) mod clock;
+mod entry;
 pub(crate) mod inherited;
 pub(crate) mod kill;
 pub(crate) mod random;

@@ -29,6 +29,12 @@ pub(crate) fn listen() -> Result<OwnedFd, Errno> {
     }
 }
 
+/// Makes a write to a pipe without a reader an error instead of a death.
+pub(crate) fn ignore_broken_pipes() {
+    // SAFETY: sets a disposition that runs no code.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
 /// The next pending signal, if there is one.
 pub(crate) fn next(signals: impl AsFd) -> Option<i32> {
     // struct signalfd_siginfo: 128 bytes, the signal's number first.

@@ -33,10 +33,10 @@ pub(super) fn loopback() -> Result<(), BootFailure> {
     let mut batch = Batch::new();
     // The first interface of every network namespace.
     batch.set_link(Link { index: 1, mac: None, up: true });
-    talk(&route_socket()?, batch).map_err(failed(STEP, "lo"))
+    talk(&route_socket()?, batch).map(drop).map_err(failed(STEP, "lo"))
 }
 
-/// Sets up `eth0`; gives the address as the kernel has it afterwards.
+/// Sets up `eth0`; gives the address as the kernel says that it now has it.
 pub(super) fn configure(config: &NetworkConfig) -> Result<String, BootFailure> {
     let parsed = parse(config)?;
     let socket = route_socket()?;
@@ -46,8 +46,11 @@ pub(super) fn configure(config: &NetworkConfig) -> Result<String, BootFailure> {
     batch.set_link(Link { index, mac: None, up: true });
     batch.add_address(index, parsed.address, parsed.prefix);
     batch.add_default_route(index, parsed.gateway, parsed.address);
-    talk(&socket, batch).map_err(failed(STEP, "eth0"))?;
-    read_back(&socket, index)
+    let told = talk(&socket, batch).map_err(failed(STEP, "eth0"))?;
+    match told {
+        Some((there, address)) if there == index => Ok(address.to_string()),
+        Some(_) | None => Err(BootFailure { step: STEP, message: "eth0 has no address".to_owned() }),
+    }
 }
 
 fn parse(config: &NetworkConfig) -> Result<Parsed, BootFailure> {
@@ -80,43 +83,28 @@ fn index_of(socket: &OwnedFd, name: &str) -> Result<u32, BootFailure> {
     }
 }
 
-/// Sends a batch and waits for every answer; gives the first refusal.
-fn talk(socket: &OwnedFd, batch: Batch) -> Result<(), Errno> {
+/// Sends a batch and waits for every answer. Gives the first refusal, or the last address that was told of.
+fn talk(socket: &OwnedFd, batch: Batch) -> Result<Option<(u32, Ipv4Addr)>, Errno> {
     let (bytes, mut waiting) = batch.finish();
     send(socket, &bytes, SendFlags::empty())?;
     let mut buffer = [0; 8192];
-    let mut refusal = None;
+    let (mut refusal, mut told) = (None, None);
     while waiting > 0 {
         let (count, _) = recv(socket, &mut buffer[..], RecvFlags::empty())?;
         for reply in netlink::replies(&buffer[..count]) {
-            if let Reply::Answer(code) = reply {
-                waiting -= 1;
-                if code != 0 && refusal.is_none() {
-                    refusal = Some(Errno::from_raw_os_error(code));
-                }
-            }
-        }
-    }
-    refusal.map_or(Ok(()), Err)
-}
-
-fn read_back(socket: &OwnedFd, index: u32) -> Result<String, BootFailure> {
-    send(socket, &netlink::dump_addresses(), SendFlags::empty()).map_err(failed(STEP, "read back"))?;
-    let mut buffer = [0; 8192];
-    let mut found = None;
-    loop {
-        let (count, _) = recv(socket, &mut buffer[..], RecvFlags::empty()).map_err(failed(STEP, "read back"))?;
-        for reply in netlink::replies(&buffer[..count]) {
             match reply {
-                Reply::Address { index: i, address } if i == index => found = Some(address),
-                Reply::Done | Reply::Answer(_) => {
-                    let missing = || BootFailure { step: STEP, message: "eth0 has no address".to_owned() };
-                    return found.map(|a: Ipv4Addr| a.to_string()).ok_or_else(missing);
+                Reply::Answer(code) => {
+                    waiting -= 1;
+                    if code != 0 && refusal.is_none() {
+                        refusal = Some(Errno::from_raw_os_error(code));
+                    }
                 }
-                Reply::Address { .. } | Reply::Else => {}
+                Reply::Address { index, address } => told = Some((index, address)),
+                Reply::Else => {}
             }
         }
     }
+    refusal.map_or(Ok(told), Err)
 }
 
 #[cfg(test)]
