@@ -383,6 +383,18 @@ fn leftovers_of_every_shape_are_met() {
 }
 
 #[test]
+fn a_table_that_is_there_is_not_taken_for_a_new_one() {
+    in_namespace(|| {
+        let text = |name, number| network::base_anew(&base()) + &network::add(&install(), &[guest(name, number)]);
+        nft::apply(&text("vm-a", 0)).unwrap();
+        let before = ruleset();
+        let met = nft::apply(&text("vm-b", 1));
+        assert!(matches!(met, Err(NftError::Exists { .. })), "{met:?}");
+        assert_eq!(ruleset(), before, "refused as a whole");
+    });
+}
+
+#[test]
 fn two_installations_stand_side_by_side() {
     in_namespace(|| {
         let server = Server::start();

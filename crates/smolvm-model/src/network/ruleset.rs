@@ -102,6 +102,11 @@ table inet {table} {{
     )
 }
 
+/// The same, refused as a whole where the table is there already: then there may be elements to look at first.
+pub fn base_anew(shape: &Base) -> String {
+    format!("create table inet {}\n{}", table_name(&shape.install), base(shape))
+}
+
 /// Lets guests send. The table must be there (see [`base`]); a guest that may already, may still.
 pub fn add(install: &InstallId, guests: &[Guest]) -> String {
     let elements: Vec<String> = guests.iter().map(|g| format!("{} comment \"{}\"", g.key().nft(), g.mark)).collect();

@@ -8,9 +8,9 @@ use smolvm_host::store::Store;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind};
 use smolvm_model::name::SandboxId;
-use smolvm_model::network::{AddressPool, Base, ElementKey, Guest, add, base, displaced, open_uplinks, rebuild, remove};
+use smolvm_model::network::{AddressPool, Base, ElementKey, Guest, add, base, base_anew, displaced, open_uplinks, rebuild, remove};
 
-use super::shared::{self, Opened};
+use super::shared::{self, Opened, Table};
 use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::monitor::MonitorNetwork;
@@ -52,11 +52,18 @@ pub(crate) fn raise(vm: &Smolvm, store: &mut Store, id: &SandboxId, entries: &[E
 fn admit_guest(vm: &Smolvm, pool: AddressPool, guest: &Guest, opened: &Opened) -> Result<(), Error> {
     let shape = Base { install: vm.install.clone(), pool };
     let one = std::slice::from_ref(guest);
+    let open = open_uplinks(&vm.install, &opened.uplinks) + &add(&vm.install, one);
+    if opened.table == Table::NotNoted {
+        match nft::apply(&(base_anew(&shape) + &open)) {
+            // It is there all the same: what stands in it is looked at below.
+            Err(NftError::Exists { .. }) => {}
+            other => return other.map_err(nft_error),
+        }
+    }
     // After a lost database an earlier life of the same device may still be allowed an address that is another's now.
     let present: Vec<ElementKey> = nft::elements(&vm.install).map_err(nft_error)?.unwrap_or_default().into_iter().map(|e| e.key).collect();
     let stale = remove(&vm.install, &displaced(&present, one));
-    let text = base(&shape) + &open_uplinks(&vm.install, &opened.uplinks) + &stale + &add(&vm.install, one);
-    match nft::apply(&text) {
+    match nft::apply(&(base(&shape) + &stale + &open)) {
         Err(NftError::Exists { .. }) => {
             // An older smolvm made the table in another shape: made anew in one transaction with all that stands in it.
             let (mut guests, uplinks) = shared::present(vm)?;

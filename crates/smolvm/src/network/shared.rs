@@ -23,10 +23,20 @@ const FORWARDING: &str = "forwarding";
 const OFF: &str = "0";
 const ON: &str = "1";
 
-/// Uplinks on which this installation holds forwarding open.
+/// What the first sandbox finds, and later ones share.
 #[derive(Debug)]
 pub(super) struct Opened {
+    /// Uplinks on which this installation holds forwarding open.
     pub(super) uplinks: Vec<IfName>,
+    pub(super) table: Table,
+}
+
+/// What the ledger said of the table before this start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Table {
+    Noted,
+    /// Most likely there is none; after a lost ledger there may be.
+    NotNoted,
 }
 
 /// What became of one shared part when the last sandbox went.
@@ -43,7 +53,9 @@ pub(crate) struct SharedOutcome {
 /// Notes the table and switches forwarding on where replies come back. Under the network lock.
 pub(super) fn open(vm: &Smolvm, store: &mut Store) -> Result<Opened, Error> {
     let found = uplink::find().map_err(|e| Error::new(ErrorCode::Internal, "the host's uplinks cannot be found").because(e))?;
-    let noted: Vec<String> = store.shared_parts()?.into_iter().filter(|p| p.kind == FORWARDING).map(|p| p.key).collect();
+    let parts = store.shared_parts()?;
+    let table = if parts.iter().any(|p| p.kind == TABLE) { Table::Noted } else { Table::NotNoted };
+    let noted: Vec<String> = parts.into_iter().filter(|p| p.kind == FORWARDING).map(|p| p.key).collect();
     let mut needed = Vec::new();
     for name in found.names {
         let on = sysctl::forwarding(&name).map_err(sysctl_error)? == Switch::On;
@@ -63,7 +75,7 @@ pub(super) fn open(vm: &Smolvm, store: &mut Store) -> Result<Opened, Error> {
     for name in &needed {
         sysctl::set_forwarding(name, Switch::On).map_err(sysctl_error)?;
     }
-    Ok(Opened { uplinks: needed })
+    Ok(Opened { uplinks: needed, table })
 }
 
 /// The guests and uplinks that stand in this installation's table now.
