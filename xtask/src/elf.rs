@@ -1,4 +1,4 @@
-//! Just enough ELF to prove that the agent runs in an empty root.
+//! Just enough ELF to prove that the agent runs in an empty root, and the command without a loader.
 //!
 //! A static executable has neither an interpreter (`PT_INTERP`) nor a dynamic section
 //! (`PT_DYNAMIC`); a wrong flag anywhere on the way to the linker brings one of them back silently.
@@ -9,8 +9,17 @@ const PT_DYNAMIC: u32 = 2;
 const PT_INTERP: u32 = 3;
 const EM_X86_64: u16 = 62;
 
-/// Fails unless `image` is a static x86-64 executable.
+/// Fails unless `image` is a static x86-64 executable at fixed addresses.
 pub(crate) fn check_static(image: &[u8]) -> Result<()> {
+    check(image, &[(PT_INTERP, "it names an interpreter (PT_INTERP)"), (PT_DYNAMIC, "it has a dynamic section (PT_DYNAMIC)")])
+}
+
+/// Fails unless `image` is an x86-64 executable that the kernel starts without a loader.
+pub(crate) fn check_no_loader(image: &[u8]) -> Result<()> {
+    check(image, &[(PT_INTERP, "it names an interpreter (PT_INTERP)")])
+}
+
+fn check(image: &[u8], refused: &[(u32, &str)]) -> Result<()> {
     if image.get(..6) != Some(b"\x7fELF\x02\x01") {
         bail!("not a 64-bit little-endian ELF file");
     }
@@ -24,10 +33,9 @@ pub(crate) fn check_static(image: &[u8]) -> Result<()> {
     }
     for index in 0..count {
         let offset = index.checked_mul(size).and_then(|o| o.checked_add(table)).context("program headers out of range")?;
-        match u32::from_le_bytes(field(image, offset)?) {
-            PT_INTERP => bail!("not static: it names an interpreter (PT_INTERP)"),
-            PT_DYNAMIC => bail!("not static: it has a dynamic section (PT_DYNAMIC)"),
-            _ => {}
+        let kind = u32::from_le_bytes(field(image, offset)?);
+        if let Some((_, why)) = refused.iter().find(|(bad, _)| *bad == kind) {
+            bail!("not static: {why}");
         }
     }
     Ok(())
@@ -66,11 +74,13 @@ mod tests {
     #[test]
     fn static_files_pass() {
         check_static(&image(&[1, 1, 4])).unwrap();
+        check_no_loader(&image(&[1, PT_DYNAMIC])).unwrap();
     }
 
     #[test]
     fn interpreter_dynamic_section_and_rubbish_fail() {
         assert!(check_static(&image(&[1, PT_INTERP])).is_err());
+        assert!(check_no_loader(&image(&[1, PT_INTERP])).is_err());
         assert!(check_static(&image(&[PT_DYNAMIC, 1])).is_err());
         assert!(check_static(&image(&[])).is_err());
         assert!(check_static(b"#!/bin/sh").is_err());

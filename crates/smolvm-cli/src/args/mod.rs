@@ -4,6 +4,8 @@
 mod common;
 mod usage;
 
+use std::ffi::OsString;
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 
 use clap::builder::styling::{Style, Styles};
@@ -85,6 +87,15 @@ pub(crate) enum Verb {
     Cleanup(cleanup::Cleanup),
     Completion(completion::Completion),
     Version(version::Version),
+}
+
+/// What a line says.
+///
+/// The tree of arguments is left standing: taking it down costs as much as half of its making, and the process ends soon.
+pub(crate) fn parse<T: Parser>(argv: &[OsString]) -> Result<T, clap::Error> {
+    let mut tree = ManuallyDrop::new(T::command());
+    let mut matches = tree.try_get_matches_from_mut(argv)?;
+    T::from_arg_matches_mut(&mut matches).map_err(|e| e.format(&mut tree))
 }
 
 /// The tree itself, for help, completion and the reference.

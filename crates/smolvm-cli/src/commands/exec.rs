@@ -79,8 +79,7 @@ impl Verbal for Exec {
         let vm = context.open()?;
         let spec = self.options.spec(self.command, collect(&self.env));
         let signals = SignalPipe::ending()?;
-        let stdin = std::io::stdin();
-        let stdin = self.options.interactive.then(|| std::os::fd::AsFd::as_fd(&stdin));
+        let stdin = self.options.interactive.then(rustix::stdio::stdin);
         let ended = |e: smolvm::Error| not_run(e.into());
         if self.common.json {
             let (mut out, mut err) = (Captured::default(), Captured::default());

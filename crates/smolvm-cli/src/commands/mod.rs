@@ -20,8 +20,6 @@ pub(crate) mod version;
 use std::ffi::OsString;
 use std::path::Path;
 
-use clap::Parser;
-
 use smolvm_model::error_code::ErrorCode;
 
 use crate::args::{self, CleanupCli, Cli, Verb, Wrong};
@@ -45,12 +43,12 @@ pub(crate) trait Verbal {
 pub(crate) fn dispatch(argv: &[OsString]) -> u8 {
     let own_name = argv.first().map(Path::new).and_then(Path::file_name);
     if own_name.is_some_and(|name| name == "smolvm-cleanup") {
-        return match CleanupCli::try_parse_from(argv) {
+        return match args::parse::<CleanupCli>(argv) {
             Ok(cli) => act(cli.cleanup, &Context { home: cli.home }),
             Err(e) => decline(argv, e, Some(cleanup::Cleanup::PATH)),
         };
     }
-    let cli = match Cli::try_parse_from(argv) {
+    let cli = match args::parse::<Cli>(argv) {
         Ok(cli) => cli,
         Err(e) => return decline(argv, e, None),
     };

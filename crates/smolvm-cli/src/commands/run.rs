@@ -55,8 +55,7 @@ impl Verbal for Run {
     fn run(self, context: &Context) -> Result<Reply, Problem> {
         let vm = context.open().map_err(not_run)?;
         let signals = SignalPipe::ending()?;
-        let stdin = std::io::stdin();
-        let stdin = self.options.interactive.then(|| std::os::fd::AsFd::as_fd(&stdin));
+        let stdin = self.options.interactive.then(rustix::stdio::stdin);
         let request = RunRequest {
             create: self.sandbox.request(self.image.clone()),
             exec: self.options.spec(self.command.clone(), collect(&self.sandbox.env)),

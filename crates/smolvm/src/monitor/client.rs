@@ -78,6 +78,10 @@ impl Client {
                 let Some((request, rest)) = scanner.push(bytes) else { return Ok(Vec::new()) };
                 let reply: AttachReply = request.answer();
                 self.out.buffer().extend_from_slice(&reply.to_bytes());
+                if reply.generation().is_err() {
+                    // What it said behind the handshake is in a language nobody here speaks.
+                    return Ok(Vec::new());
+                }
                 self.phase = Phase::Attached(Decoder::new());
                 rest
             }
@@ -115,6 +119,23 @@ mod tests {
         theirs.write_all(&AttachRequest::new(Nonce([1; 16])).to_bytes()).unwrap();
         assert!(matches!(client.read(), Heard::Frames(frames) if frames.is_empty()));
         assert_eq!(client.greeting_until(), None);
+    }
+
+    #[test]
+    fn what_is_said_behind_a_handshake_counts_if_that_is_taken() {
+        let heard = |newest: u16| {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let mut client = Client::new(1, ours);
+            let request = AttachRequest { nonce: Nonce([1; 16]), oldest: newest, newest };
+            let mut bytes = request.to_bytes().to_vec();
+            Frame::reset(7).encode_into(&mut bytes);
+            theirs.write_all(&bytes).unwrap();
+            let Heard::Frames(frames) = client.read() else { panic!("gone") };
+            assert!(!client.out.is_empty(), "either way it is told what is spoken here");
+            (frames.len(), client.greeting_until().is_some())
+        };
+        assert_eq!(heard(smolvm_proto::GENERATION), (1, false));
+        assert_eq!(heard(smolvm_proto::GENERATION + 1), (0, true), "it has until its deadline to go away");
     }
 
     #[test]
