@@ -23,6 +23,10 @@ pub(super) struct Bed {
     pub(super) ready: PathBuf,
     /// `guest/spawn.c`, built.
     pub(super) spawn: PathBuf,
+    /// `guest/answer.c`, built.
+    pub(super) answer: PathBuf,
+    /// `host/ask.c`, built.
+    pub(super) ask: PathBuf,
     pub(super) runs: usize,
 }
 
@@ -31,10 +35,11 @@ impl Bed {
     pub(super) fn prepare(workspace: &Workspace, built: &Built, seed: PathBuf, runs: usize) -> Result<Self> {
         let home = workspace.beneath_target("bench-home");
         std::fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
-        let sources = workspace.root.join("bench/guest");
-        let program = |name: &str| compile(&sources.join(name).with_extension("c"), &home.join(name));
-        let (ready, spawn) = (program("ready")?, program("spawn")?);
-        let bed = Self { smolvm: built.smolvm.clone(), seed, agent: built.agent.clone(), home, ready, spawn, runs };
+        let sources = workspace.root.join("bench");
+        let program = |path: &str, name: &str| compile(&sources.join(path).join(name).with_extension("c"), &home.join(name));
+        let (ready, spawn, answer) = (program("guest", "ready")?, program("guest", "spawn")?, program("guest", "answer")?);
+        let ask = program("host", "ask")?;
+        let bed = Self { smolvm: built.smolvm.clone(), seed, agent: built.agent.clone(), home, ready, spawn, answer, ask, runs };
         step("preparing the image minimal");
         bed.run(&["setup", "--image", "minimal"])?;
         bed.clear()?;
@@ -65,6 +70,13 @@ impl Bed {
         let output = self.command(&self.smolvm, words).output().context("cannot run smolvm")?;
         let took = begin.elapsed();
         Ok((took, text_of(&output, words)?))
+    }
+
+    /// Runs `smolvm`; gives back what it wrote, byte for byte.
+    pub(super) fn bytes(&self, words: &[&str]) -> Result<Vec<u8>> {
+        let output = self.command(&self.smolvm, words).output().context("cannot run smolvm")?;
+        text_of(&output, words)?;
+        Ok(output.stdout)
     }
 
     /// Runs `smolvm` with a file as its standard input.

@@ -1,14 +1,34 @@
-//! A newc archive of one directory, one device and one program: the initramfs of a raw boot.
+//! A newc archive of a few programs: the initramfs of a guest that is not smolvm's.
 
-/// `/init`, and `/dev/console` for it to write to.
-pub(super) fn archive(init: &[u8]) -> Vec<u8> {
-    const DIRECTORY: u32 = 0o040_755;
-    const CHARACTER: u32 = 0o020_600;
-    const PROGRAM: u32 = 0o100_755;
+const DIRECTORY: u32 = 0o040_755;
+const CHARACTER: u32 = 0o020_600;
+const PROGRAM: u32 = 0o100_755;
+
+/// What goes into it.
+pub(super) struct File {
+    path: String,
+    mode: u32,
+    content: Vec<u8>,
+}
+
+impl File {
+    pub(super) fn program(path: &str, content: Vec<u8>) -> Self {
+        Self { path: path.to_owned(), mode: PROGRAM, content }
+    }
+
+    pub(super) fn directory(path: &str) -> Self {
+        Self { path: path.to_owned(), mode: DIRECTORY, content: Vec::new() }
+    }
+}
+
+/// The files, and `/dev/console` for `/init` to write to.
+pub(super) fn archive(files: &[File]) -> Vec<u8> {
     let mut out = Vec::new();
     entry(&mut out, "dev", DIRECTORY, (0, 0), &[]);
     entry(&mut out, "dev/console", CHARACTER, (5, 1), &[]);
-    entry(&mut out, "init", PROGRAM, (0, 0), init);
+    for file in files {
+        entry(&mut out, &file.path, file.mode, (0, 0), &file.content);
+    }
     entry(&mut out, "TRAILER!!!", 0, (0, 0), &[]);
     out
 }
@@ -41,7 +61,7 @@ mod tests {
 
     #[test]
     fn every_part_is_aligned_and_the_end_is_marked() {
-        let archive = archive(b"abcde");
+        let archive = archive(&[File::program("init", b"abcde".to_vec())]);
         assert_eq!(archive.len() % 4, 0);
         assert!(archive.starts_with(b"070701"));
         let at = archive.windows(5).position(|w| w == b"abcde").unwrap();

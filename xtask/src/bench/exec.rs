@@ -4,6 +4,7 @@ use anyhow::{Result, bail};
 
 use super::bed::Bed;
 use super::figures::{Figure, ms};
+use super::floor::Floor;
 
 const ID: &str = "bench-exec";
 
@@ -13,19 +14,31 @@ pub(super) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
     // Both once uncounted: the guest reads its disk, and the translator meets the code.
     inside(bed)?;
     outside(bed)?;
-    let (mut ours, mut guests, mut idle) = (Vec::new(), Vec::new(), Vec::new());
+    let floor = Floor::like(bed, ID)?;
+    let (mut ours, mut guests, mut idle, mut least) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..bed.runs {
         let (tight, paused) = inside(bed)?;
         guests.push(tight);
         idle.push(paused);
+        // One after the other, so that neither guest is warmer than the other when it is asked.
+        least.push(ms(floor.time()?));
         ours.push(outside(bed)?);
     }
+    drop(floor);
     bed.run(&["delete", ID])?;
     Ok(vec![
         Figure::of("exec.guest", "fork, exec and wait of `/bin/true` inside the guest, the mean of ten in a row", "ms", &guests),
         Figure::of("exec.guest.idle", "… the mean of ten with a pause before each, as `exec` meets the guest", "ms", &idle),
         Figure::of("exec.smolvm", "`smolvm exec` of `/bin/true`, from start to exit", "ms", &ours),
         Figure::ratio("exec.ratio", "smolvm against the guest's own spawn", &ours, &guests).at_most(1.5),
+        Figure::of(
+            "exec.floor",
+            "the same with nothing of smolvm's: a byte to QEMU's socket, an init that spawns it, a byte back",
+            "ms",
+            &least,
+        ),
+        Figure::ratio("exec.floor.ratio", "that floor against the guest's own spawn: no design gets below", &least, &guests),
+        Figure::ratio("exec.ratio.floor", "smolvm against the floor", &ours, &least).at_most(1.5),
         Figure::ratio("exec.ratio.idle", "smolvm against the spawn of an idle guest", &ours, &idle),
     ])
 }

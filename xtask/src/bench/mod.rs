@@ -12,6 +12,7 @@ mod cleanup;
 mod cpio;
 mod exec;
 mod figures;
+mod floor;
 mod footprint;
 mod list;
 mod machine;

@@ -1,7 +1,7 @@
 //! QEMU alone: the same kernel and machine as a sandbox's, an init that does nothing but say ready.
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub(super) struct RawBoot {
     qemu: PathBuf,
     args: Vec<String>,
+    initrd: PathBuf,
     log: PathBuf,
 }
 
@@ -51,12 +52,27 @@ impl RawBoot {
         let kernels = bed.home.join("cache/kernels");
         let current = std::fs::read_to_string(kernels.join("current")).context("the current kernel")?;
         let initrd = bed.home.join("ready.cpio");
-        std::fs::write(&initrd, cpio::archive(&std::fs::read(&bed.ready)?)).context("the raw boot's initramfs")?;
+        std::fs::write(&initrd, cpio::archive(&[cpio::File::program("init", std::fs::read(&bed.ready)?)]))
+            .context("the raw boot's initramfs")?;
         let path = |path: PathBuf| path.display().to_string();
-        args.extend(["-kernel".to_owned(), path(kernels.join(current.trim()).join("vmlinux")), "-initrd".to_owned(), path(initrd)]);
+        args.extend(["-kernel".to_owned(), path(kernels.join(current.trim()).join("vmlinux"))]);
         args.extend(["-serial", "stdio", "-monitor", "none"].map(str::to_owned));
         let qemu = which("qemu-system-x86_64").context("qemu-system-x86_64 is not installed")?;
-        Ok(Self { qemu: qemu.into(), args, log: bed.home.join("raw.log") })
+        Ok(Self { qemu: qemu.into(), args, initrd, log: bed.home.join("raw.log") })
+    }
+
+    /// Boots to another init.
+    pub(super) fn boot_into(&mut self, initrd: &Path) {
+        initrd.clone_into(&mut self.initrd);
+    }
+
+    /// The hypervisor, not started yet.
+    pub(super) fn command(&self) -> Result<Command> {
+        // It warns, each time, of processor features that the translator lacks.
+        let log = std::fs::File::create(&self.log).context("a log for the hypervisor")?;
+        let mut command = Command::new(&self.qemu);
+        command.args(&self.args).arg("-initrd").arg(&self.initrd).stdin(Stdio::null()).stderr(log);
+        Ok(command)
     }
 
     /// Whether guest code is translated.
@@ -67,14 +83,7 @@ impl RawBoot {
     /// From starting the hypervisor to the init's word.
     pub(super) fn time(&self) -> Result<Duration> {
         let begin = Instant::now();
-        let mut child = Command::new(&self.qemu)
-            .args(&self.args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            // It warns, each time, of processor features that the translator lacks.
-            .stderr(std::fs::File::create(&self.log).context("a log for the hypervisor")?)
-            .spawn()
-            .context("cannot start the hypervisor")?;
+        let mut child = self.command()?.stdout(Stdio::piped()).spawn().context("cannot start the hypervisor")?;
         let heard = wait_for_word(&mut child, begin);
         child.kill().ok();
         child.wait().context("the hypervisor")?;
