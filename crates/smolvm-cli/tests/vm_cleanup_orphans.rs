@@ -34,7 +34,7 @@ fn without_a_database_everything_is_found_by_its_mark() {
     let dry = place.cleanup(&["--dry-run"]);
     dry.assert_ok();
     assert!(dry.targets().is_empty() && dry.stale().is_empty(), "{}", dry.shown());
-    let whole = ["nft_elements", "process", "run_dir", "state_dir", "tap"];
+    let whole = ["monitor", "nft_elements", "process", "run_dir", "state_dir", "tap"];
     assert_eq!(kinds(&dry.orphans_of(&place.mark("named"))), whole, "{}", dry.shown());
     assert_eq!(kinds(&dry.orphans_of(&place.mark("vm-auto"))), whole, "{}", dry.shown());
     assert_eq!(kinds(&dry.orphans_of(&place.mark("seeded"))), ["nft_elements", "run_dir", "state_dir", "tap"], "{}", dry.shown());
@@ -68,6 +68,42 @@ fn without_a_database_everything_is_found_by_its_mark() {
     oracle.assert_clean();
     let last = place.cleanup(&["--dry-run", "--all"]);
     assert!(last.list("orphans").is_empty(), "{}", last.shown());
+}
+
+/// A monitor that does not run cannot end by itself when its hypervisor has: it is found, too, and ended.
+#[test]
+fn a_frozen_monitor_without_a_record_is_found_by_its_mark() {
+    let place = Place::without_network();
+    let oracle = place.oracle();
+    let pair = place.boot(&["vm-frozen"])["vm-frozen"].clone();
+    pair.monitor.signal(rustix::process::Signal::STOP);
+    lose_database(&place);
+    let dry = place.cleanup(&["--dry-run"]);
+    dry.assert_ok();
+    let found = kinds(&dry.orphans_of(&place.mark("vm-frozen")));
+    assert!(found.contains(&"monitor".to_owned()) && found.contains(&"process".to_owned()), "{}", dry.shown());
+    assert!(pair.monitor.lives());
+    let cleaned = place.cleanup(&["--force"]);
+    cleaned.assert_ok();
+    assert_ends(&pair.hypervisor);
+    assert_ends(&pair.monitor);
+    oracle.assert_clean();
+}
+
+/// A hypervisor that the ledger has lost goes on under its uid: nobody else's gets the same one.
+#[test]
+fn the_uid_of_an_orphan_is_not_given_away() {
+    let place = Place::without_network();
+    let oracle = place.oracle();
+    let lost = place.boot(&["vm-lost"])["vm-lost"].clone();
+    lose_database(&place);
+    let next = place.boot(&["vm-next"])["vm-next"].clone();
+    assert!(lost.hypervisor.lives());
+    assert_ne!(lost.hypervisor.uid, next.hypervisor.uid);
+    place.cleanup(&["--force", "--all"]).assert_ok();
+    assert_ends(&lost.hypervisor);
+    assert_ends(&next.hypervisor);
+    oracle.assert_clean();
 }
 
 /// The whole state directory is gone and made anew: its old marks are still its own.

@@ -1,5 +1,6 @@
 //! Finds processes by the ownership mark in their argv.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -16,14 +17,16 @@ pub struct Marked {
     pub start_ticks: u64,
     /// The mark it carries.
     pub mark: Mark,
-    /// Whether everything else about it says hypervisor of ours too.
+    /// Its words.
+    pub argv: Vec<String>,
+    /// Whether everything else about it fits too.
     pub proof: Proof,
 }
 
-/// How sure it is that a marked process is a hypervisor of this installation.
+/// How sure it is that a marked process is a hypervisor or a monitor of this installation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Proof {
-    /// Mark at its fixed place, the hypervisor's executable, and bound to the sandbox's directory.
+    /// Mark at its fixed place, the executable that belongs to its words, and bound to the sandbox's directory.
     Ours,
     /// The mark stands there, but something else about the process does not fit or cannot be read.
     Unknown,
@@ -34,13 +37,13 @@ pub const MARK_AT: usize = 2;
 
 /// Lists every process that has a mark of `install` at its fixed place, of a sandbox that is `wanted`.
 ///
-/// `is_hypervisor` judges the executable by device and inode; `holds` tells whether the process has
+/// `is_program` judges the executable, by device and inode, of a process with these words; `holds` tells whether the process has
 /// its root, working directory or an open file in the sandbox's directory.
 pub fn marked(
     proc: &Path,
     install: &InstallId,
     wanted: impl Fn(&Mark) -> bool,
-    is_hypervisor: impl Fn(u64, u64) -> bool,
+    is_program: impl Fn(&[String], (u64, u64)) -> bool,
     holds: impl Fn(&Path, &Mark) -> bool,
 ) -> std::io::Result<Vec<Marked>> {
     let mut found = Vec::new();
@@ -56,11 +59,21 @@ pub fn marked(
             continue;
         }
         let dir = proc.join(pid.to_string());
-        let exe = std::fs::metadata(dir.join("exe")).is_ok_and(|m| is_hypervisor(m.dev(), m.ino()));
+        let exe = std::fs::metadata(dir.join("exe")).is_ok_and(|m| is_program(&args, (m.dev(), m.ino())));
         let proof = if exe && holds(&dir, &mark) { Proof::Ours } else { Proof::Unknown };
-        found.push(Marked { pid, start_ticks: seen.start_ticks, mark, proof });
+        found.push(Marked { pid, start_ticks: seen.start_ticks, mark, argv: args, proof });
     }
     Ok(found)
+}
+
+/// The uids of `wanted` under which a process runs.
+///
+/// By the owner of its directory in `proc`, one look a process: that is the effective uid, or root's for a process that
+/// must not be looked into, which a hypervisor in its jail is not.
+pub fn uids(proc: &Path, wanted: impl Fn(u32) -> bool) -> std::io::Result<BTreeSet<u32>> {
+    let entries = std::fs::read_dir(proc)?.flatten().filter(|e| e.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit));
+    // One that ends meanwhile needs no uid any more.
+    Ok(entries.filter_map(|entry| entry.metadata().ok()).map(|found| found.uid()).filter(|uid| wanted(*uid)).collect())
 }
 
 /// Whether a process has an open file at or beneath `dir`.

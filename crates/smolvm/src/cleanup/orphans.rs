@@ -7,6 +7,7 @@ use std::path::Path;
 
 use smolvm_host::engine::probe::Engine;
 use smolvm_host::net::{nft, tap};
+use smolvm_host::proc::identity::TOKEN_AT;
 use smolvm_host::proc::scan::{self, Proof};
 use smolvm_host::store::Table;
 use smolvm_model::ledger::{Entry, Kind, ProcessIdentity, Status};
@@ -16,6 +17,7 @@ use smolvm_model::select::Scope;
 
 use crate::installation::Smolvm;
 use crate::paths::OWNER;
+use crate::teardown::MONITOR;
 
 /// A place where nothing can be kept.
 const NO_CACHE: &str = "/dev/null/no-cache";
@@ -125,43 +127,49 @@ fn orphan_entry(sandbox: SandboxId, kind: Kind, key: String, identity: Option<Pr
     Entry { sandbox, kind, key, status: Status::Held, identity }
 }
 
-/// Hypervisors by argv, executable and an open file beneath the sandbox's directory; less than all three is a doubt.
+/// Hypervisors and monitors by argv, executable and an open file beneath the sandbox's directory; less than all three is a doubt.
 fn processes(vm: &Smolvm, wanted: impl Fn(&SandboxId) -> bool) -> Vec<(Entry, Option<String>)> {
     // Only for a process without a record, and without a cache: a look writes no file.
     let engine = OnceCell::new();
     let find = || Engine::find(vm.settings.hypervisor.as_deref(), Path::new(NO_CACHE)).ok();
-    let is_hypervisor = |dev, ino| engine.get_or_init(find).as_ref().is_some_and(|e| (e.binary.id.dev, e.binary.id.ino) == (dev, ino));
+    let is_program = |argv: &[String], exe| {
+        if role(argv) == Kind::Monitor {
+            own_executable() == Some(exe)
+        } else {
+            engine.get_or_init(find).as_ref().is_some_and(|e| (e.binary.id.dev, e.binary.id.ino) == exe)
+        }
+    };
     let holds = |process: &Path, mark: &Mark| {
         scan::has_open_beneath(process, &vm.paths().sandbox(&mark.sandbox))
             || scan::has_open_beneath(process, &vm.paths().run_dir(&mark.sandbox))
     };
-    let found = scan::marked(vm.proc(), &vm.install, |mark| wanted(&mark.sandbox), is_hypervisor, holds).unwrap_or_default();
+    let found = scan::marked(vm.proc(), &vm.install, |mark| wanted(&mark.sandbox), is_program, holds).unwrap_or_default();
     found
         .into_iter()
-        // A monitor carries the mark too; it ends by itself once its hypervisor has.
-        .filter(|m| !is_monitor(vm, m.pid))
-        .filter_map(|m| {
-            let argv = smolvm_host::proc::identity::argv(vm.proc(), m.pid).ok()?;
-            let token = argv.get(4).cloned().unwrap_or_default();
+        // A monitor of another build cannot be proven by its executable; it ends by itself once its hypervisor has.
+        .filter(|m| m.proof == Proof::Ours || !(role(&m.argv) == Kind::Monitor && m.argv.first().is_some_and(|a| a == "smolvm")))
+        .map(|m| {
+            let token = m.argv.get(TOKEN_AT).cloned().unwrap_or_default();
             let identity = ProcessIdentity { pid: m.pid, start_ticks: m.start_ticks, boot_id: vm.boot_id.clone(), token: token.clone() };
             let doubt = match m.proof {
                 Proof::Ours => None,
-                Proof::Unknown => {
-                    Some(format!("process {} carries the mark, but is not proven to be a hypervisor of this installation", m.pid))
-                }
+                Proof::Unknown => Some(format!(
+                    "process {} carries the mark, but is not proven to be a hypervisor or monitor of this installation",
+                    m.pid
+                )),
             };
-            Some((orphan_entry(m.mark.sandbox, Kind::Process, token, Some(identity)), doubt))
+            (orphan_entry(m.mark.sandbox, role(&m.argv), token, Some(identity)), doubt)
         })
         .collect()
 }
 
-fn is_monitor(vm: &Smolvm, pid: u32) -> bool {
-    let argv = smolvm_host::proc::identity::argv(vm.proc(), pid).unwrap_or_default();
-    let own = std::fs::metadata("/proc/self/exe").ok().map(|m| (m.dev(), m.ino()));
-    let exe = std::fs::metadata(vm.proc().join(pid.to_string()).join("exe")).ok().map(|m| (m.dev(), m.ino()));
-    // A monitor of another build has another executable; its argv is all there is to tell it by, and
-    // not ending a process is the harmless error.
-    argv.get(1).is_some_and(|a| a == "monitor") && (own == exe || argv.first().is_some_and(|a| a == "smolvm"))
+/// What a marked process says it is.
+fn role(argv: &[String]) -> Kind {
+    if argv.get(1).is_some_and(|word| word == MONITOR) { Kind::Monitor } else { Kind::Process }
+}
+
+fn own_executable() -> Option<(u64, u64)> {
+    std::fs::metadata("/proc/self/exe").ok().map(|m| (m.dev(), m.ino()))
 }
 
 fn taps(vm: &Smolvm) -> Vec<Entry> {

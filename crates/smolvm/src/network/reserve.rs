@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use smolvm_host::net::{accounts, routes};
+use smolvm_host::proc::scan;
 use smolvm_host::random;
 use smolvm_host::store::{Store, Writing};
 use smolvm_model::error_code::ErrorCode;
@@ -25,6 +26,8 @@ const UIDS: &str = "uid_range";
 pub(crate) struct Reservation {
     pool: Option<AddressPool>,
     uids: Option<UidRange>,
+    /// Uids of the range under which something runs: an orphan's, after a lost ledger, is nobody else's.
+    busy: BTreeSet<u32>,
     mac: [u8; 5],
 }
 
@@ -32,12 +35,20 @@ impl Smolvm {
     /// Looks at routes and accounts; the first sandbox of an installation settles pool and range.
     pub(crate) fn prepare_reservation(&self, store: &mut Store, mode: NetworkMode) -> Result<Reservation, Error> {
         let mac = random::bytes().map_err(|e| Error::new(ErrorCode::Internal, "no random bytes").because(e))?;
+        let uids = if is_root() { Some(self.uid_range(store)?) } else { None };
+        let busy = match &uids {
+            Some(range) => scan::uids(self.proc(), |uid| range.contains(uid)).map_err(|e| {
+                Error::new(ErrorCode::Internal, "the host's processes cannot be listed").hint("/proc must be mounted").because(e)
+            })?,
+            None => BTreeSet::new(),
+        };
         Ok(Reservation {
+            uids,
+            busy,
             pool: match mode {
                 NetworkMode::Tap => Some(self.pool(store)?),
                 NetworkMode::User | NetworkMode::None => None,
             },
-            uids: if is_root() { Some(self.uid_range(store)?) } else { None },
             mac,
         })
     }
@@ -73,7 +84,8 @@ impl Smolvm {
 pub(crate) fn reserve(vm: &Smolvm, w: &Writing<'_>, id: &SandboxId, reservation: &Reservation) -> Result<(), Error> {
     let entry = |kind, key: String| Entry { sandbox: id.clone(), kind, key, status: Status::Reserved, identity: None };
     if let Some(range) = &reservation.uids {
-        let taken: BTreeSet<u32> = w.taken(Kind::Uid)?.iter().filter_map(|k| k.parse().ok()).collect();
+        let recorded = w.taken(Kind::Uid)?;
+        let taken = recorded.iter().filter_map(|k| k.parse().ok()).chain(reservation.busy.iter().copied()).collect();
         let uid = range
             .allocate(&taken)
             .map_err(|e| Error::new(ErrorCode::ResourceExhausted, "every uid for hypervisors is taken").because(e))?;

@@ -21,3 +21,4 @@ mod taps;
 pub(crate) use dirs::remove_run_trash;
 pub(crate) use effects::{HostEffects, Patience};
 pub(crate) use execute::{Report, StepReport, execute, settle, settle_now};
+pub(crate) use processes::MONITOR;

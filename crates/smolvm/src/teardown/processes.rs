@@ -17,7 +17,7 @@ use super::effects::{HostEffects, Patience, Sight};
 /// After SIGKILL a process has only kernel work left; one that takes longer sits in uninterruptible sleep.
 const AFTER_KILL: Duration = Duration::from_secs(5);
 /// The first word of a monitor's command line, by which it is told from the hypervisor of the same start.
-const MONITOR: &str = "monitor";
+pub(crate) const MONITOR: &str = "monitor";
 
 /// The processes an entry means, or why that cannot be found out.
 pub(super) type Meant = Result<Vec<ProcessIdentity>, String>;
