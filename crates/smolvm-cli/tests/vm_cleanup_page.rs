@@ -1,4 +1,4 @@
-//! The user's page about `cleanup`: its example is run, and shows what it says it shows.
+//! The user's page about `cleanup`: its examples are run, and show what they say they show.
 
 mod support;
 
@@ -26,9 +26,10 @@ fn line_shows(pattern: &str, line: &str) -> bool {
 }
 
 #[test]
-fn the_example_runs_as_it_is_printed() {
+fn the_examples_run_as_they_are_printed() {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/cleanup.md")).unwrap();
-    let example = page.split("```console\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the page has an example");
+    let examples: Vec<&str> = page.split("```console\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(examples.len(), 2, "the page's examples were not found");
     let place = Place::without_network();
     let oracle = place.oracle();
     let bin = place.scratch().join("bin");
@@ -36,15 +37,16 @@ fn the_example_runs_as_it_is_printed() {
     std::os::unix::fs::symlink(testkit::prerequisite::smolvm_bin(), bin.join("smolvm")).unwrap();
     let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display());
     let mut commands = 0;
-    for block in example.split("$ ").skip(1) {
+    for block in examples.iter().flat_map(|example| example.split("$ ").skip(1)) {
         let (command, output) = block.split_once('\n').unwrap();
-        let ran = place.cmd("sh").args(&["-c", command]).env("PATH", &path).run();
+        let line = format!("cd {}; {command}", place.scratch().display());
+        let ran = place.cmd("sh").args(&["-c", &line]).env("PATH", &path).run();
         ran.assert_ok();
         let (wanted, got): (Vec<&str>, Vec<&str>) = (output.lines().collect(), ran.stdout.lines().collect());
         assert!(shows(&wanted, &got), "the page shows\n{output}\n{ran}");
         commands += 1;
     }
-    assert!(commands >= 4, "the page's example was not found");
+    assert!(commands >= 8, "commands of the examples were not found");
     oracle.assert_clean();
 }
 

@@ -49,6 +49,19 @@ pub enum Why {
     All,
 }
 
+impl Why {
+    /// One word, for tables and plans.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stale => "stale",
+            Self::Interrupted => "interrupted",
+            Self::Expired => "expired",
+            Self::Prefix => "prefix",
+            Self::All => "all",
+        }
+    }
+}
+
 /// Whether a sandbox is a target, left alone, or cannot be judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {

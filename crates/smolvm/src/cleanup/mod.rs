@@ -4,13 +4,16 @@
 //!   cleanup_plan (looks, changes nothing) ──► shown, asked ──► cleanup_apply ──► report with proof
 //!        records held against the host            │                 judged again under each lock
 //!        marks on the host held against records   │                 one teardown for all
+//!                     └─ fingerprint ──► a file ──► the same look once more: the same fingerprint, or nothing is done
 //! ```
 
 mod apply;
+mod fingerprint;
 mod orphans;
 mod plan;
 
 pub use apply::{CleanupReport, SharedReport};
+pub use fingerprint::PLAN_VERSION;
 pub use orphans::Orphan;
 pub(crate) use orphans::add_unrecorded;
 pub use plan::{CleanupPlan, Failed, StepView, Target};

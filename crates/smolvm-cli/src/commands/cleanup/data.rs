@@ -1,12 +1,22 @@
 //! The JSON data of `cleanup`: one shape for plan and report.
 
 use serde_json::{Value, json};
-use smolvm::cleanup::{CleanupPlan, CleanupReport, Failed, Orphan, SharedReport, StepView};
+use smolvm::Smolvm;
+use smolvm::cleanup::{CleanupPlan, CleanupReport, Failed, Orphan, PLAN_VERSION, SharedReport, StepView};
 use smolvm_model::name::SandboxId;
 use smolvm_model::select::Scope;
 
+/// Says of a plan, or of what was done by one from a file, which one it is.
+pub(super) fn plan_mark(vm: &Smolvm, plan: &CleanupPlan) -> Value {
+    json!({
+        "version": PLAN_VERSION,
+        "installation": vm.install_id().as_str(),
+        "fingerprint": vm.cleanup_fingerprint(plan).to_string(),
+    })
+}
+
 /// A plan that is only shown.
-pub(super) fn of_plan(plan: &CleanupPlan) -> Value {
+pub(super) fn of_plan(plan: &CleanupPlan, mark: &Value) -> Value {
     let targets: Vec<SandboxId> = plan.targets.iter().map(|target| target.id.clone()).collect();
     Shape {
         scope: &plan.scope,
@@ -21,11 +31,11 @@ pub(super) fn of_plan(plan: &CleanupPlan) -> Value {
         freed_bytes: 0,
         duration_ms: 0,
     }
-    .value()
+    .value(mark)
 }
 
-/// What was done.
-pub(super) fn of_report(report: &CleanupReport) -> Value {
+/// What was done; by a plan from a file, with that plan's mark.
+pub(super) fn of_report(report: &CleanupReport, mark: &Value) -> Value {
     Shape {
         scope: &report.scope,
         dry_run: false,
@@ -39,7 +49,7 @@ pub(super) fn of_report(report: &CleanupReport) -> Value {
         freed_bytes: report.freed_bytes,
         duration_ms: u64::try_from(report.duration.as_millis()).unwrap_or(u64::MAX),
     }
-    .value()
+    .value(mark)
 }
 
 struct Shape<'a> {
@@ -57,7 +67,7 @@ struct Shape<'a> {
 }
 
 impl Shape<'_> {
-    fn value(&self) -> Value {
+    fn value(&self, mark: &Value) -> Value {
         let (all, prefix) = match self.scope {
             Scope::All => (true, None),
             Scope::Prefix(prefix) => (false, Some(prefix.as_str())),
@@ -66,6 +76,7 @@ impl Shape<'_> {
             "all": all,
             "prefix": prefix,
             "dry_run": self.dry_run,
+            "plan": mark,
             "reconciled_stale_ids": ids(self.stale),
             "targets": ids(self.targets),
             "deleted": ids(self.deleted),

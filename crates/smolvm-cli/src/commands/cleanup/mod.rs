@@ -1,7 +1,8 @@
 //! `cleanup`: removes what is stale, made up or orphaned, without a trace.
 //!
 //! ```text
-//!   usage ─► refuse ─► plan (changes nothing) ─┬─ --dry-run ─► shown
+//!   usage ─► refuse ─► plan (changes nothing) ─┬─ --dry-run ─► shown, with its fingerprint
+//!                                              ├─ --apply, and not the plan in the file ─► refused
 //!                                              ├─ nothing to do ─► one sentence
 //!                                              └─► ask ─ yes ─► apply exactly that plan ─► report
 //!                                                   ├─ anything else ─► "Aborted.", 0
@@ -9,10 +10,12 @@
 //! ```
 
 mod data;
+mod file;
 mod prompt;
 mod text;
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 
 use clap::Args;
 use smolvm::Smolvm;
@@ -21,6 +24,7 @@ use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::{IdPrefix, IdPrefixError};
 use smolvm_model::select::Scope;
 
+use self::file::PlanFile;
 use self::prompt::Answer;
 use super::Verbal;
 use crate::context::Context;
@@ -44,6 +48,8 @@ Examples:
   smolvm cleanup --dry-run
   smolvm cleanup --force
   smolvm cleanup --all --force --json
+  smolvm cleanup --dry-run --json > plan.json    and, once somebody has read it:
+  smolvm cleanup --apply plan.json --force
 
 See also: smolvm doctor, which tells what is stale or orphaned and what keeps it from being removed.")]
 pub(crate) struct Cleanup {
@@ -56,6 +62,9 @@ pub(crate) struct Cleanup {
     /// Print the targets and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Do exactly what a plan says that --dry-run --json printed, or nothing if the host has changed since
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["all", "prefix", "dry_run"], value_hint = clap::ValueHint::FilePath)]
+    apply: Option<PathBuf>,
     /// Do not ask. Required without a terminal on standard input, and with --json
     #[arg(short, long)]
     force: bool,
@@ -74,7 +83,7 @@ impl Verbal for Cleanup {
     fn run(self, context: &Context) -> Result<Reply, Problem> {
         let scope = self.scope()?;
         self.refuse_to_guess()?;
-        let result = context.open().and_then(|vm| self.clean(&vm, &scope));
+        let result = self.plan_file().and_then(|file| context.open().and_then(|vm| self.clean(&vm, &scope, file.as_ref())));
         result.map_err(|problem| {
             let status = exit::plain(problem.code());
             problem.exit_with(status)
@@ -96,6 +105,10 @@ impl Cleanup {
         })
     }
 
+    fn plan_file(&self) -> Result<Option<PlanFile>, Problem> {
+        self.apply.as_deref().map(PlanFile::read).transpose()
+    }
+
     /// Nobody is there to be asked, and nobody said it need not be asked.
     fn refuse_to_guess(&self) -> Result<(), Problem> {
         if self.force || self.dry_run {
@@ -110,18 +123,22 @@ impl Cleanup {
             .hint("smolvm cleanup --dry-run   shows what would go\nsmolvm cleanup --force     removes it without asking"))
     }
 
-    fn clean(&self, vm: &Smolvm, scope: &Scope) -> Result<Reply, Problem> {
+    fn clean(&self, vm: &Smolvm, scope: &Scope, file: Option<&PlanFile>) -> Result<Reply, Problem> {
         let signals = SignalPipe::interrupt()?;
         let asks = !self.force && !self.dry_run;
         if !asks {
             end_on_interrupt(signals.clone(), self.format());
         }
         let progress = Progress::of(self.format(), false, "Looking for what is left behind");
-        let plan = vm.cleanup_plan(scope)?;
+        let plan = vm.cleanup_plan(file.map_or(scope, |file| &file.scope))?;
         drop(progress);
         if self.dry_run {
-            return Ok(self.planned(&plan));
+            return Ok(self.planned(vm, &plan));
         }
+        let mark = match file {
+            Some(file) => file.hold_against(vm, &plan).map(|()| data::plan_mark(vm, &plan))?,
+            None => serde_json::Value::Null,
+        };
         if asks && plan.has_work() {
             to_stdout(&text::findings(&plan))?;
             match prompt::ask(&plan, &signals)? {
@@ -134,17 +151,18 @@ impl Cleanup {
         let progress = Progress::of(self.format(), false, format!("Removing {}", text::what(&plan)));
         let report = vm.cleanup_apply(plan)?;
         drop(progress);
-        Ok(self.done(found.as_ref(), &report))
+        Ok(self.done(found.as_ref(), &report, &mark))
     }
 
-    fn planned(&self, plan: &CleanupPlan) -> Reply {
+    fn planned(&self, vm: &Smolvm, plan: &CleanupPlan) -> Reply {
         let failed = plan.failed.len();
-        Reply::new(self.format(), || data::of_plan(plan), || text::plan(plan)).but(judged(failed, plan.targets.len()))
+        let data = || data::of_plan(plan, &data::plan_mark(vm, plan));
+        Reply::new(self.format(), data, || text::plan(plan)).but(judged(failed, plan.targets.len()))
     }
 
-    fn done(&self, found: Option<&CleanupPlan>, report: &CleanupReport) -> Reply {
+    fn done(&self, found: Option<&CleanupPlan>, report: &CleanupReport, mark: &serde_json::Value) -> Reply {
         let text = || found.map(text::findings).unwrap_or_default() + &text::report(report);
-        Reply::new(self.format(), || data::of_report(report), text).but(judged(report.failed.len(), report.targets.len()))
+        Reply::new(self.format(), || data::of_report(report, mark), text).but(judged(report.failed.len(), report.targets.len()))
     }
 }
 

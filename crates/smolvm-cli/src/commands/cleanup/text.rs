@@ -43,7 +43,7 @@ pub(super) fn findings(plan: &CleanupPlan) -> String {
         for target in &plan.targets {
             let state = if target.why == Why::Stale { format!("{} (stale)", target.state) } else { target.state.to_string() };
             let age = ago((now_ms() - target.created_ms) / 1000);
-            table.row(&[target.id.to_string(), state, why(target.why).to_owned(), age, target.holds.join(", ")]);
+            table.row(&[target.id.to_string(), state, target.why.as_str().to_owned(), age, target.holds.join(", ")]);
         }
         text.push_str(&table.text());
     }
@@ -115,15 +115,5 @@ fn nothing(scope: &Scope) -> &'static str {
     match scope {
         Scope::All => "There is nothing to clean up: there are no sandboxes.\n",
         Scope::Prefix(_) => "There is nothing to clean up.\n",
-    }
-}
-
-fn why(why: Why) -> &'static str {
-    match why {
-        Why::Stale => "stale",
-        Why::Interrupted => "interrupted",
-        Why::Expired => "expired",
-        Why::Prefix => "prefix",
-        Why::All => "all",
     }
 }
