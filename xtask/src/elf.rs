@@ -8,14 +8,19 @@ use anyhow::{Context, Result, bail};
 const PT_DYNAMIC: u32 = 2;
 const PT_INTERP: u32 = 3;
 const EM_X86_64: u16 = 62;
+/// A shared object, and an executable that may lie anywhere.
+const ET_DYN: u16 = 3;
 
 /// Fails unless `image` is a static x86-64 executable at fixed addresses.
 pub(crate) fn check_static(image: &[u8]) -> Result<()> {
     check(image, &[(PT_INTERP, "it names an interpreter (PT_INTERP)"), (PT_DYNAMIC, "it has a dynamic section (PT_DYNAMIC)")])
 }
 
-/// Fails unless `image` is an x86-64 executable that the kernel starts without a loader.
+/// Fails unless `image` is an x86-64 executable that the kernel starts without a loader, at addresses of its choice.
 pub(crate) fn check_no_loader(image: &[u8]) -> Result<()> {
+    if image.len() > 18 && half(image, 16)? != ET_DYN {
+        bail!("not position independent (its type is {}, not {ET_DYN})", half(image, 16)?);
+    }
     check(image, &[(PT_INTERP, "it names an interpreter (PT_INTERP)")])
 }
 
@@ -74,7 +79,10 @@ mod tests {
     #[test]
     fn static_files_pass() {
         check_static(&image(&[1, 1, 4])).unwrap();
-        check_no_loader(&image(&[1, PT_DYNAMIC])).unwrap();
+        let mut anywhere = image(&[1, PT_DYNAMIC]);
+        assert!(check_no_loader(&anywhere).is_err());
+        anywhere[16] = 3;
+        check_no_loader(&anywhere).unwrap();
     }
 
     #[test]

@@ -90,6 +90,30 @@ fn a_frozen_monitor_without_a_record_is_found_by_its_mark() {
     oracle.assert_clean();
 }
 
+/// A hypervisor that cannot be proven is not ended by way of its monitor either, and nothing is taken from under it.
+#[test]
+fn a_doubt_about_the_hypervisor_keeps_everything_of_its_sandbox() {
+    let place = Place::with_network();
+    let oracle = place.oracle();
+    let pair = place.boot(&["vm-doubt"])["vm-doubt"].clone();
+    lose_database(&place);
+    // As after an upgrade: the hypervisor that is installed now is another file than the one that runs.
+    let other = place.scratch().join("qemu");
+    std::fs::copy(&pair.hypervisor.argv[0], &other).unwrap();
+    let ran = place.smolvm(&["cleanup", "--force", "--json"]).env("SMOLVM_HYPERVISOR", &other).run();
+    let cleaned = support::Cleaned::of(&ran);
+    cleaned.assert_partial();
+    assert!(cleaned.shown().contains("not proven"), "{}", cleaned.shown());
+    assert!(pair.hypervisor.lives() && pair.monitor.lives(), "{}", cleaned.shown());
+    assert_eq!(place.taps(&place.mark("vm-doubt")).len(), 1);
+    assert!(place.path("run/vm-doubt").exists() && place.path("state/sandboxes/vm-doubt/data.img").exists());
+    // The table belongs to all: only --all takes what is in no record of it.
+    place.cleanup(&["--force", "--all"]).assert_ok();
+    assert_ends(&pair.hypervisor);
+    assert_ends(&pair.monitor);
+    oracle.assert_clean();
+}
+
 /// A hypervisor that the ledger has lost goes on under its uid: nobody else's gets the same one.
 #[test]
 fn the_uid_of_an_orphan_is_not_given_away() {

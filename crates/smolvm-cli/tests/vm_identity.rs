@@ -42,6 +42,11 @@ fn the_guest_knows_who_it_is_after_every_start() {
         guest(&place, &format!("grep -c friend /etc/hosts; grep -c '{ID}$' /etc/hosts; ls /etc/written; {owner}")),
         "1\n1\n/etc/written\n751 0 0\n"
     );
+    // A directory that was made anew hides what lies beneath it.
+    guest(&place, "rm -rf /etc && mkdir /etc");
+    place.ok(&["stop", ID]);
+    start(&place);
+    assert_eq!(guest(&place, "cat /etc/machine-id; cat /etc/hostname; ls /etc"), format!("{machine}{ID}\nhostname\nhosts\nmachine-id\n"));
     // A file of hosts that no longer knows the guest is made anew; /etc as a link is followed inside the guest alone.
     guest(&place, "echo '10.9.9.9 friend' > /etc/hosts; mv /etc /var/etc && ln -s /var/etc /etc");
     place.ok(&["stop", ID]);

@@ -10,7 +10,6 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -29,10 +28,12 @@ use smolvm_proto::{
 use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::paths::ENV;
-use crate::session::{Session, dead, dial};
+use crate::session::Session;
 
 /// How long a guest command may take to end after a signal was passed on to it.
 const AFTER_SIGNAL: Duration = Duration::from_secs(2);
+/// A signal that comes again so soon is the same one: `timeout` sends it to its child and then to the child's group.
+const SAME_SIGNAL: Duration = Duration::from_millis(100);
 /// How long after the guest's own deadline the answer may come before the guest is called wedged.
 const AFTER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A client's streams are its own: one exec a connection.
@@ -91,9 +92,9 @@ pub struct ExecOutcome {
 impl Smolvm {
     /// Runs a command in a running sandbox to its end.
     pub fn exec(&self, id: &SandboxId, spec: &ExecSpec, io: ExecIo<'_>) -> Result<ExecOutcome, Error> {
-        let (socket, mut env) = match self.quick_dial(id) {
+        let (session, mut env) = match self.quick_session(id) {
             Some(ready) => ready,
-            None => self.judged_dial(id)?,
+            None => self.judged_session(id)?,
         };
         env.extend(spec.env.iter().map(|(k, v)| (k.to_string(), v.clone())));
         let request = ExecRequest {
@@ -109,25 +110,21 @@ impl Smolvm {
                 .hint("pass large input on standard input: smolvm exec -i")
                 .because(e)
         })?;
-        let mut open = Vec::new();
-        Frame::on_stream(FrameKind::Open, STREAM, payload).encode_into(&mut open);
-        // A monitor that ends while it is asked leaves its reason in the ledger.
-        let session = Session::open(socket, id, &open).map_err(|e| self.judged_dial(id).err().unwrap_or(e))?;
-        Exec::new(session, io, spec.timeout).run().map_err(|e| e.about(id))
+        Exec::new(session, io, spec.timeout).run(payload).map_err(|e| e.about(id))
     }
 }
 
 impl Smolvm {
     /// A monitor that answers is proof enough that its sandbox runs; the ledger is not opened, which
     /// would cost as much as the rest of the host's side together.
-    fn quick_dial(&self, id: &SandboxId) -> Option<(UnixStream, BTreeMap<String, String>)> {
+    fn quick_session(&self, id: &SandboxId) -> Option<(Session, BTreeMap<String, String>)> {
         let text = std::fs::read(self.paths().run_dir(id).join(ENV)).ok()?;
         let env = serde_json::from_slice(&text).ok()?;
-        Some((dial(self, id).ok()?, env))
+        Some((Session::connect(self, id).ok()?, env))
     }
 
     /// The same by way of the ledger, which knows why a sandbox cannot be reached.
-    fn judged_dial(&self, id: &SandboxId) -> Result<(UnixStream, BTreeMap<String, String>), Error> {
+    fn judged_session(&self, id: &SandboxId) -> Result<(Session, BTreeMap<String, String>), Error> {
         let missing = || Error::no_such_sandbox(id);
         let store = self.store_if_any()?.ok_or_else(missing)?;
         let (record, entries) = store.sandbox(id)?.ok_or_else(missing)?;
@@ -139,10 +136,10 @@ impl Smolvm {
                 return Err(Error::new(ErrorCode::Internal, "an exec was judged as something else"));
             }
         }
-        Ok((dial(self, id).map_err(|e| dead(id, e))?, plain_env(&record.spec.env)))
+        Ok((Session::connect(self, id)?, plain_env(&record.spec.env)))
     }
 
-    /// Leaves the sandbox's variables beside the monitor's socket, for [`Self::quick_dial`].
+    /// Leaves the sandbox's variables beside the monitor's socket, for [`Self::quick_session`].
     pub(crate) fn write_env(&self, id: &SandboxId, env: &BTreeMap<VarName, String>) -> Result<(), Error> {
         let path = self.paths().run_dir(id).join(ENV);
         let text = serde_json::to_vec(&plain_env(env)).unwrap_or_default();
@@ -174,6 +171,8 @@ struct Exec<'a> {
     stdin_open: bool,
     started: Instant,
     give_up: Option<Instant>,
+    /// The last signal that was passed on, and when.
+    signalled: Option<(u8, Instant)>,
     outcome: ExecOutcome,
 }
 
@@ -191,11 +190,13 @@ impl<'a> Exec<'a> {
             stderr: ReceiveWindow::default(),
             started,
             give_up: timeout.map(|t| started + t + AFTER_TIMEOUT),
+            signalled: None,
             outcome: ExecOutcome::default(),
         }
     }
 
-    fn run(mut self) -> Result<ExecOutcome, Error> {
+    fn run(mut self, open: Vec<u8>) -> Result<ExecOutcome, Error> {
+        Frame::on_stream(FrameKind::Open, STREAM, open).encode_into(&mut self.out);
         loop {
             while let Some(frame) = self.session.next_frame()? {
                 if self.take(&frame)? {
@@ -321,7 +322,10 @@ impl<'a> Exec<'a> {
         let Some(signals) = self.io.signals else { return };
         let mut byte = [0; 1];
         let Ok(1) = rustix::io::read(signals, &mut byte[..]) else { return };
-        let again = self.outcome.interrupted.is_some();
+        if self.signalled.is_some_and(|(last, at)| last == byte[0] && at.elapsed() < SAME_SIGNAL) {
+            return;
+        }
+        let again = self.signalled.replace((byte[0], Instant::now())).is_some();
         self.outcome.interrupted = Some(i32::from(byte[0]));
         let signal = if again { 9 } else { i32::from(byte[0]) };
         if let Ok(payload) = encode(&StreamControl::Signal { signal }) {
@@ -374,6 +378,7 @@ pub fn shell_status(outcome: &ExecOutcome) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
 
     use super::*;
 
@@ -402,7 +407,7 @@ mod tests {
         };
         let begin = Instant::now();
         // The limit is not what ends it: that would take longer.
-        let outcome = Exec::new(Session::over(ours), io, Some(Duration::from_mins(1))).run().unwrap();
+        let outcome = Exec::new(Session::over(ours), io, Some(Duration::from_mins(1))).run(vec![b'x'; 1000]).unwrap();
         assert_eq!((outcome.interrupted, outcome.code, outcome.timed_out), (Some(15), None, false));
         assert!((AFTER_SIGNAL..AFTER_TIMEOUT).contains(&begin.elapsed()), "{:?}", begin.elapsed());
         talker.join().unwrap();
@@ -428,7 +433,7 @@ mod tests {
         let mut exec = Exec::new(Session::over(ours), io, None);
         exec.send.grant(8 << 20).unwrap();
         let begin = Instant::now();
-        assert_eq!(exec.run().unwrap().interrupted, Some(15));
+        assert_eq!(exec.run(vec![b'x'; 1000]).unwrap().interrupted, Some(15));
         assert!(begin.elapsed() < AFTER_TIMEOUT, "{:?}", begin.elapsed());
         drop((later.join().unwrap(), theirs));
     }
@@ -438,7 +443,7 @@ mod tests {
         theirs.write_all(&encoded(frame)).unwrap();
         drop(theirs);
         let io = ExecIo { stdin: None, stdout: &mut std::io::sink(), stderr: &mut std::io::sink(), signals: None };
-        Exec::new(Session::over(ours), io, None).run()
+        Exec::new(Session::over(ours), io, None).run(b"x".to_vec())
     }
 
     #[test]
@@ -460,7 +465,7 @@ mod tests {
         let io = ExecIo { stdin: None, stdout: &mut std::io::sink(), stderr: &mut std::io::sink(), signals: None };
         let mut exec = Exec::new(Session::over(ours), io, Some(Duration::ZERO));
         exec.give_up = Some(Instant::now() + Duration::from_millis(50));
-        let outcome = exec.run().unwrap();
+        let outcome = exec.run(b"x".to_vec()).unwrap();
         assert_eq!((outcome.timed_out, outcome.code, outcome.signal), (true, None, None));
     }
 }

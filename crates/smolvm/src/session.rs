@@ -31,13 +31,16 @@ pub(crate) struct Session {
 impl Session {
     /// Connects and shakes hands.
     pub(crate) fn connect(vm: &Smolvm, id: &SandboxId) -> Result<Self, Error> {
-        Self::open(dial(vm, id).map_err(|e| dead(id, e))?, id, &[])
-    }
-
-    /// Shakes hands, and says `first` in the same breath: a monitor that refuses the handshake does not listen to it.
-    pub(crate) fn open(socket: UnixStream, id: &SandboxId, first: &[u8]) -> Result<Self, Error> {
+        let dead = |e: std::io::Error| {
+            Error::new(io_code(&e), format!("the monitor of \"{id}\" does not answer"))
+                .hint(format!("smolvm inspect {id}; smolvm stop {id}"))
+                .because(e)
+        };
+        let dir = openat(CWD, vm.paths().run_dir(id), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| dead(e.into()))?;
+        let socket = UnixStream::connect(socket_path(&dir)).map_err(dead)?;
         let mut session = Self { socket, decoder: Decoder::new() };
-        session.attach(first).map_err(|e| dead(id, e))?.map_err(|e| {
+        session.attach().map_err(dead)?.map_err(|e| {
             Error::new(
                 ErrorCode::Unsupported,
                 format!("the monitor of \"{id}\" was started by another version of smolvm and speaks another protocol"),
@@ -54,14 +57,20 @@ impl Session {
         Self { socket, decoder: Decoder::new() }
     }
 
-    fn attach(&mut self, first: &[u8]) -> std::io::Result<Result<u16, smolvm_proto::AttachError>> {
+    fn attach(&mut self) -> std::io::Result<Result<u16, smolvm_proto::AttachError>> {
         let nonce = Nonce(random::bytes()?);
-        self.socket.set_read_timeout(Some(ATTACH_WAIT))?;
-        self.socket.write_all(&[&AttachRequest::new(nonce).to_bytes(), first].concat())?;
+        let until = Instant::now() + ATTACH_WAIT;
+        self.socket.write_all(&AttachRequest::new(nonce).to_bytes())?;
         let mut scanner = ReplyScanner::new(nonce);
         let mut chunk = [0; 4096];
         loop {
-            let count = self.socket.read(&mut chunk)?;
+            // A duration of zero would mean for ever.
+            self.socket.set_read_timeout(Some(until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))))?;
+            let count = match self.socket.read(&mut chunk) {
+                // A signal is for the command: it is passed on once there is one.
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted && Instant::now() < until => continue,
+                other => other?,
+            };
             if count == 0 {
                 return Err(std::io::ErrorKind::UnexpectedEof.into());
             }
@@ -113,18 +122,6 @@ impl Session {
         self.decoder.push(&chunk[..count]);
         Ok(())
     }
-}
-
-/// The connection to a sandbox's monitor, on which nothing was said yet.
-pub(crate) fn dial(vm: &Smolvm, id: &SandboxId) -> std::io::Result<UnixStream> {
-    let dir = openat(CWD, vm.paths().run_dir(id), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    UnixStream::connect(socket_path(&dir))
-}
-
-pub(crate) fn dead(id: &SandboxId, e: std::io::Error) -> Error {
-    Error::new(io_code(&e), format!("the monitor of \"{id}\" does not answer"))
-        .hint(format!("smolvm inspect {id}; smolvm stop {id}"))
-        .because(e)
 }
 
 /// A path to the socket that is short however deep the state directory lies: `sun_path` has 108 bytes.

@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A guest that answers.
 pub(super) struct Floor {
-    hypervisor: Child,
+    _hypervisor: Running,
     line: UnixStream,
     ask: std::path::PathBuf,
 }
@@ -42,9 +42,9 @@ impl Floor {
         let mut command: Command = raw.command()?;
         command.args(["-chardev", &format!("socket,id=line,path={}", socket.display())]);
         command.args(["-device", "virtio-serial-device,max_ports=2", "-device", "virtserialport,nr=1,chardev=line"]);
-        let hypervisor = command.stdout(Stdio::null()).spawn().context("cannot start the hypervisor")?;
-        let (line, _) = listener.accept().context("the floor's line")?;
-        let floor = Self { hypervisor, line, ask: bed.ask.clone() };
+        let mut hypervisor = Running(command.stdout(Stdio::null()).spawn().context("cannot start the hypervisor")?);
+        let line = hypervisor.connects_to(&listener).with_context(|| raw.last_words())?;
+        let floor = Self { _hypervisor: hypervisor, line, ask: bed.ask.clone() };
         // The first answer comes once it has booted.
         floor.line.set_read_timeout(Some(PATIENCE))?;
         floor.time().context("the floor's guest")?;
@@ -64,10 +64,34 @@ impl Floor {
     }
 }
 
-impl Drop for Floor {
+/// A process that is ended with the measurement, however that ends.
+struct Running(Child);
+
+impl Running {
+    /// Waits for it to connect.
+    fn connects_to(&mut self, listener: &UnixListener) -> Result<UnixStream> {
+        listener.set_nonblocking(true)?;
+        let begin = Instant::now();
+        loop {
+            match listener.accept() {
+                Ok((line, _)) => {
+                    line.set_nonblocking(false)?;
+                    return Ok(line);
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e).context("the floor's line"),
+            }
+            ensure!(self.0.try_wait()?.is_none(), "the hypervisor ended before it connected");
+            ensure!(begin.elapsed() < PATIENCE, "the hypervisor did not connect");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
-        self.hypervisor.kill().ok();
-        self.hypervisor.wait().ok();
+        self.0.kill().ok();
+        self.0.wait().ok();
     }
 }
 

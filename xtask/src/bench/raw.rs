@@ -75,6 +75,11 @@ impl RawBoot {
         Ok(command)
     }
 
+    /// What the hypervisor complained of.
+    pub(super) fn last_words(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// Whether guest code is translated.
     pub(super) fn is_tcg(&self) -> bool {
         self.args.iter().any(|a| a.starts_with("tcg"))
@@ -87,7 +92,7 @@ impl RawBoot {
         let heard = wait_for_word(&mut child, begin);
         child.kill().ok();
         child.wait().context("the hypervisor")?;
-        heard.with_context(|| std::fs::read_to_string(&self.log).unwrap_or_default())
+        heard.with_context(|| self.last_words())
     }
 }
 

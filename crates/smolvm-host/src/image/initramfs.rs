@@ -26,6 +26,8 @@ use crate::fsx::{self, FsError};
 const MODULE_CAP: u64 = 16 << 20;
 const BUILD_WAIT: Duration = Duration::from_mins(1);
 const SPACE_MIB: u64 = 16;
+/// Raised when the same kernel and agent shall give another initramfs: 1, modules are slimmed.
+const RECIPE: u32 = 1;
 
 /// Why an initramfs could not be put together.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +58,12 @@ struct InitramfsManifest {
     digest: Digest,
     size_bytes: u64,
     kernel: Digest,
+    /// How modules become what is in it; absent in those of the first recipe.
+    #[serde(default)]
+    recipe: u32,
+    /// The recipe of the kernel's modules.
+    #[serde(default)]
+    kernel_recipe: u32,
     agent_offset: u64,
     agent_size: u64,
 }
@@ -70,6 +78,7 @@ pub(super) fn current(cache: &Path, kernel: &Kernel, agent: &[u8]) -> Option<Ini
     let path = directory.join("initramfs.cpio");
     let file = File::open(&path).ok()?;
     let fits = manifest.kernel == kernel.digest
+        && (manifest.recipe, manifest.kernel_recipe) == (RECIPE, kernel.recipe)
         && manifest.agent_size == agent.len() as u64
         && file.metadata().ok()?.len() == manifest.size_bytes
         && holds(&file, manifest.agent_offset, agent);
@@ -95,6 +104,8 @@ pub(super) fn build(cache: &Path, kernel: &Kernel, agent: &[u8]) -> Result<Initr
         digest: digest.clone(),
         size_bytes: archive.len() as u64,
         kernel: kernel.digest.clone(),
+        recipe: RECIPE,
+        kernel_recipe: kernel.recipe,
         agent_offset,
         agent_size: agent.len() as u64,
     };

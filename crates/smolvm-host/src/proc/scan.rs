@@ -68,16 +68,21 @@ pub fn marked(
 
 /// The uids of `wanted` under which a process runs.
 ///
-/// By the owner of its directory in `proc`, one look a process: that is the effective uid, or root's for a process that
-/// must not be looked into, which a hypervisor in its jail is not.
+/// By the owner of its directory in `proc`, which is its effective uid: one look a process.
 pub fn uids(proc: &Path, wanted: impl Fn(u32) -> bool) -> std::io::Result<BTreeSet<u32>> {
     let entries = std::fs::read_dir(proc)?.flatten().filter(|e| e.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit));
     // One that ends meanwhile needs no uid any more.
     Ok(entries.filter_map(|entry| entry.metadata().ok()).map(|found| found.uid()).filter(|uid| wanted(*uid)).collect())
 }
 
+/// At it or beneath it, also after it was unlinked, which the kernel says behind the name.
+fn is_beneath(target: &Path, dir: &Path) -> bool {
+    let unlinked = || target.to_str().and_then(|text| text.strip_suffix(" (deleted)")).is_some_and(|text| Path::new(text).starts_with(dir));
+    target.starts_with(dir) || unlinked()
+}
+
 /// Whether a process has an open file at or beneath `dir`.
 pub fn has_open_beneath(process: &Path, dir: &Path) -> bool {
     let Ok(fds) = std::fs::read_dir(process.join("fd")) else { return false };
-    fds.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target.starts_with(dir)))
+    fds.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| is_beneath(&target, dir)))
 }

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Invariants: the table only ever drops, or accepts for itself (other tables may still drop; nothing
-//! here relies on them accepting); every text is one transaction; every text can be applied twice;
+//! here relies on them accepting); every text is one transaction; every text but [`base_anew`] can be applied twice;
 //! TAPs are known by their link group, so one without elements is silent rather than free.
 
 use std::collections::BTreeSet;

@@ -1,5 +1,6 @@
 //! Does what a plan says, as far as it is still true.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use smolvm_host::fsx::remove_tree;
@@ -218,6 +219,13 @@ impl Smolvm {
         if wanted.is_empty() {
             return Ok(());
         }
+        // Of a sandbox whose hypervisor cannot be proven nothing is touched: ending its monitor would end it, too.
+        let doubted: BTreeSet<SandboxId> = wanted
+            .iter()
+            .map(|i| &report.orphans[*i])
+            .filter(|o| o.doubt.is_some())
+            .filter_map(|o| Some(o.entry.as_ref()?.sandbox.clone()))
+            .collect();
         let mut locks: Vec<(SandboxId, Lock)> = Vec::new();
         let mut entries = Vec::new();
         let mut indices = Vec::new();
@@ -235,6 +243,9 @@ impl Smolvm {
                     step: Some(orphan.kind.clone()),
                     recovery: Some("end it yourself if you know it, then run cleanup again".to_owned()),
                 });
+                continue;
+            }
+            if doubted.contains(&entry.sandbox) {
                 continue;
             }
             if !locks.iter().any(|(id, _)| *id == entry.sandbox) {

@@ -2,12 +2,11 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use smolvm_host::engine::probe::Engine;
 use smolvm_host::net::{nft, tap};
-use smolvm_host::proc::identity::TOKEN_AT;
+use smolvm_host::proc::identity::{self, TOKEN_AT};
 use smolvm_host::proc::scan::{self, Proof};
 use smolvm_host::store::Table;
 use smolvm_model::ledger::{Entry, Kind, ProcessIdentity, Status};
@@ -127,14 +126,17 @@ fn orphan_entry(sandbox: SandboxId, kind: Kind, key: String, identity: Option<Pr
     Entry { sandbox, kind, key, status: Status::Held, identity }
 }
 
-/// Hypervisors and monitors by argv, executable and an open file beneath the sandbox's directory; less than all three is a doubt.
+/// Hypervisors by argv, executable and an open file beneath the sandbox's directory; less than all three is a doubt.
+///
+/// A monitor of an earlier build has another executable than this process, so for it counts the file that nobody else
+/// opens, the sandbox's monitor lock, and that it acts for the same user.
 fn processes(vm: &Smolvm, wanted: impl Fn(&SandboxId) -> bool) -> Vec<(Entry, Option<String>)> {
     // Only for a process without a record, and without a cache: a look writes no file.
     let engine = OnceCell::new();
     let find = || Engine::find(vm.settings.hypervisor.as_deref(), Path::new(NO_CACHE)).ok();
     let is_program = |argv: &[String], exe| {
         if role(argv) == Kind::Monitor {
-            own_executable() == Some(exe)
+            argv.first().is_some_and(|word| word == "smolvm")
         } else {
             engine.get_or_init(find).as_ref().is_some_and(|e| (e.binary.id.dev, e.binary.id.ino) == exe)
         }
@@ -146,18 +148,16 @@ fn processes(vm: &Smolvm, wanted: impl Fn(&SandboxId) -> bool) -> Vec<(Entry, Op
     let found = scan::marked(vm.proc(), &vm.install, |mark| wanted(&mark.sandbox), is_program, holds).unwrap_or_default();
     found
         .into_iter()
-        // A monitor of another build cannot be proven by its executable; it ends by itself once its hypervisor has.
-        .filter(|m| m.proof == Proof::Ours || !(role(&m.argv) == Kind::Monitor && m.argv.first().is_some_and(|a| a == "smolvm")))
         .map(|m| {
             let token = m.argv.get(TOKEN_AT).cloned().unwrap_or_default();
             let identity = ProcessIdentity { pid: m.pid, start_ticks: m.start_ticks, boot_id: vm.boot_id.clone(), token: token.clone() };
-            let doubt = match m.proof {
-                Proof::Ours => None,
-                Proof::Unknown => Some(format!(
-                    "process {} carries the mark, but is not proven to be a hypervisor or monitor of this installation",
-                    m.pid
-                )),
+            let ours = match m.proof {
+                Proof::Ours => role(&m.argv) != Kind::Monitor || acts_as_monitor(vm, m.pid, &m.mark.sandbox),
+                Proof::Unknown => false,
             };
+            let doubt = (!ours).then(|| {
+                format!("process {} carries the mark, but is not proven to be a hypervisor or monitor of this installation", m.pid)
+            });
             (orphan_entry(m.mark.sandbox, role(&m.argv), token, Some(identity)), doubt)
         })
         .collect()
@@ -168,8 +168,10 @@ fn role(argv: &[String]) -> Kind {
     if argv.get(1).is_some_and(|word| word == MONITOR) { Kind::Monitor } else { Kind::Process }
 }
 
-fn own_executable() -> Option<(u64, u64)> {
-    std::fs::metadata("/proc/self/exe").ok().map(|m| (m.dev(), m.ino()))
+/// Whether a process has the sandbox's monitor lock open and runs under this user.
+fn acts_as_monitor(vm: &Smolvm, pid: u32, id: &SandboxId) -> bool {
+    let own_user = identity::effective_uid(vm.proc(), pid).is_ok_and(|uid| uid == Some(rustix::process::geteuid().as_raw()));
+    own_user && scan::has_open_beneath(&vm.proc().join(pid.to_string()), &vm.paths().monitor_lock(id))
 }
 
 fn taps(vm: &Smolvm) -> Vec<Entry> {

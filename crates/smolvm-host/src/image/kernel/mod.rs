@@ -35,6 +35,8 @@ use crate::fsx::{self, FsError};
 
 const METAPACKAGE: &str = "linux-image-cloud-amd64";
 const STEP: &str = "kernel";
+/// Raised when other modules, or others first, are wanted of the same kernel: 1, the console before the disks.
+const RECIPE: u32 = 1;
 /// A bzImage has 14 MB.
 const BZIMAGE_CAP: u64 = 128 << 20;
 /// Package, unpacked tree and result together.
@@ -92,6 +94,8 @@ pub struct Kernel {
     pub digest: Digest,
     /// When it was prepared.
     pub created_unix: u64,
+    /// How its modules were chosen and ordered.
+    pub recipe: u32,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -101,6 +105,9 @@ struct KernelManifest {
     size_bytes: u64,
     modules: Vec<Module>,
     created_unix: u64,
+    /// Absent in those of the first recipe.
+    #[serde(default)]
+    recipe: u32,
 }
 
 /// Prepares the kernel and points `kernels/current` at it; one that is there is kept unless it shall be renewed.
@@ -163,8 +170,8 @@ pub fn current_kernel(cache: &Path) -> Result<Kernel, ImageError> {
     if std::fs::metadata(&vmlinux).map_or(0, |metadata| metadata.len()) != manifest.size_bytes {
         return Err(ImageError::WrongSize { path: vmlinux, expected: manifest.size_bytes });
     }
-    let KernelManifest { release, digest, modules, created_unix, .. } = manifest;
-    Ok(Kernel { release, vmlinux, modules_dir: directory.join("modules"), modules, digest, created_unix })
+    let KernelManifest { release, digest, modules, created_unix, recipe, .. } = manifest;
+    Ok(Kernel { release, vmlinux, modules_dir: directory.join("modules"), modules, digest, created_unix, recipe })
 }
 
 /// Reads the whole kernel and compares its digest.
@@ -180,6 +187,8 @@ pub(super) fn verify(kernel: &Kernel) -> Result<(), ImageError> {
 /// The kernel if nothing is wrong with it; what is damaged counts as missing, so that `setup` mends it.
 fn intact(cache: &Path) -> Result<Option<Kernel>, ImageError> {
     match current_kernel(cache).and_then(|kernel| verify(&kernel).map(|()| kernel)) {
+        // One of another recipe boots, and is made anew by whoever prepares kernels.
+        Ok(kernel) if kernel.recipe != RECIPE => Ok(None),
         Ok(kernel) => Ok(Some(kernel)),
         Err(error @ ImageError::Manifest(ManifestError::Newer { .. })) => Err(error),
         Err(_) => Ok(None),
@@ -214,6 +223,7 @@ fn assemble(release: &str, tree: &Path, out: &Path) -> Result<KernelManifest, Im
         size_bytes: vmlinux.len() as u64,
         modules,
         created_unix: unix_now(),
+        recipe: RECIPE,
     };
     fsx::write_atomic(&out.join("manifest.json"), &manifest::text(&manifest), 0o444)?;
     Ok(manifest)

@@ -12,6 +12,8 @@
 //! A section goes by losing name, type and flags, so that no number of another section changes; the sections that
 //! stay are laid out anew. A module that is not as expected is left as it is: it loads all the same.
 
+use std::collections::BTreeSet;
+
 use super::elf::{ElfError, Section, sections, u16_at, u32_at, u64_at};
 
 const DROPPED: [&[u8]; 5] = [b".BTF", b".orc_unwind", b".orc_unwind_ip", b".comment", b".note.GNU-stack"];
@@ -36,7 +38,13 @@ pub(in crate::image) fn slim(module: &[u8]) -> Vec<u8> {
 }
 
 fn slimmed(module: &[u8]) -> Result<Vec<u8>, ElfError> {
-    let mut parts: Vec<Part> = sections(module)?.iter().map(Part::of).collect();
+    let sections = sections(module)?;
+    // Sections of a module do not overlap: together they are no longer than it, and neither is what is made of them.
+    let together = sections.iter().try_fold(0_usize, |sum, s| sum.checked_add(s.content.len())?.checked_add(s.name.len()));
+    if together.is_none_or(|sum| sum > 2 * module.len()) {
+        return Err(ElfError::OutOfBounds);
+    }
+    let mut parts: Vec<Part> = sections.iter().map(Part::of).collect();
     let traced = untrace(&mut parts)?;
     for index in 0..parts.len() {
         let name = parts[index].name.as_slice();
@@ -98,9 +106,12 @@ fn untrace(parts: &mut [Part]) -> Result<bool, ElfError> {
     for (code, call, _, _) in &calls {
         parts[*code].content[*call..call + NOP.len()].copy_from_slice(&NOP);
     }
-    // From the back, so that the numbers before stay what they are.
-    for (_, _, relocations, number) in calls.iter().rev() {
-        parts[*relocations].content.drain(number * RELOCATION..(number + 1) * RELOCATION);
+    for (at, part) in parts.iter_mut().enumerate().filter(|(_, part)| part.kind == RELOCATIONS) {
+        let gone: BTreeSet<usize> = calls.iter().filter(|call| call.2 == at).map(|call| call.3).collect();
+        if !gone.is_empty() {
+            let kept = part.content.chunks_exact(RELOCATION).enumerate().filter(|(number, _)| !gone.contains(number));
+            part.content = kept.flat_map(|(_, relocation)| relocation.to_vec()).collect();
+        }
     }
     Ok(true)
 }
