@@ -438,6 +438,32 @@ mod tests {
         drop((later.join().unwrap(), theirs));
     }
 
+    /// `timeout` sends its signal to the child and then to the child's group: the command is not killed for that.
+    #[test]
+    fn a_signal_that_comes_twice_at_once_is_passed_on_once() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (signals, signal) = rustix::pipe::pipe().unwrap();
+        rustix::io::write(&signal, &[15, 15]).unwrap();
+        let heard = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            std::io::Read::read_to_end(&mut theirs, &mut bytes).unwrap();
+            let mut decoder = smolvm_proto::Decoder::new();
+            decoder.push(&bytes);
+            let mut passed = Vec::new();
+            while let Some(frame) = decoder.next_frame().unwrap() {
+                if frame.kind == FrameKind::StreamControl {
+                    passed.push(decode::<StreamControl>(&frame.payload).unwrap());
+                }
+            }
+            passed
+        });
+        let io = ExecIo { stdin: None, stdout: &mut std::io::sink(), stderr: &mut std::io::sink(), signals: Some(signals.as_fd()) };
+        let outcome = Exec::new(Session::over(ours), io, None).run(b"x".to_vec()).unwrap();
+        assert_eq!(outcome.interrupted, Some(15));
+        let passed = heard.join().unwrap();
+        assert!(matches!(passed[..], [StreamControl::Signal { signal: 15 }]), "{passed:?}");
+    }
+
     fn last_words(frame: &Frame) -> Result<ExecOutcome, Error> {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(&encoded(frame)).unwrap();
