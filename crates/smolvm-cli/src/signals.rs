@@ -59,9 +59,9 @@ impl SignalPipe {
         self.read.as_fd()
     }
 
-    /// Whether a signal came, also when somebody has read it since.
-    pub(crate) fn came(&self) -> bool {
-        self.came.load(Ordering::Relaxed)
+    /// Whether a signal came and somebody has read it since.
+    pub(crate) fn passed_on(&self) -> bool {
+        self.came.load(Ordering::Relaxed) && rustix::io::ioctl_fionread(self.fd()).is_ok_and(|unread| unread == 0)
     }
 
     /// Makes the reader see a signal that the kernel did not send.

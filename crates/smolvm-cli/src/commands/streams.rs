@@ -15,6 +15,8 @@ const CAP: usize = 1 << 20;
 const PIECE: usize = 4096;
 /// How long a reader may keep us waiting after a signal came.
 const GRACE: Duration = Duration::from_secs(2);
+/// The same where the signal had come before the wait began: the end of the command must get through in time.
+const GRACE_AFTER: Duration = Duration::from_millis(500);
 /// What a writer to a closed pipe gets from the kernel.
 const SIGPIPE: i32 = 13;
 
@@ -43,8 +45,8 @@ impl<'a> Screen<'a> {
 
     /// Waits until the stream takes something, or a signal has waited long enough.
     fn wait(&self) -> io::Result<()> {
-        // One that was passed on to the guest before counts like one that comes while this waits.
-        let mut late = self.signals.came().then(|| Instant::now() + GRACE);
+        // One that came before is passed on already, and the command has two seconds from then to be heard of its end.
+        let mut late = self.signals.passed_on().then(|| Instant::now() + GRACE_AFTER);
         loop {
             let mut fds = vec![PollFd::from_borrowed_fd(self.fd, PollFlags::OUT)];
             if late.is_none() {
@@ -184,7 +186,9 @@ mod tests {
         let mut byte = [0; 1];
         assert_eq!(rustix::io::read(signals.fd(), &mut byte[..]), Ok(1));
         let mut other = Screen::new(&write, &signals);
+        let begin = Instant::now();
         assert_eq!(other.write_all(b"more").unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!((GRACE_AFTER..GRACE).contains(&begin.elapsed()), "{:?}", begin.elapsed());
         let again = Instant::now();
         assert_eq!(screen.write_all(b"more").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
         assert!(again.elapsed() < GRACE / 2, "it waited for the reader once more");
