@@ -4,8 +4,8 @@
 //!   kernel ──► handler (signal-hook) ──► pipe ──► whoever polls its read end
 //! ```
 //!
-//! Each byte is the signal's number. The handler writes it: a thread in between would cost every `exec` a
-//! twentieth of its time. A signal that was ignored when smolvm started (`nohup`, a job
+//! Each byte is the signal's number. The handler writes it, so that an `exec` starts
+//! no thread that does nothing else. A signal that was ignored when smolvm started (`nohup`, a job
 //! in the background of a plain shell) stays ignored: whoever did that meant it.
 
 #![allow(unsafe_code, reason = "what runs in a signal handler is the caller's to answer for")]

@@ -37,7 +37,7 @@ pub(super) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
             "ms",
             &least,
         ),
-        Figure::ratio("exec.floor.ratio", "that floor against the guest's own spawn: no design gets below", &least, &guests),
+        Figure::ratio("exec.floor.ratio", "that floor against the guest's own spawn", &least, &guests),
         Figure::ratio("exec.ratio.floor", "smolvm against the floor", &ours, &least).at_most(1.5),
         Figure::ratio("exec.ratio.idle", "smolvm against the spawn of an idle guest", &ours, &idle),
     ])

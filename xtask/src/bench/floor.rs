@@ -13,6 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::bed::Bed;
 use super::cpio::{self, File as Packed};
@@ -42,7 +43,7 @@ impl Floor {
         let mut command: Command = raw.command()?;
         command.args(["-chardev", &format!("socket,id=line,path={}", socket.display())]);
         command.args(["-device", "virtio-serial-device,max_ports=2", "-device", "virtserialport,nr=1,chardev=line"]);
-        let mut hypervisor = Running(command.stdout(Stdio::null()).spawn().context("cannot start the hypervisor")?);
+        let hypervisor = Running(command.stdout(Stdio::null()).spawn().context("cannot start the hypervisor")?);
         let line = hypervisor.connects_to(&listener).with_context(|| raw.last_words())?;
         let floor = Self { _hypervisor: hypervisor, line, ask: bed.ask.clone() };
         // The first answer comes once it has booted.
@@ -69,22 +70,14 @@ struct Running(Child);
 
 impl Running {
     /// Waits for it to connect.
-    fn connects_to(&mut self, listener: &UnixListener) -> Result<UnixStream> {
-        listener.set_nonblocking(true)?;
-        let begin = Instant::now();
-        loop {
-            match listener.accept() {
-                Ok((line, _)) => {
-                    line.set_nonblocking(false)?;
-                    return Ok(line);
-                }
-                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(e) => return Err(e).context("the floor's line"),
-            }
-            ensure!(self.0.try_wait()?.is_none(), "the hypervisor ended before it connected");
-            ensure!(begin.elapsed() < PATIENCE, "the hypervisor did not connect");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+    fn connects_to(&self, listener: &UnixListener) -> Result<UnixStream> {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        let ended = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).context("the hypervisor")?;
+        let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(&ended, PollFlags::IN)];
+        let heard = poll(&mut fds, Some(&Timespec::try_from(PATIENCE)?)).context("the floor's line")?;
+        ensure!(heard > 0, "the hypervisor did not connect in {} s", PATIENCE.as_secs());
+        ensure!(!fds[0].revents().is_empty(), "the hypervisor ended before it connected");
+        Ok(listener.accept().context("the floor's line")?.0)
     }
 }
 

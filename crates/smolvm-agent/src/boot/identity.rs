@@ -32,8 +32,7 @@ pub(super) enum Placed {
 
 /// Puts the files where the root will show them, before it is put together: into a layer in memory, under the disk's.
 ///
-/// So the disk is not written to for what every start says anew, which is the larger half of what a first start would
-/// write; and a file that the guest changed lies on the disk, over the layer. Only what would then say something
+/// So the disk is not written to for what every start says anew; and a file that the guest changed lies on the disk, over the layer. Only what would then say something
 /// wrong is corrected there.
 pub(super) fn place(config: &BootConfig) -> Result<Placed, BootFailure> {
     let [disk, layer, image] = [UPPER, IDENTITY, LOWER].map(|root| format!("{root}/etc"));

@@ -75,8 +75,8 @@ impl Batch {
         body.extend_from_slice(&IFF_UP.to_ne_bytes());
         if let Some(mac) = link.mac {
             attribute(&mut body, IFLA_ADDRESS, &mac);
-            // smolvm's networks carry no IPv6: looking for neighbours and routers that cannot be there costs the guest
-            // 5 ms of its start under TCG, and a timer every few seconds for its first minute.
+            // smolvm's networks carry no IPv6: looking for neighbours and routers that cannot be there is work
+            // for nothing, and a few hundred blocks of code that TCG translates for it.
             let (mut family, mut families) = (Vec::new(), Vec::new());
             attribute(&mut family, IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
             attribute(&mut families, AF_INET6, &family);
