@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -24,7 +24,7 @@ const OWNER_CAP: u64 = 256;
 /// Run directories on their way out; it is there only while there are any.
 const TRASH: &str = ".trash";
 /// How often the trash is made anew: each time, another command was done with its own in that very moment.
-const TRIES: u32 = 8;
+const TRIES: u32 = 64;
 
 /// Moves all of them away, makes that durable once, then unlinks. Returns the bytes freed as well.
 pub(super) fn remove(vm: &Smolvm, kind: Kind, entries: &[&Entry]) -> (Vec<Outcome>, u64) {
@@ -99,7 +99,8 @@ fn open_trash(path: &Path) -> Result<OwnedFd, std::io::Error> {
     let mut tries = 1;
     loop {
         match create_private_dir(path).map_err(|e| e.source).and_then(|()| open_dir(path).map_err(Into::into)) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && tries < TRIES => tries += 1,
+            // "Exists" is what making it says when it was there for `mkdir`, and gone for the look at what is there.
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) && tries < TRIES => tries += 1,
             done => return done,
         }
     }
