@@ -30,6 +30,14 @@ const SMOLVM_BOOT_ID_FILE: Variable = Variable {
     name: "SMOLVM_BOOT_ID_FILE",
     meaning: "Where the id of this boot is read, instead of `/proc/sys/kernel/random/boot_id`. For tests.",
 };
+const SMOLVM_TEST_FAULT: Variable = Variable {
+    name: "SMOLVM_TEST_FAULT",
+    meaning: "What is to go wrong, and where, such as `kill@after:tap`. For tests; a release does not read it.",
+};
+const SMOLVM_TEST_TRACE: Variable = Variable {
+    name: "SMOLVM_TEST_TRACE",
+    meaning: "A file that gets a line for every change of the host and the ledger. For tests; a release does not write it.",
+};
 const NO_COLOR: Variable = Variable { name: "NO_COLOR", meaning: "Set and not empty: no colour, whatever the terminal can do." };
 const TERM: Variable = Variable { name: "TERM", meaning: "`dumb`: no colour and no progress." };
 const COLUMNS: Variable = Variable { name: "COLUMNS", meaning: "How wide help and tables may be, where the terminal does not tell." };
@@ -47,10 +55,12 @@ const HOME: Variable = Variable { name: "HOME", meaning: "Where `~` is." };
 
 /// Every variable, in the order of the reference.
 #[cfg(test)]
-pub(crate) const ALL: [&Variable; 10] = [
+pub(crate) const ALL: [&Variable; 12] = [
     &SMOLVM_HOME,
     &SMOLVM_HYPERVISOR,
     &SMOLVM_BOOT_ID_FILE,
+    &SMOLVM_TEST_FAULT,
+    &SMOLVM_TEST_TRACE,
     &NO_COLOR,
     &TERM,
     &COLUMNS,
@@ -92,6 +102,8 @@ pub(crate) fn settings(home: Option<PathBuf>) -> Result<Settings, Problem> {
     if let Some(file) = SMOLVM_BOOT_ID_FILE.read() {
         settings.boot_id_source = PathBuf::from(file);
     }
+    settings.fault = SMOLVM_TEST_FAULT.read().and_then(|order| order.into_string().ok());
+    settings.trace = SMOLVM_TEST_TRACE.read().map(PathBuf::from);
     Ok(settings)
 }
 

@@ -1,6 +1,7 @@
 //! Every effect smolvm has on the host, behind narrow functions.
 //!
 //! ```text
+//!   effect/  the gate for everything that outlives the process
 //!   proc/    run a tool, know a process, end a process
 //!   fsx/     files beneath a directory, atomically
 //!   lock     advisory locks
@@ -14,6 +15,7 @@
 //! Invariants: nothing here knows the lifecycle of a sandbox and nothing calls upward; no function
 //! reads the environment; every effect can be done twice.
 
+pub mod effect;
 pub mod embed;
 pub mod engine;
 pub mod fsx;

@@ -9,6 +9,10 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use smolvm_model::effect::Effect;
+
+use crate::effect::perform;
+
 /// A held lock; dropping it lets go.
 #[derive(Debug)]
 pub struct Lock {
@@ -42,15 +46,7 @@ pub fn take(path: &Path, wait: Duration) -> Result<Lock, LockError> {
     // flock has no timed form; the pause grows so that a long wait costs little.
     let mut pause = Duration::from_millis(1);
     loop {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(path)
-            .map_err(fail)?;
+        let file = open_or_make(path).map_err(fail)?;
         match file.try_lock() {
             Ok(()) if leads_here(&file, path).map_err(fail)? => return Ok(Lock { file, path: path.to_owned() }),
             Ok(()) => continue,
@@ -84,15 +80,27 @@ pub fn is_held(path: &Path) -> Result<bool, LockError> {
 impl Lock {
     /// Removes the lock file and lets go; for the deletion of what it guards.
     pub fn remove(self) -> Result<(), LockError> {
-        match std::fs::remove_file(&self.path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(LockError::Io { path: self.path, source }),
+        let removed = perform(Effect::RemoveLockFile, |_| match std::fs::remove_file(&self.path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
-        }
+        });
+        removed.map_err(|source| LockError::Io { path: self.path, source })
     }
 
     /// The open file, to hand to a process that shall hold the lock on.
     pub fn file(&self) -> &File {
         &self.file
+    }
+}
+
+fn open_or_make(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    match options.open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            perform(Effect::LockFile, |_| options.clone().create(true).truncate(false).open(path))
+        }
+        other => other,
     }
 }
 

@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use net_support::*;
 use rustix::event::{Timespec, poll};
 use smolvm_host::net::dns::{DnsError, Forwarder};
-use smolvm_host::net::nft;
 use smolvm_model::network;
 
 /// A forwarder in a thread that waits as the monitor does.
@@ -103,7 +102,7 @@ fn ask(guest: &Played, id: u16, name: &str) {
 
 fn admitted(name: &str, n: u8) -> Played {
     let played = Played::new(name, n);
-    nft::apply(&(network::base(&base()) + &network::add(&install(), std::slice::from_ref(&played.guest)))).unwrap();
+    apply(&(network::base(&base()) + &network::add(&install(), std::slice::from_ref(&played.guest)))).unwrap();
     played
 }
 

@@ -15,8 +15,8 @@ use std::sync::mpsc::{Receiver, channel};
 use net_support::*;
 use smolvm_host::net::firewall::{self, Hook, Manager};
 use smolvm_host::net::nft::{self, NftError, Removal};
-use smolvm_host::net::sysctl::{self, Switch};
-use smolvm_host::net::{links, rights, tap};
+use smolvm_host::net::sysctl::Switch;
+use smolvm_host::net::{rights, tap};
 use smolvm_host::proc::tool::Tool;
 use smolvm_model::name::{InstallId, MacAddr};
 use smolvm_model::network::{self, ElementKey, ElementOwner, LinkGroup, SetName};
@@ -36,7 +36,7 @@ impl Server {
         let there = Elsewhere::new();
         there.wire(("up0", "203.0.113.1/24"), ("up0", "203.0.113.2/24 169.254.169.254/32 10.9.63.9/32"));
         ip("route add default via 203.0.113.2");
-        sysctl::set_forwarding(&"up0".parse().unwrap(), Switch::On).unwrap();
+        set_forwarding(&"up0".parse().unwrap(), Switch::On).unwrap();
         let (tell, heard) = channel();
         there.run(move || {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, PORT)).unwrap();
@@ -72,7 +72,7 @@ impl Drop for Server {
 
 fn admit(guests: &[&Played]) {
     let guests: Vec<_> = guests.iter().map(|played| played.guest.clone()).collect();
-    nft::apply(&(network::base(&base()) + &network::add(&install(), &guests))).unwrap();
+    apply(&(network::base(&base()) + &network::add(&install(), &guests))).unwrap();
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn a_tap_without_elements_is_silent_and_falls_silent_again() {
         admit(&[&a]);
         a.udp(SERVER, PORT, "a");
         assert_eq!(server.next().1, "a");
-        assert_eq!(nft::remove(&install(), &[a.guest.key()]).unwrap(), Removal::Done);
+        assert_eq!(remove_elements(&install(), &[a.guest.key()]).unwrap(), Removal::Done);
         a.udp(SERVER, PORT, "too late");
         b.udp(SERVER, PORT, "b again");
         assert_eq!(server.next().1, "b again");
@@ -284,13 +284,13 @@ fn an_uplink_we_opened_makes_no_router_for_others() {
             String::from_utf8_lossy(&buffer[..len]).into_owned()
         };
         // Forwarding at up0 is on: without the element the host routes for strangers.
-        nft::apply(&network::base(&base())).unwrap();
+        apply(&network::base(&base())).unwrap();
         probe("open");
         assert_eq!(next(), "open");
         let up0 = ["up0".parse().unwrap()];
-        nft::apply(&network::open_uplinks(&install(), &up0)).unwrap();
+        apply(&network::open_uplinks(&install(), &up0)).unwrap();
         probe("closed");
-        nft::remove(&install(), &[ElementKey::Opened { uplink: up0[0].clone() }]).unwrap();
+        remove_elements(&install(), &[ElementKey::Opened { uplink: up0[0].clone() }]).unwrap();
         probe("open again");
         assert_eq!(next(), "open again");
     });
@@ -300,19 +300,19 @@ fn an_uplink_we_opened_makes_no_router_for_others() {
 fn elements_come_and_go_twice_and_others_stay() {
     in_namespace(|| {
         assert_eq!(nft::elements(&install()).unwrap(), None);
-        assert_eq!(nft::remove(&install(), &[guest("vm-a", 0).key()]).unwrap(), Removal::NoTable);
+        assert_eq!(remove_elements(&install(), &[guest("vm-a", 0).key()]).unwrap(), Removal::NoTable);
         assert_eq!(ruleset(), "", "removing from nothing makes nothing");
-        assert!(matches!(nft::apply(&network::add(&install(), &[guest("vm-a", 0)])), Err(NftError::NoSuchObject { .. })));
+        assert!(matches!(apply(&network::add(&install(), &[guest("vm-a", 0)])), Err(NftError::NoSuchObject { .. })));
         let strangers = "table inet docker { set s { type ifname; elements = { \"svtaaaaaaaaaaaa\" } }\n }\n";
-        nft::apply(strangers).unwrap();
+        apply(strangers).unwrap();
         let before = ruleset();
         let guests: Vec<_> = (0..100).map(|n| guest(&format!("vm-{n}"), n)).collect();
         let keys: Vec<_> = guests.iter().map(network::Guest::key).collect();
         for _ in 0..2 {
             nft::check(&network::base(&base())).unwrap();
-            nft::apply(&(network::base(&base()) + &network::add(&install(), &guests))).unwrap();
+            apply(&(network::base(&base()) + &network::add(&install(), &guests))).unwrap();
         }
-        nft::apply(&network::open_uplinks(&install(), &["eth0".parse().unwrap()])).unwrap();
+        apply(&network::open_uplinks(&install(), &["eth0".parse().unwrap()])).unwrap();
         let found = nft::elements(&install()).unwrap().unwrap();
         assert_eq!(found.len(), 101);
         assert!(guests.iter().all(|g| {
@@ -322,13 +322,13 @@ fn elements_come_and_go_twice_and_others_stay() {
         assert_eq!(nft::list_tables().unwrap(), [install()]);
         let start = std::time::Instant::now();
         for _ in 0..2 {
-            assert_eq!(nft::remove(&install(), &keys[..99]).unwrap(), Removal::Done);
+            assert_eq!(remove_elements(&install(), &keys[..99]).unwrap(), Removal::Done);
         }
         println!("99 elements removed twice in {:?}", start.elapsed());
         let left = nft::elements(&install()).unwrap().unwrap();
         assert_eq!(left.iter().filter(|e| e.set == SetName::Sources).map(|e| e.key.clone()).collect::<Vec<_>>(), [keys[99].clone()]);
         for _ in 0..2 {
-            nft::drop_table(&install()).unwrap();
+            drop_table(&install()).unwrap();
         }
         assert!(!nft::table_exists(&install()).unwrap());
         assert_eq!(ruleset(), before);
@@ -340,11 +340,11 @@ fn leftovers_of_every_shape_are_met() {
     in_namespace(|| {
         let table = network::table_name(&install());
         // Elements of an earlier life of the same TAP, of nobody, of another kind, and hand-made chains.
-        nft::apply(&network::base(&base())).unwrap();
+        apply(&network::base(&base())).unwrap();
         let mut old = guest("vm-a", 0);
         old.address = pool().nth(50).unwrap();
-        nft::apply(&network::add(&install(), &[old.clone()])).unwrap();
-        nft::apply(&format!(
+        apply(&network::add(&install(), &[old.clone()])).unwrap();
+        apply(&format!(
             "add element inet {table} sources {{ \"eth0\" . 02:00:00:00:00:09 . 10.9.0.9 }}\n\
              add element inet {table} opened {{ \"we\\\\ird\" comment \"smolvm:../..\" }}\n\
              add chain inet {table} extra {{ type filter hook forward priority -20; policy drop; }}\n"
@@ -354,7 +354,7 @@ fn leftovers_of_every_shape_are_met() {
         let now = guest("vm-a", 0);
         let displaced = network::displaced(found.iter().map(|e| &e.key), std::slice::from_ref(&now));
         assert_eq!(displaced, [old.key()]);
-        nft::apply(&(network::remove(&install(), &displaced) + &network::add(&install(), &[now]))).unwrap();
+        apply(&(network::remove(&install(), &displaced) + &network::add(&install(), &[now]))).unwrap();
         assert!(nft::elements(&install()).unwrap().unwrap().iter().all(|e| e.key != old.key()));
         // A set of another shape under our name: refused whole, told apart, and mended by building anew; so is a chain.
         let shapes = [
@@ -364,21 +364,21 @@ fn leftovers_of_every_shape_are_met() {
             "chain from_guest { type filter hook input priority 3; policy accept; }",
         ];
         for shape in shapes {
-            nft::drop_table(&install()).unwrap();
-            nft::apply(&format!("table inet {table} {{\n{shape}\n}}\n")).unwrap();
-            let met = nft::apply(&network::base(&base()));
+            drop_table(&install()).unwrap();
+            apply(&format!("table inet {table} {{\n{shape}\n}}\n")).unwrap();
+            let met = apply(&network::base(&base()));
             assert!(matches!(met, Err(NftError::Exists { .. })), "{shape}: {met:?}");
-            nft::apply(&network::rebuild(&base(), &[guest("vm-a", 0)], &[])).unwrap();
+            apply(&network::rebuild(&base(), &[guest("vm-a", 0)], &[])).unwrap();
             assert_eq!(nft::elements(&install()).unwrap().unwrap().len(), 1);
         }
         // A table without the sets: nothing in it, nothing to remove, and no error.
-        nft::drop_table(&install()).unwrap();
-        nft::apply(&format!("add table inet {table}\n")).unwrap();
-        assert_eq!(nft::remove(&install(), &[guest("vm-a", 0).key()]).unwrap(), Removal::Done);
+        drop_table(&install()).unwrap();
+        apply(&format!("add table inet {table}\n")).unwrap();
+        assert_eq!(remove_elements(&install(), &[guest("vm-a", 0).key()]).unwrap(), Removal::Done);
         // A name that only looks like ours is not.
-        nft::apply("add table inet smolvm_x\nadd table ip smolvm_0123456780\n").unwrap();
+        apply("add table inet smolvm_x\nadd table ip smolvm_0123456780\n").unwrap();
         assert_eq!(nft::list_tables().unwrap(), [install()]);
-        nft::apply("delete table inet smolvm_x\n").unwrap();
+        apply("delete table inet smolvm_x\n").unwrap();
     });
 }
 
@@ -386,9 +386,9 @@ fn leftovers_of_every_shape_are_met() {
 fn a_table_that_is_there_is_not_taken_for_a_new_one() {
     in_namespace(|| {
         let text = |name, number| network::base_anew(&base()) + &network::add(&install(), &[guest(name, number)]);
-        nft::apply(&text("vm-a", 0)).unwrap();
+        apply(&text("vm-a", 0)).unwrap();
         let before = ruleset();
-        let met = nft::apply(&text("vm-b", 1));
+        let met = apply(&text("vm-b", 1));
         assert!(matches!(met, Err(NftError::Exists { .. })), "{met:?}");
         assert_eq!(ruleset(), before, "refused as a whole");
     });
@@ -406,8 +406,8 @@ fn two_installations_stand_side_by_side() {
         b.mark.install = other.clone();
         b.tap = smolvm_model::name::TapName::derive(&other, &b.mark.sandbox);
         b.address = shape.pool.nth(0).unwrap();
-        let tap = tap::make(&tap::TapSpec { gateway: shape.pool.gateway(), ..spec(&b) }).unwrap();
-        nft::apply(&(network::base(&shape) + &network::add(&other, std::slice::from_ref(&b)))).unwrap();
+        let tap = make_tap(&tap::TapSpec { gateway: shape.pool.gateway(), ..spec(&b) }).unwrap();
+        apply(&(network::base(&shape) + &network::add(&other, std::slice::from_ref(&b)))).unwrap();
         // Guests of one do not reach guests of the other, and both reach the world.
         a.udp(b.address, PORT, "across");
         a.udp(SERVER, PORT, "a");
@@ -420,8 +420,8 @@ fn two_installations_stand_side_by_side() {
             assert_eq!(guest.expect("its own answer and nothing before", read_udp).2, text);
         }
         // One goes; the other goes on.
-        nft::drop_table(&other).unwrap();
-        links::delete_all(&[(b.guest.tap.clone(), b.guest.mark.clone())]).unwrap();
+        drop_table(&other).unwrap();
+        delete_taps(&[(b.guest.tap.clone(), b.guest.mark.clone())]).unwrap();
         a.udp(SERVER, PORT, "still");
         assert_eq!(server.next().1, "still");
     });
@@ -431,8 +431,8 @@ fn two_installations_stand_side_by_side() {
 fn other_firewalls_are_named_with_the_commands_that_mend_them() {
     in_namespace(|| {
         assert_eq!(firewall::blockers().unwrap(), []);
-        nft::apply(&network::base(&base())).unwrap();
-        nft::apply("table ip6 filter { chain F { type filter hook forward priority 0; policy drop; }\n }\n").unwrap();
+        apply(&network::base(&base())).unwrap();
+        apply("table ip6 filter { chain F { type filter hook forward priority 0; policy drop; }\n }\n").unwrap();
         assert_eq!(firewall::blockers().unwrap(), [], "our own table and IPv6 are no hindrance");
         let server = Server::start();
         let a = Played::new("vm-a", 0);
@@ -441,7 +441,7 @@ fn other_firewalls_are_named_with_the_commands_that_mend_them() {
             chain fwd-all { type filter hook forward priority 0; policy drop; }
             chain in-all { type filter hook input priority 0; policy accept; counter drop; }
         }\n";
-        nft::apply(foreign).unwrap();
+        apply(foreign).unwrap();
         let names = std::net::UdpSocket::bind((pool().gateway(), 53)).unwrap();
         names.set_read_timeout(Some(PATIENCE)).unwrap();
         let found = firewall::blockers().unwrap();
@@ -469,11 +469,11 @@ fn docker_and_ufw_are_recognised() {
             chain DOCKER-USER { }
             chain FORWARD { type filter hook forward priority 0; policy drop; jump DOCKER-USER; }
         }\n";
-        nft::apply(chains).unwrap();
+        apply(chains).unwrap();
         let found = firewall::blockers().unwrap();
         assert_eq!((found.len(), found[0].manager, found[0].hook), (1, Manager::Docker, Hook::Forward));
         assert!(found[0].fix[0].ends_with("iptables -I DOCKER-USER -i svt+ -j ACCEPT"), "{:?}", found[0].fix);
-        nft::apply("add chain ip filter ufw-before-forward\nadd chain ip filter ufw-user-forward\n").unwrap();
+        apply("add chain ip filter ufw-before-forward\nadd chain ip filter ufw-user-forward\n").unwrap();
         assert_eq!(firewall::blockers().unwrap()[0].manager, Manager::Ufw);
     });
 }
@@ -487,8 +487,8 @@ fn rights_are_proved_without_a_trace() {
         let unprivileged = std::thread::spawn(|| {
             drop_capabilities();
             assert!(matches!(rights::can_tap(), Err(rights::WhyNot::NoRights)));
-            assert!(matches!(tap::make(&spec(&guest("vm-a", 0))), Err(tap::TapError::NoRights)));
-            assert!(matches!(nft::apply(&network::base(&base())), Err(NftError::NoRights)));
+            assert!(matches!(make_tap(&spec(&guest("vm-a", 0))), Err(tap::TapError::NoRights)));
+            assert!(matches!(apply(&network::base(&base())), Err(NftError::NoRights)));
         });
         unprivileged.join().expect("a call by an ordinary user went wrong");
     });

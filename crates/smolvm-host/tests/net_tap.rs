@@ -5,7 +5,7 @@
 mod net_support;
 
 use net_support::*;
-use smolvm_host::net::links::{self, Outcome};
+use smolvm_host::net::links::Outcome;
 use smolvm_host::net::sysctl::{self, Switch};
 use smolvm_host::net::tap::{self, LinkOwner, TapError};
 use smolvm_host::net::{routes, uplink};
@@ -16,7 +16,7 @@ fn a_tap_is_made_whole_and_removed_whole() {
     in_namespace(|| {
         let before = (ip("-d link"), ip("route show table all"), ip("neigh"));
         let guest = guest("vm-a", 0);
-        let fd = tap::make(&spec(&guest)).unwrap();
+        let fd = make_tap(&spec(&guest)).unwrap();
         let shown = ip(&format!("-d link show {}", guest.tap));
         for part in
             ["alias smolvm:0123456789:vm-a", "group 1413834633", "user 1900000000", "persist on", "02:73:6d:6f:6c:01", "vnet_hdr on"]
@@ -34,9 +34,9 @@ fn a_tap_is_made_whole_and_removed_whole() {
         assert!(routes::known().unwrap().contains(&"10.9.0.2/32".parse().unwrap()));
         drop(fd);
         assert!(tap::owner_of(&guest.tap).unwrap().is_some(), "a finished TAP outlives its maker");
-        let outcome = links::delete_all(&[(guest.tap.clone(), guest.mark.clone())]).unwrap();
+        let outcome = delete_taps(&[(guest.tap.clone(), guest.mark.clone())]).unwrap();
         assert!(matches!(outcome[..], [Outcome::Released]), "{outcome:?}");
-        let again = links::delete_all(&[(guest.tap.clone(), guest.mark)]).unwrap();
+        let again = delete_taps(&[(guest.tap.clone(), guest.mark)]).unwrap();
         assert!(matches!(again[..], [Outcome::AlreadyGone]), "{again:?}");
         assert_eq!((ip("-d link"), ip("route show table all"), ip("neigh")), before);
     });
@@ -46,12 +46,12 @@ fn a_tap_is_made_whole_and_removed_whole() {
 fn making_twice_is_making_once_unless_it_is_in_use() {
     in_namespace(|| {
         let guest = guest("vm-a", 0);
-        let held = tap::make(&spec(&guest)).unwrap();
-        assert!(matches!(tap::make(&spec(&guest)), Err(TapError::InUse { .. })));
+        let held = make_tap(&spec(&guest)).unwrap();
+        assert!(matches!(make_tap(&spec(&guest)), Err(TapError::InUse { .. })));
         drop(held);
         // What an earlier life left on it does not survive.
         ip(&format!("addr add 192.0.2.77/32 dev {}", guest.tap));
-        tap::make(&spec(&guest)).unwrap();
+        make_tap(&spec(&guest)).unwrap();
         assert!(!ip("addr").contains("192.0.2.77"));
         assert_eq!(tap::find_marked(&install()).unwrap().len(), 1);
     });
@@ -68,9 +68,9 @@ fn a_device_of_somebody_else_is_refused_and_stays() {
                 if let Some(alias) = alias {
                     smolvm_host::proc::tool::Tool::new("ip").args(["link", "set", guest.tap.as_str(), "alias", alias]).run_ok().unwrap();
                 }
-                let made = tap::make(&spec(&guest));
+                let made = make_tap(&spec(&guest));
                 assert!(matches!(made, Err(TapError::Foreign { .. })), "{make} {alias:?}: {made:?}");
-                let outcome = links::delete_all(&target).unwrap();
+                let outcome = delete_taps(&target).unwrap();
                 assert!(matches!(outcome[..], [Outcome::Refused { .. }]), "{make} {alias:?}: {outcome:?}");
                 ip(&format!("link del {}", guest.tap));
             }
@@ -78,8 +78,8 @@ fn a_device_of_somebody_else_is_refused_and_stays() {
         // Our own mark on something that is no TAP proves nothing.
         ip(&format!("link add {} type bridge", guest.tap));
         ip(&format!("link set {} alias {}", guest.tap, guest.mark));
-        assert!(matches!(tap::make(&spec(&guest)), Err(TapError::Foreign { .. })));
-        assert!(matches!(links::delete_all(&target).unwrap()[..], [Outcome::Refused { .. }]));
+        assert!(matches!(make_tap(&spec(&guest)), Err(TapError::Foreign { .. })));
+        assert!(matches!(delete_taps(&target).unwrap()[..], [Outcome::Refused { .. }]));
         assert!(tap::find_marked(&install()).unwrap().is_empty());
         ip(&format!("link del {}", guest.tap));
     });
@@ -92,7 +92,7 @@ fn a_route_of_somebody_else_to_the_guests_address_is_not_replaced_and_nothing_st
         ip("link add vpn type bridge");
         ip("link set vpn up");
         ip(&format!("route add {}/32 dev vpn", guest.address));
-        assert!(matches!(tap::make(&spec(&guest)), Err(TapError::RouteTaken { .. })));
+        assert!(matches!(make_tap(&spec(&guest)), Err(TapError::RouteTaken { .. })));
         assert!(ip("route").contains("dev vpn"));
         assert_eq!(tap::owner_of(&guest.tap).unwrap(), None, "an unfinished TAP vanishes with its maker");
     });
@@ -104,19 +104,19 @@ fn a_hundred_are_deleted_together_and_strangers_stay() {
         let targets: Vec<(TapName, Mark)> = (0..100)
             .map(|n| {
                 let guest = guest(&format!("vm-{n}"), n);
-                tap::make(&spec(&guest)).unwrap();
+                make_tap(&spec(&guest)).unwrap();
                 (guest.tap, guest.mark)
             })
             .collect();
         // One is renamed away under our feet, one is another installation's, one was never there.
         let other = Mark::new(InstallId::from_digest([7; 32]), "vm-x".parse().unwrap());
         let strange = TapName::derive(&other.install, &other.sandbox);
-        tap::make(&tap::TapSpec { name: strange.clone(), mark: other.clone(), ..spec(&guest("vm-200", 200)) }).unwrap();
+        make_tap(&tap::TapSpec { name: strange.clone(), mark: other.clone(), ..spec(&guest("vm-200", 200)) }).unwrap();
         let mut asked = targets.clone();
         asked.push((strange.clone(), Mark::new(install(), "vm-x".parse().unwrap())));
         asked.push((TapName::derive(&install(), &"vm-never".parse().unwrap()), Mark::new(install(), "vm-never".parse().unwrap())));
         let start = std::time::Instant::now();
-        let outcomes = links::delete_all(&asked).unwrap();
+        let outcomes = delete_taps(&asked).unwrap();
         println!("100 TAPs deleted in {:?}", start.elapsed());
         assert!(outcomes[..100].iter().all(|o| matches!(o, Outcome::Released)), "{outcomes:?}");
         assert!(matches!(&outcomes[100], Outcome::Refused { found: LinkOwner::Sandbox(mark) } if *mark == other));
@@ -153,9 +153,9 @@ fn forwarding_is_switched_per_interface() {
         ip("link add up0 type bridge");
         let up0 = "up0".parse().unwrap();
         assert_eq!(sysctl::forwarding(&up0).unwrap(), Switch::Off);
-        sysctl::set_forwarding(&up0, Switch::On).unwrap();
+        set_forwarding(&up0, Switch::On).unwrap();
         assert_eq!((sysctl::forwarding(&up0).unwrap(), sysctl::ip_forward().unwrap()), (Switch::On, Switch::Off));
-        sysctl::set_forwarding(&up0, Switch::Off).unwrap();
+        set_forwarding(&up0, Switch::Off).unwrap();
         assert_eq!(sysctl::forwarding(&up0).unwrap(), Switch::Off);
         assert!(matches!(sysctl::forwarding(&"nosuch".parse().unwrap()), Err(sysctl::SysctlError::Missing { .. })));
     });

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, unlinkat};
+use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
+use smolvm_host::effect::{perform, perform_once};
 use smolvm_host::fsx::{FsError, write_atomic};
 use smolvm_host::image::{self, Image};
 use smolvm_host::lock::Lock;
 use smolvm_host::net::rights;
 use smolvm_host::random;
 use smolvm_host::store::{NewSandbox, Store};
+use smolvm_model::effect::{Commit, Effect};
 use smolvm_model::engine::AcceleratorRequest;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind, Status};
@@ -89,7 +92,7 @@ impl Smolvm {
         let (id, lock) = self.insert(&mut store, request, &spec, &reservation)?;
         match self.make_state_dir(&id, &spec) {
             Ok(()) => {
-                let done = store.write(|w| -> Result<(), Error> {
+                let done = store.write(Commit::Created, |w| -> Result<(), Error> {
                     w.set_status(Kind::StateDir, id.as_str(), Status::Held)?;
                     w.set_state(&id, 0, State::Created)?;
                     Ok(())
@@ -139,7 +142,7 @@ impl Smolvm {
                 None => draw()?,
             };
             let lock = self.lock(&id)?;
-            let done = store.write(|w| -> Result<(), Error> {
+            let done = store.write(Commit::Create, |w| -> Result<(), Error> {
                 w.insert_sandbox(&NewSandbox { id: &id, spec, created_ms, expires_ms })?;
                 w.insert_entry(&Entry {
                     sandbox: id.clone(),
@@ -168,8 +171,20 @@ impl Smolvm {
 
     fn make_state_dir(&self, id: &SandboxId, spec: &Spec) -> Result<(), Error> {
         let dir = self.paths().sandbox(id);
-        let fail = |errno: Errno| FsError { action: "make the directory", path: dir.clone(), source: errno.into() };
-        match mkdirat(CWD, &dir, Mode::RWXU) {
+        perform_once(Effect::StateDir, |_| self.claim_state_dir(id, &dir))?;
+        perform_once(Effect::DataDisk, |permit| {
+            image::make_data_disk(permit, &self.paths().cache, spec.disk.bytes(), &self.paths().disk(id)).map_err(|e| {
+                Error::new(ErrorCode::ResourceExhausted, format!("the disk of \"{id}\" cannot be made"))
+                    .hint("see free space with: smolvm doctor")
+                    .because(e)
+            })
+        })
+        .map(drop)
+    }
+
+    fn claim_state_dir(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
+        let fail = |errno: Errno| FsError { action: "make the directory", path: dir.to_owned(), source: errno.into() };
+        match mkdirat(CWD, dir, Mode::RWXU) {
             // Left by a sandbox that no record knows any more: not overwritten, it may hold somebody's work.
             Err(Errno::EXIST) => {
                 return Err(Error::new(ErrorCode::Refused, format!("files of an earlier sandbox \"{id}\" lie in {}", dir.display()))
@@ -177,20 +192,14 @@ impl Smolvm {
             }
             other => other.map_err(fail)?,
         }
-        write_atomic(&dir.join(OWNER), format!("{}\n", self.mark(id)).as_bytes(), 0o600)?;
-        image::make_data_disk(&self.paths().cache, spec.disk.bytes(), &self.paths().disk(id)).map_err(|e| {
-            Error::new(ErrorCode::ResourceExhausted, format!("the disk of \"{id}\" cannot be made"))
-                .hint("see free space with: smolvm doctor")
-                .because(e)
-        })?;
-        Ok(())
+        Ok(write_atomic(&dir.join(OWNER), format!("{}\n", self.mark(id)).as_bytes(), 0o600)?)
     }
 
     /// A failed create is taken back; the error tells when that failed too.
     fn roll_back(&self, store: &mut Store, id: &SandboxId, lock: Lock, cause: Error) -> Error {
         // What refused us is not ours to remove.
         if cause.code == ErrorCode::Refused {
-            let _ = self.forget(store, id);
+            let _ = self.forget(store, id, lock);
             return cause;
         }
         match self.remove_locked(store, std::slice::from_ref(id), Reason::Delete) {
@@ -207,15 +216,15 @@ impl Smolvm {
     }
 
     /// Drops the record of a sandbox that has nothing on the host.
-    fn forget(&self, store: &mut Store, id: &SandboxId) -> Result<(), Error> {
+    fn forget(&self, store: &mut Store, id: &SandboxId, lock: Lock) -> Result<(), Error> {
         let Some((_, entries)) = store.sandbox(id)? else { return Ok(()) };
-        store.write(|w| -> Result<(), Error> {
+        store.write(Commit::Forget, |w| -> Result<(), Error> {
             for e in &entries {
                 w.drop_entry(e.kind, &e.key)?;
             }
             Ok(w.delete_sandbox(id)?)
         })?;
-        let _ = unlinkat(CWD, self.paths().lock(id), AtFlags::empty());
+        let _ = lock.remove();
         Ok(())
     }
 }
@@ -255,6 +264,10 @@ fn spec_of(request: &CreateRequest, image: &Image) -> Result<Spec, Error> {
 
 /// Makes a run directory with its owner file; one of ours that is there already is taken over.
 pub(crate) fn make_run_dir(vm: &Smolvm, id: &SandboxId) -> Result<(), Error> {
+    perform(Effect::RunDir, |_| claim_run_dir(vm, id))
+}
+
+fn claim_run_dir(vm: &Smolvm, id: &SandboxId) -> Result<(), Error> {
     let dir = vm.paths().run_dir(id);
     smolvm_host::fsx::create_private_dir(&vm.paths().run)?;
     match mkdirat(CWD, &dir, Mode::RWXU) {

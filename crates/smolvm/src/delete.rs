@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use smolvm_host::lock::Lock;
 use smolvm_host::store::Store;
+use smolvm_model::effect::Commit;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::Entry;
 use smolvm_model::name::SandboxId;
@@ -116,7 +117,7 @@ impl Smolvm {
         }
         if reason == Reason::Delete {
             // Under their locks only their monitors still write to these rows; what a monitor wrote since the look is overruled.
-            store.write(|w| {
+            store.write(Commit::Delete, |w| {
                 rows.iter().filter(|(_, state)| *state != State::Deleting).try_for_each(|(id, _)| w.force_state(id, State::Deleting))
             })?;
         }
@@ -127,7 +128,7 @@ impl Smolvm {
         let report = execute(&plan, &mut HostEffects::new(self, reason.into()));
         match reason {
             Reason::Stop => settle_now(store, &report)?,
-            Reason::Delete => store.write(|w| -> Result<(), Error> {
+            Reason::Delete => store.write(Commit::Deleted, |w| -> Result<(), Error> {
                 settle(w, &report)?;
                 for (id, _) in rows.iter().filter(|(id, _)| report.is_clear(id)) {
                     w.delete_sandbox(id)?;

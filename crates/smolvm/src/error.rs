@@ -6,6 +6,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use smolvm_host::effect::Fault;
 use smolvm_host::fsx::FsError;
 use smolvm_host::lock::LockError;
 use smolvm_host::proc::tool::ToolError;
@@ -148,6 +149,12 @@ impl From<FsError> for Error {
         let error = Self::new(code, "the state directory could not be changed");
         let error = if code == ErrorCode::ResourceExhausted { error.hint("free some space, then run it again") } else { error };
         error.because(e)
+    }
+}
+
+impl From<Fault> for Error {
+    fn from(fault: Fault) -> Self {
+        Self::new(io_code(&fault.source), "a step failed as a test wanted").because(fault)
     }
 }
 

@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
+use smolvm_host::effect::perform;
 use smolvm_host::fsx::FsError;
+use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
 use smolvm_model::spec::VarName;
@@ -144,14 +146,16 @@ impl Smolvm {
         let path = self.paths().run_dir(id).join(ENV);
         let text = serde_json::to_vec(&plain_env(env)).unwrap_or_default();
         // Not synced: it goes with the run, and a reboot ends the run.
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(FsError::on("make", &path))?;
-        Ok(file.write_all(&text).map_err(FsError::on("write", &path))?)
+        perform(Effect::EnvFile, |_| {
+            let mut file = std::fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&path)
+                .map_err(FsError::on("make", &path))?;
+            Ok(file.write_all(&text).map_err(FsError::on("write", &path))?)
+        })
     }
 }
 

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use smolvm_host::effect::{self, perform};
 use smolvm_host::fsx::create_private_dir;
 use smolvm_host::lock::{self, Lock};
 use smolvm_host::proc::boot;
 use smolvm_host::store::Store;
+use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::{InstallId, Mark, SandboxId};
 
@@ -29,12 +31,25 @@ pub struct Settings {
     pub hypervisor: Option<PathBuf>,
     /// Where the id of this boot is read.
     pub boot_id_source: PathBuf,
+    /// What a test wants to go wrong, and where ([`smolvm_host::effect`]); a release does not read it.
+    #[serde(default)]
+    pub fault: Option<String>,
+    /// Where a test reads which effects were passed; a release does not write it.
+    #[serde(default)]
+    pub trace: Option<PathBuf>,
 }
 
 impl Settings {
     /// The ordinary settings for these paths.
     pub fn new(paths: Paths) -> Self {
-        Self { paths, program: PathBuf::from("/proc/self/exe"), hypervisor: None, boot_id_source: PathBuf::from(boot::SOURCE) }
+        Self {
+            paths,
+            program: PathBuf::from("/proc/self/exe"),
+            hypervisor: None,
+            boot_id_source: PathBuf::from(boot::SOURCE),
+            fault: None,
+            trace: None,
+        }
     }
 }
 
@@ -49,6 +64,8 @@ pub struct Smolvm {
 impl Smolvm {
     /// Finds out which installation the settings mean.
     pub fn open(settings: Settings) -> Result<Self, Error> {
+        effect::arm(settings.fault.as_deref(), settings.trace.as_deref())
+            .map_err(|e| Error::new(ErrorCode::UsageError, "the order for a test cannot be carried out").because(e))?;
         let install = smolvm_host::install::identify(&settings.paths.state)
             .map_err(|e| Error::new(ErrorCode::PermissionDenied, "the state directory cannot be found out").because(e))?;
         let boot_id = boot::boot_id(&settings.boot_id_source).map_err(|e| {
@@ -80,13 +97,16 @@ impl Smolvm {
     /// The ledger; made if there is none.
     pub(crate) fn store(&self) -> Result<Store, Error> {
         let paths = self.paths();
-        for dir in [&paths.state, &paths.run, &paths.cache] {
-            create_private_dir(dir)?;
-        }
-        for dir in [paths.locks(), paths.sandboxes(), paths.trash()] {
-            create_private_dir(&dir)?;
-        }
+        self.home(&[&paths.state, &paths.run, &paths.cache, &paths.locks(), &paths.sandboxes(), &paths.trash()])?;
         Ok(Store::open(&paths.database())?)
+    }
+
+    /// Makes those of the installation's directories that are not there.
+    fn home(&self, dirs: &[&Path]) -> Result<(), Error> {
+        if dirs.iter().all(|dir| dir.is_dir()) {
+            return Ok(());
+        }
+        perform(Effect::Home, |_| Ok(dirs.iter().try_for_each(|dir| create_private_dir(dir))?))
     }
 
     /// The ledger for a look: makes nothing, and changes no byte of it.
@@ -105,13 +125,13 @@ impl Smolvm {
     }
 
     pub(crate) fn lock_for(&self, id: &SandboxId, wait: Duration) -> Result<Lock, Error> {
-        create_private_dir(&self.paths().locks())?;
+        self.home(&[&self.paths().locks()])?;
         Ok(lock::take(&self.paths().lock(id), wait)?)
     }
 
     /// The lock on what all sandboxes share in the network.
     pub(crate) fn network_lock(&self) -> Result<Lock, Error> {
-        create_private_dir(&self.paths().locks())?;
+        self.home(&[&self.paths().locks()])?;
         // Whoever has it holds it for one nft run; a crowd of starts queues up here.
         Ok(lock::take(&self.paths().network_lock(), Duration::from_secs(20))?)
     }

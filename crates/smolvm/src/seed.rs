@@ -4,6 +4,7 @@
 use std::process::Child;
 
 use smolvm_host::proc::identity;
+use smolvm_model::effect::Commit;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Kind, ProcessIdentity, Status};
 use smolvm_model::name::SandboxId;
@@ -50,7 +51,7 @@ impl Smolvm {
             })
         };
         let (hypervisor, monitor) = (known(&stand_ins.hypervisor)?, known(&stand_ins.monitor)?);
-        store.write(|w| -> Result<(), Error> {
+        store.write(Commit::Raised, |w| -> Result<(), Error> {
             w.set_status(Kind::RunDir, id.as_str(), Status::Held)?;
             w.set_status_of_kind(id, Kind::Tap, Status::Held)?;
             w.set_status_of_kind(id, Kind::NftElements, Status::Held)?;

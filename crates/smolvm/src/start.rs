@@ -16,11 +16,13 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use smolvm_host::effect::perform_once;
 use smolvm_host::engine::accel;
 use smolvm_host::engine::probe::Engine;
 use smolvm_host::image;
 use smolvm_host::random;
 use smolvm_host::store::{Failure, Run, SandboxRecord, Store};
+use smolvm_model::effect::{Commit, Effect};
 use smolvm_model::engine::{AcceleratorRequest, decide};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind, Status};
@@ -145,7 +147,7 @@ impl Smolvm {
                 (Some(raised.fd), Some(raised.network))
             }
         };
-        store.write(|w| -> Result<(), Error> {
+        store.write(Commit::Raised, |w| -> Result<(), Error> {
             w.set_status(Kind::RunDir, id.as_str(), Status::Held)?;
             if plan.network == NetworkMode::Tap {
                 w.set_status_of_kind(id, Kind::Tap, Status::Held)?;
@@ -170,7 +172,7 @@ impl Smolvm {
             uid,
             network,
         };
-        let (mut child, socket) = self.spawn_monitor(id, &config, tap)?;
+        let (mut child, socket) = perform_once(Effect::Monitor, |_| self.spawn_monitor(id, &config, tap))?;
         let answer = wait_for_report(socket, patience);
         // The monitor outlives this command. Should it have ended, it is reaped here.
         let _ = child.try_wait();
@@ -243,7 +245,7 @@ impl Smolvm {
             message: e.one_line(),
             during: "stop".to_owned(),
         });
-        store.write(|w| -> Result<(), Error> {
+        store.write(Commit::After, |w| -> Result<(), Error> {
             w.set_state(id, record.generation, state)?;
             if let Some(failure) = failure.or(own.as_ref()) {
                 w.set_failure(id, Some(failure))?;
@@ -263,7 +265,7 @@ pub(crate) fn begin(store: &mut Store, record: &SandboxRecord, plan: &StartPlan)
     let starting = next(record.state, Event::StartBegun)
         .ok_or_else(|| Error::new(ErrorCode::InvalidState, format!("\"{id}\" cannot be started now")))?;
     let entry = |kind, key: &str| Entry { sandbox: id.clone(), kind, key: key.to_owned(), status: Status::Intended, identity: None };
-    store.write(|w| -> Result<(), Error> {
+    store.write(Commit::Start, |w| -> Result<(), Error> {
         w.set_state(id, record.generation, starting)?;
         w.set_run(id, &plan.run)?;
         w.insert_entry(&entry(Kind::RunDir, id.as_str()))?;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use smolvm_host::store::{Exit, SandboxRecord, Store};
+use smolvm_model::effect::Commit;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
 use smolvm_model::state::{Admission, Event, Request, State, next};
@@ -48,7 +49,7 @@ impl Smolvm {
     fn stop_running(&self, store: &mut Store, record: &SandboxRecord, deadline: Duration) -> Result<(), Error> {
         let id = &record.id;
         if let Some(stopping) = next(record.state, Event::StopBegun) {
-            store.write(|w| w.set_state(id, record.generation, stopping))?;
+            store.write(Commit::Stop, |w| w.set_state(id, record.generation, stopping))?;
         }
         // A guest or monitor that does not answer is no reason to keep the machine: the teardown ends it.
         let orderly = self.ask_to_stop(id, deadline).map_err(|e| e.about(id));
@@ -59,7 +60,7 @@ impl Smolvm {
             return Ok(());
         }
         let exit = Exit { kind: "stopped".to_owned(), code: None, signal: None, at_ms: now_ms() };
-        store.write(|w| w.set_exit(id, Some(&exit)))?;
+        store.write(Commit::Exit, |w| w.set_exit(id, Some(&exit)))?;
         orderly.map_err(|e| {
             let text = format!(
                 "sandbox \"{id}\" is stopped, but its guest did not shut down in order ({}); what it had not synced may be lost",

@@ -52,7 +52,7 @@ pub fn host_speed(cache_dir: &Path, boot_id: &str) -> HostSpeed {
     }
     let speed = HostSpeed { boot_id: boot_id.to_owned(), kvm: probe_kvm(Path::new("/dev/kvm")), tsc_khz: measure_counter() };
     if let Ok(json) = serde_json::to_vec_pretty(&speed) {
-        let _ = fsx::create_private_dir(cache_dir).and_then(|()| fsx::write_atomic(&path, &json, 0o600));
+        let _ = fsx::cache_file(&path, &json);
     }
     speed
 }

@@ -5,6 +5,7 @@
 //!                                                                     │ any failure after this kills and reaps it
 //! ```
 
+use crate::effect::Permit;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
@@ -178,7 +179,7 @@ impl std::fmt::Display for Outcome {
 }
 
 /// Starts the hypervisor; the calling process must have one thread and stay (see [`jail::spawn`]).
-pub fn launch(request: LaunchRequest<'_>) -> Result<Launched, LaunchError> {
+pub fn launch(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Launched, LaunchError> {
     let system = |action| move |source: std::io::Error| LaunchError::System { action, source };
     let (qmp, qmp_theirs) = UnixStream::pair().map_err(system("make a socket"))?;
     let (agent, agent_theirs) = UnixStream::pair().map_err(system("make a socket"))?;

@@ -164,7 +164,7 @@ impl Engine {
         let engine = Self::ask(binary)?;
         // A cache that cannot be written costs the questions again next time, nothing else.
         if let Ok(json) = serde_json::to_vec(&engine) {
-            let _ = fsx::create_private_dir(cache_dir).and_then(|()| fsx::write_atomic(&cache, &json, 0o600));
+            let _ = fsx::cache_file(&cache, &json);
         }
         Ok(engine)
     }

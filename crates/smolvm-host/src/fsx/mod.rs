@@ -6,9 +6,11 @@ mod write;
 
 pub use copy::copy_sparse;
 pub use remove::{Removed, remove_tree};
-pub use write::{create_private_dir, sync_dir, write_atomic};
+pub use write::{cache_file, create_private_dir, sync_dir, write_atomic};
 
 use std::path::{Path, PathBuf};
+
+use crate::effect::Fault;
 
 /// A file operation that failed, and on what.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +22,12 @@ pub struct FsError {
     pub path: PathBuf,
     /// The kernel's reason.
     pub source: std::io::Error,
+}
+
+impl From<Fault> for FsError {
+    fn from(fault: Fault) -> Self {
+        Self { action: "pass", path: PathBuf::from(fault.point.to_string()), source: fault.source }
+    }
 }
 
 impl FsError {

@@ -5,7 +5,10 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use smolvm_model::effect::Effect;
+
 use super::FsError;
+use crate::effect::perform;
 
 /// Makes `path` and what leads to it, mode 0700; one that is there already stays as it is.
 pub fn create_private_dir(path: &Path) -> Result<(), FsError> {
@@ -29,6 +32,14 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError>
         FsError { action: "write", path: path.to_owned(), source }
     })?;
     path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Leaves a file in the cache that can be made again at any time, and the directory for it.
+pub fn cache_file(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
+    perform(Effect::CacheFile, |_| {
+        path.parent().map_or(Ok(()), create_private_dir)?;
+        write_atomic(path, bytes, 0o600)
+    })
 }
 
 /// Makes renames and removals in a directory durable.

@@ -3,6 +3,9 @@
 //! Formatting costs a process and some ten milliseconds, copying the few blocks it wrote costs one or two. The inode
 //! tables are holes: marked as zeroed, which a hole is, so the guest does not write them either.
 
+use smolvm_model::effect::Effect;
+
+use crate::effect::{Permit, perform_once};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -71,13 +74,15 @@ pub fn blank(cache: &Path, size_bytes: u64) -> Result<PathBuf, ImageError> {
     std::fs::set_permissions(&made, PermissionsExt::from_mode(0o444)).map_err(FsError::on("write-protect", &made))?;
     std::fs::File::open(&made).and_then(|file| file.sync_all()).map_err(FsError::on("sync", &made))?;
     create_private_dir(&disks)?;
-    std::fs::rename(&made, &path).map_err(FsError::on("publish", &path))?;
-    sync_dir(&disks)?;
+    perform_once(Effect::Publish, |_| {
+        std::fs::rename(&made, &path).map_err(FsError::on("publish", &path))?;
+        sync_dir(&disks)
+    })?;
     Ok(path)
 }
 
 /// Makes the data disk `target` (a new file, mode 0600) of this size.
-pub fn make_data_disk(cache: &Path, size_bytes: u64, target: &Path) -> Result<DataDisk, ImageError> {
+pub fn make_data_disk(_permit: &Permit, cache: &Path, size_bytes: u64, target: &Path) -> Result<DataDisk, ImageError> {
     let template = blank(cache, size_bytes)?;
     fsx::copy_sparse(&template, target, size_bytes)?;
     let metadata = std::fs::metadata(target).map_err(FsError::on("read", target))?;
@@ -92,14 +97,19 @@ fn is_whole(path: &Path, size_bytes: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::effect::permitted;
     use crate::proc::tool::Tool;
     use std::time::Instant;
+
+    fn make(cache: &Path, size_bytes: u64, target: &Path) -> Result<DataDisk, ImageError> {
+        permitted(Effect::DataDisk, |permit| make_data_disk(permit, cache, size_bytes, target)).unwrap()
+    }
 
     #[test]
     fn a_disk_is_sparse_sound_and_has_the_overlays_directories() {
         let cache = tempfile::tempdir().unwrap();
         let target = cache.path().join("data.img");
-        let disk = make_data_disk(cache.path(), 8 << 30, &target).unwrap();
+        let disk = make(cache.path(), 8 << 30, &target).unwrap();
         assert_eq!(disk.size_bytes, 8 << 30);
         assert!(disk.allocated_bytes < 1 << 20, "{} bytes", disk.allocated_bytes);
         ext4::check(&target).unwrap();
@@ -109,9 +119,9 @@ mod tests {
         }
         assert_eq!(std::fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o600);
         let again = Instant::now();
-        make_data_disk(cache.path(), 8 << 30, &cache.path().join("second")).unwrap();
+        make(cache.path(), 8 << 30, &cache.path().join("second")).unwrap();
         assert!(again.elapsed() < Duration::from_secs(1), "the template was not reused");
-        assert!(make_data_disk(cache.path(), 8 << 30, &target).is_err(), "an existing disk was overwritten");
+        assert!(make(cache.path(), 8 << 30, &target).is_err(), "an existing disk was overwritten");
     }
 
     #[test]

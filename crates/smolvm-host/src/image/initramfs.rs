@@ -17,7 +17,7 @@ use super::cpio::{Archive, TooLong};
 use super::digest::Digest;
 use super::error::ImageError;
 use super::kernel::{Group, Kernel, slim};
-use super::store::{publish_directory, require_space};
+use super::store::{point, publish_directory, require_space};
 use super::workdir::Workdir;
 use super::{layout, manifest};
 use crate::fsx::{self, FsError};
@@ -117,7 +117,7 @@ pub(super) fn build(cache: &Path, kernel: &Kernel, agent: &[u8]) -> Result<Initr
     fsx::write_atomic(&out.join("manifest.json"), &manifest::text(&body), 0o444)?;
     let directory = layout::initramfs(cache);
     publish_directory(&out, &directory, digest.hex())?;
-    fsx::write_atomic(&directory.join("current"), format!("{digest}\n").as_bytes(), 0o644)?;
+    point(&directory, "current", &digest.to_string())?;
     Ok(Initramfs { path: directory.join(digest.hex()).join("initramfs.cpio"), digest })
 }
 

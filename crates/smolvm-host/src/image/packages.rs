@@ -1,5 +1,6 @@
 //! Which programs of the host's `setup` and sandboxes need, where they come from, and installing them.
 
+use crate::effect::Permit;
 use std::time::Duration;
 
 use super::progress::{Report, tell};
@@ -83,7 +84,7 @@ pub fn missing_packages() -> Vec<&'static str> {
 }
 
 /// Installs packages with apt-get, nothing that they merely recommend. Only ever on the caller's word.
-pub fn install_packages(packages: &[&str], report: Report<'_>) -> Result<(), PackageError> {
+pub fn install_packages(_permit: &Permit, packages: &[&str], report: Report<'_>) -> Result<(), PackageError> {
     if packages.is_empty() {
         return Ok(());
     }
@@ -125,13 +126,18 @@ fn is_name(name: &str) -> bool {
 mod tests {
     use super::*;
 
+    fn install_for_test(packages: &[&str], report: Report<'_>) -> Result<(), PackageError> {
+        crate::effect::permitted(smolvm_model::effect::Effect::InstallPackages, |permit| install_packages(permit, packages, report))
+            .unwrap()
+    }
+
     #[test]
     fn nothing_but_names_of_packages_reaches_apt() {
         for bad in ["", "-o", "--allow-unauthenticated", "a b", "x=1", "../x", "A"] {
-            let error = install_packages(&[bad], &mut |_| {}).unwrap_err();
+            let error = install_for_test(&[bad], &mut |_| {}).unwrap_err();
             assert!(matches!(error, PackageError::BadName { .. }), "{bad:?}: {error}");
         }
-        install_packages(&[], &mut |_| panic!("nothing to report")).unwrap();
+        install_for_test(&[], &mut |_| panic!("nothing to report")).unwrap();
     }
 
     #[test]

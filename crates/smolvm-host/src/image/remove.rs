@@ -5,8 +5,11 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
+use smolvm_model::effect::Effect;
+
 use super::error::ImageError;
 use super::{layout, listing, workdir};
+use crate::effect::perform;
 use crate::fsx::{FsError, Removed, remove_tree};
 use crate::lock;
 
@@ -30,7 +33,7 @@ pub fn remove(cache: &Path) -> Result<Removed, ImageError> {
         held.push(lock::take(&layout::locks(cache).join(name), WAIT)?);
     }
     for name in MADE {
-        let part = remove_tree(&directory, OsStr::new(name))?;
+        let part = perform(Effect::RemoveCache, |_| remove_tree(&directory, OsStr::new(name)))?;
         removed.entries += part.entries;
         removed.bytes += part.bytes;
     }

@@ -16,11 +16,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
+use smolvm_model::effect::Effect;
 
 use super::digest::Digest;
 use super::error::ImageError;
 use super::manifest::{self, ManifestError};
 use super::{layout, listing};
+use crate::effect::{perform, perform_once};
 use crate::fsx::{self, FsError, Removed, create_private_dir, remove_tree, sync_dir};
 
 /// A published root image.
@@ -124,8 +126,7 @@ pub(super) fn publish(cache: &Path, out: &Path, name: &str, config: Config) -> R
     };
     fsx::write_atomic(&out.join("manifest.json"), &manifest::text(&manifest), 0o444)?;
     publish_directory(out, &layout::images(cache), manifest.digest.hex())?;
-    create_private_dir(&layout::names(cache))?;
-    fsx::write_atomic(&layout::names(cache).join(name), format!("{}\n", manifest.digest).as_bytes(), 0o644)?;
+    point(&layout::names(cache), name, &manifest.digest.to_string())?;
     resolve(cache, name)
 }
 
@@ -135,12 +136,22 @@ pub(super) fn publish_directory(out: &Path, parent: &Path, name: &str) -> Result
     create_private_dir(parent)?;
     sync_dir(out)?;
     let target = parent.join(name);
-    let renamed = match renameat_with(CWD, out, CWD, &target, RenameFlags::empty()) {
-        Err(Errno::NOTEMPTY | Errno::EXIST) => renameat_with(CWD, out, CWD, &target, RenameFlags::EXCHANGE),
-        other => other,
-    };
-    renamed.map_err(|errno| FsError::on("publish", &target)(errno.into()))?;
-    sync_dir(parent)
+    perform_once(Effect::Publish, |_| {
+        let renamed = match renameat_with(CWD, out, CWD, &target, RenameFlags::empty()) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => renameat_with(CWD, out, CWD, &target, RenameFlags::EXCHANGE),
+            other => other,
+        };
+        renamed.map_err(|errno| FsError::on("publish", &target)(errno.into()))?;
+        sync_dir(parent)
+    })
+}
+
+/// Points a name at what was published: from now on it is what is meant.
+pub(super) fn point(directory: &Path, name: &str, at: &str) -> Result<(), FsError> {
+    perform(Effect::PointName, |_| {
+        create_private_dir(directory)?;
+        fsx::write_atomic(&directory.join(name), format!("{at}\n").as_bytes(), 0o644)
+    })
 }
 
 /// Fails early, and saying so, where a build would fill the disk.

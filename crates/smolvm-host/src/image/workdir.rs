@@ -14,9 +14,12 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use smolvm_model::effect::Effect;
+
 use super::error::ImageError;
 use super::layout;
 use super::namespace::{self, Identity};
+use crate::effect::perform;
 use crate::fsx::{FsError, create_private_dir, remove_tree};
 use crate::lock::{self, Lock, LockError};
 
@@ -34,12 +37,14 @@ impl Workdir {
     pub(super) fn new(cache: &Path, artefact: &str, wait: Duration) -> Result<Self, ImageError> {
         let lock = lock::take(&layout::lock(cache, artefact)?, wait)?;
         let parent = layout::temporary(cache);
-        create_private_dir(&parent)?;
-        remove_left_by(&parent, artefact)?;
+        perform(Effect::Workdir, |_| -> Result<(), FsError> {
+            create_private_dir(&parent)?;
+            remove_left_by(&parent, artefact).map(drop)
+        })?;
         let mut random = [0_u8; 8];
         getrandom::fill(&mut random).map_err(|e| FsError::on("name a directory in", &parent)(std::io::Error::other(e)))?;
         let name = OsString::from(format!("{artefact}.{:016x}", u64::from_le_bytes(random)));
-        create_private_dir(&parent.join(&name))?;
+        perform(Effect::Workdir, |_| create_private_dir(&parent.join(&name)))?;
         Ok(Self { parent, name, _lock: lock })
     }
 

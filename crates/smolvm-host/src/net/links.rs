@@ -9,6 +9,7 @@
 //! addressed by its index from the list in which its alias was seen: a name can change hands in between,
 //! an index cannot.
 
+use crate::effect::Permit;
 use std::collections::BTreeSet;
 
 use rustix::io::Errno;
@@ -37,7 +38,7 @@ pub enum Outcome {
 /// Deletes these TAPs where they carry the given marks; outcomes come in the order of `targets`.
 ///
 /// Fails as a whole, with nothing deleted, only when the devices cannot be listed.
-pub fn delete_all(targets: &[(TapName, Mark)]) -> Result<Vec<Outcome>, NetlinkError> {
+pub fn delete_all(_permit: &Permit, targets: &[(TapName, Mark)]) -> Result<Vec<Outcome>, NetlinkError> {
     let mut netlink = Netlink::open()?;
     let links = netlink.links()?;
     let verdicts: Vec<Result<u32, Outcome>> = targets.iter().map(|(name, mark)| judge(&links, name, mark)).collect();

@@ -3,6 +3,7 @@
 //! The text comes from `smolvm_model::network` alone, one transaction per call. What `nft` lists is read
 //! tolerantly: an element that is not of our making has no key or no owner here, and is left alone.
 
+use crate::effect::Permit;
 use serde_json::Value;
 use smolvm_model::name::InstallId;
 use smolvm_model::network::{self, ElementKey, ElementOwner, SetName};
@@ -72,7 +73,7 @@ pub enum Removal {
 }
 
 /// Applies a text as one transaction: all of it, or nothing.
-pub fn apply(text: &str) -> Result<(), NftError> {
+pub fn apply(_permit: &Permit, text: &str) -> Result<(), NftError> {
     if text.is_empty() {
         return Ok(());
     }
@@ -85,8 +86,8 @@ pub fn check(text: &str) -> Result<(), NftError> {
 }
 
 /// Removes elements, whether they are there or not.
-pub fn remove(install: &InstallId, keys: &[ElementKey]) -> Result<Removal, NftError> {
-    match apply(&network::remove(install, keys)) {
+pub fn remove(permit: &Permit, install: &InstallId, keys: &[ElementKey]) -> Result<Removal, NftError> {
+    match apply(permit, &network::remove(install, keys)) {
         Ok(()) => Ok(Removal::Done),
         // No table, or a table without the set: either way, look for what is left.
         Err(e @ NftError::NoSuchObject { .. }) => match elements(install)? {
@@ -130,8 +131,8 @@ pub fn list_tables() -> Result<Vec<InstallId>, NftError> {
 }
 
 /// Removes the installation's table with everything in it, whether it is there or not.
-pub fn drop_table(install: &InstallId) -> Result<(), NftError> {
-    apply(&network::drop_table(install))
+pub fn drop_table(permit: &Permit, install: &InstallId) -> Result<(), NftError> {
+    apply(permit, &network::drop_table(install))
 }
 
 /// One element as `nft` lists it: the bare key, or `{"elem": {"val": key, "comment": text}}`.

@@ -3,6 +3,7 @@
 //! An [`IfName`] or a [`TapName`] cannot hold a slash, `..`, `all` or `default`, so a path built from
 //! one stays inside that interface's own directory.
 
+use crate::effect::Permit;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -81,7 +82,7 @@ pub fn forwarding(interface: &IfName) -> Result<Switch, SysctlError> {
 }
 
 /// Lets packets that arrive on this interface be sent on, or not.
-pub fn set_forwarding(interface: &IfName, to: Switch) -> Result<(), SysctlError> {
+pub fn set_forwarding(_permit: &Permit, interface: &IfName, to: Switch) -> Result<(), SysctlError> {
     let value = match to {
         Switch::Off => "0",
         Switch::On => "1",

@@ -8,6 +8,7 @@
 //! Invariants: a device that outlives the process carries its mark; a device with another mark, or none, is
 //! never touched; a device is always in its installation's link group, so the rules see it from its first packet.
 
+use crate::effect::Permit;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
@@ -136,7 +137,7 @@ impl std::fmt::Display for LinkOwner {
 /// Makes the TAP and attaches to it; the descriptor is what the hypervisor gets.
 ///
 /// One of the same mark that nobody is attached to is made anew, so that it is in every respect what `spec` says.
-pub fn make(spec: &TapSpec) -> Result<OwnedFd, TapError> {
+pub fn make(_permit: &Permit, spec: &TapSpec) -> Result<OwnedFd, TapError> {
     let mut netlink = Netlink::open()?;
     if let Some(link) = netlink.link_named(spec.name.as_str())? {
         clear(&mut netlink, spec, &link)?;

@@ -21,6 +21,8 @@ use std::path::PathBuf;
 
 use smolvm_model::ledger::Kind;
 
+use crate::effect::Fault;
+
 /// Why the ledger could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -101,6 +103,20 @@ impl From<rusqlite::Error> for StoreError {
             Some(C::ReadOnly | C::CannotOpen) => Self::ReadOnly,
             Some(C::DatabaseBusy | C::DatabaseLocked) => Self::Busy,
             _ => Self::Sql { source },
+        }
+    }
+}
+
+impl From<Fault> for StoreError {
+    fn from(fault: Fault) -> Self {
+        match fault.source.kind() {
+            std::io::ErrorKind::StorageFull => Self::Full,
+            std::io::ErrorKind::PermissionDenied => Self::ReadOnly,
+            std::io::ErrorKind::ResourceBusy | std::io::ErrorKind::TimedOut => Self::Busy,
+            _ => {
+                let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+                Self::Sql { source: rusqlite::Error::SqliteFailure(code, Some(fault.to_string())) }
+            }
         }
     }
 }

@@ -6,7 +6,10 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use smolvm_model::effect::{Commit, Side};
+
 use super::StoreError;
+use crate::effect::reach_commit;
 
 /// The schema this program writes.
 pub const SCHEMA_VERSION: i64 = 1;
@@ -161,6 +164,7 @@ impl Store {
 
     fn migrate(&mut self) -> Result<(), StoreError> {
         use std::os::unix::fs::PermissionsExt;
+        reach_commit(Commit::Schema, Side::Before)?;
         // Before the first row: the umask of whoever runs this decides nothing.
         std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o600)).map_err(|_| StoreError::ReadOnly)?;
         self.connection.pragma_update(None, "journal_mode", "WAL")?;
@@ -172,7 +176,7 @@ impl Store {
             tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         }
         tx.commit()?;
-        Ok(())
+        Ok(reach_commit(Commit::Schema, Side::After)?)
     }
 }
 
@@ -241,7 +245,7 @@ mod tests {
     fn killed() -> tempfile::TempDir {
         let (dir, left) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut store = Store::open(&dir.path().join("state.db")).unwrap();
-        store.write(|w| w.set_meta("last", "word")).unwrap();
+        store.write(Commit::Settled, |w| w.set_meta("last", "word")).unwrap();
         for file in ["state.db", "state.db-wal", "state.db-shm"] {
             std::fs::copy(dir.path().join(file), left.path().join(file)).unwrap();
         }
@@ -263,7 +267,7 @@ mod tests {
         assert_eq!(before.len(), 2);
         let mut store = Store::look(&path).unwrap().unwrap();
         assert_eq!(store.meta("last").unwrap().as_deref(), Some("word"));
-        assert!(matches!(store.write(|w| w.set_meta("a", "b")), Err(StoreError::ReadOnly)));
+        assert!(matches!(store.write(Commit::Settled, |w| w.set_meta("a", "b")), Err(StoreError::ReadOnly)));
         drop(store);
         assert!(lasting() == before, "a look changed the ledger's files");
         // The same where the index was lost.
@@ -273,7 +277,7 @@ mod tests {
         // Whoever looks and then acts has both open for a while.
         let looking = Store::look(&path).unwrap().unwrap();
         let mut writer = Store::open(&path).unwrap();
-        writer.write(|w| w.set_meta("last", "after")).unwrap();
+        writer.write(Commit::Settled, |w| w.set_meta("last", "after")).unwrap();
         assert_eq!(looking.meta("last").unwrap().as_deref(), Some("after"));
     }
 
@@ -284,14 +288,14 @@ mod tests {
         assert!(Store::look(&path).unwrap().is_none());
         let mut writer = Store::open(&path).unwrap();
         for word in ["one", "two"] {
-            writer.write(|w| w.set_meta("last", word)).unwrap();
+            writer.write(Commit::Settled, |w| w.set_meta("last", word)).unwrap();
             assert_eq!(Store::look(&path).unwrap().unwrap().meta("last").unwrap().as_deref(), Some(word));
         }
         drop(writer);
         let before = content(dir.path());
         assert_eq!(before.len(), 1, "the last to close leaves one file");
         let mut store = Store::look(&path).unwrap().unwrap();
-        assert!(matches!(store.write(|w| w.set_meta("a", "b")), Err(StoreError::ReadOnly)));
+        assert!(matches!(store.write(Commit::Settled, |w| w.set_meta("a", "b")), Err(StoreError::ReadOnly)));
         drop(store);
         assert!(content(dir.path()) == before);
         // One that was never written is as good as none, and stays as it is.
@@ -312,7 +316,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.db");
         drop(Store::open(&path).unwrap());
-        let write = |why| Store::open_unwritable(&path, why).unwrap().write(|w| w.set_meta("a", "b"));
+        let write = |why| Store::open_unwritable(&path, why).unwrap().write(Commit::Settled, |w| w.set_meta("a", "b"));
         assert!(matches!(write(Unwritable::ReadOnly), Err(StoreError::ReadOnly)));
         assert!(matches!(write(Unwritable::Full), Err(StoreError::Full)));
     }

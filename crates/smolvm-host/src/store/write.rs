@@ -1,6 +1,7 @@
 //! Changes the ledger: one immediate transaction for everything that belongs together.
 
 use rusqlite::{Transaction, TransactionBehavior, params};
+use smolvm_model::effect::{Commit, Side};
 use smolvm_model::ledger::{Entry, Kind, ProcessIdentity, Status};
 use smolvm_model::name::SandboxId;
 use smolvm_model::spec::Spec;
@@ -8,6 +9,7 @@ use smolvm_model::state::State;
 
 use super::record::{BrokenPlace, BrokenRow, Exit, Failure, Run, SharedPart, identity_to_json, spec_to_json, to_json};
 use super::{Store, StoreError};
+use crate::effect::{is_forgotten, reach_commit};
 
 /// A sandbox about to be recorded.
 #[derive(Debug)]
@@ -29,15 +31,20 @@ pub struct Writing<'a> {
 }
 
 impl Store {
-    /// Runs `change` in one immediate transaction and commits it, with one fsync.
-    pub fn write<T, E: From<StoreError>>(&mut self, change: impl FnOnce(&Writing<'_>) -> Result<T, E>) -> Result<T, E> {
+    /// Runs `change` in one immediate transaction and commits it, with one fsync. `commit` says what it announces or records.
+    pub fn write<T, E: From<StoreError>>(&mut self, commit: Commit, change: impl FnOnce(&Writing<'_>) -> Result<T, E>) -> Result<T, E> {
         if let Some(why) = self.unwritable {
             return Err(StoreError::from(why).into());
         }
+        reach_commit(commit, Side::Before).map_err(StoreError::from)?;
         let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(StoreError::from)?;
         let writing = Writing { tx };
         let value = change(&writing)?;
+        if is_forgotten(commit) {
+            return Ok(value);
+        }
         writing.tx.commit().map_err(StoreError::from)?;
+        reach_commit(commit, Side::After).map_err(StoreError::from)?;
         Ok(value)
     }
 }
@@ -235,7 +242,7 @@ mod tests {
         let entry =
             Entry { sandbox: id.clone(), kind: Kind::Address, key: "10.0.0.2".to_owned(), status: Status::Reserved, identity: None };
         store
-            .write(|w| {
+            .write(Commit::Settled, |w| {
                 w.insert_sandbox(&NewSandbox { id: &id, spec: &spec(), created_ms: 5, expires_ms: Some(9) })?;
                 w.insert_entry(&entry)
             })
@@ -249,7 +256,7 @@ mod tests {
         let identity = ProcessIdentity { pid: 1, start_ticks: 2, boot_id: "b".to_owned(), token: TOKEN.to_owned() };
         let process = Entry { sandbox: id.clone(), kind: Kind::Process, key: TOKEN.to_owned(), status: Status::Intended, identity: None };
         store
-            .write(|w| {
+            .write(Commit::Settled, |w| {
                 w.insert_entry(&process)?;
                 w.set_identity(Kind::Process, TOKEN, &identity)?;
                 w.set_state(&id, 0, State::Created)
@@ -266,9 +273,9 @@ mod tests {
     #[test]
     fn a_row_cannot_vanish_while_anything_is_recorded_under_it() {
         let (_dir, mut store, id) = with_one();
-        assert!(matches!(store.write(|w| w.delete_sandbox(&id)), Err(StoreError::StillHeld)));
+        assert!(matches!(store.write(Commit::Settled, |w| w.delete_sandbox(&id)), Err(StoreError::StillHeld)));
         store
-            .write(|w| {
+            .write(Commit::Settled, |w| {
                 w.drop_entry(Kind::Address, "10.0.0.2")?;
                 w.delete_sandbox(&id)
             })
@@ -279,10 +286,11 @@ mod tests {
     #[test]
     fn names_and_keys_are_taken_once_and_a_failed_write_leaves_nothing() {
         let (_dir, mut store, id) = with_one();
-        let twice = store.write(|w| w.insert_sandbox(&NewSandbox { id: &id, spec: &spec(), created_ms: 0, expires_ms: None }));
+        let twice =
+            store.write(Commit::Settled, |w| w.insert_sandbox(&NewSandbox { id: &id, spec: &spec(), created_ms: 0, expires_ms: None }));
         assert!(matches!(twice, Err(StoreError::NameTaken)));
         let other: SandboxId = "vm-b".parse().unwrap();
-        let clash = store.write(|w| {
+        let clash = store.write(Commit::Settled, |w| {
             w.insert_sandbox(&NewSandbox { id: &other, spec: &spec(), created_ms: 0, expires_ms: None })?;
             w.insert_entry(&Entry {
                 sandbox: other.clone(),
@@ -299,8 +307,8 @@ mod tests {
     #[test]
     fn a_stale_generation_changes_nothing() {
         let (_dir, mut store, id) = with_one();
-        store.write(|w| w.set_state(&id, 0, State::Created)).unwrap();
-        assert!(matches!(store.write(|w| w.set_state(&id, 0, State::Deleting)), Err(StoreError::Changed)));
+        store.write(Commit::Settled, |w| w.set_state(&id, 0, State::Created)).unwrap();
+        assert!(matches!(store.write(Commit::Settled, |w| w.set_state(&id, 0, State::Deleting)), Err(StoreError::Changed)));
         assert_eq!(store.sandbox(&id).unwrap().unwrap().0.state, State::Created);
     }
 
@@ -311,7 +319,7 @@ mod tests {
         assert!(matches!(store.sandbox(&id), Err(StoreError::BrokenRow { .. })), "an entry that cannot be read was passed over");
         let broken = store.table().unwrap().broken;
         assert_eq!(broken.len(), 1);
-        store.write(|w| w.drop_broken(&broken[0])).unwrap();
+        store.write(Commit::Settled, |w| w.drop_broken(&broken[0])).unwrap();
         assert_eq!(store.sandbox(&id).unwrap().unwrap().1.len(), 1);
     }
 
@@ -331,7 +339,7 @@ mod tests {
         let table = store.table().unwrap();
         assert_eq!((table.entries.len(), table.broken.len()), (1, 4), "{:?}", table.broken);
         for broken in table.broken {
-            store.write(|w| w.drop_broken(&broken)).unwrap();
+            store.write(Commit::Settled, |w| w.drop_broken(&broken)).unwrap();
         }
         assert_eq!(store.table().unwrap().broken, []);
     }
@@ -345,7 +353,7 @@ mod tests {
         let table = store.table().unwrap();
         assert_eq!((table.sandboxes.len(), table.broken.len()), (1, 4));
         for broken in table.broken {
-            store.write(|w| w.drop_broken(&broken)).unwrap();
+            store.write(Commit::Settled, |w| w.drop_broken(&broken)).unwrap();
         }
         assert_eq!(store.count().unwrap(), 1);
     }

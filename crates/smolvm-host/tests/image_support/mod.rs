@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use smolvm_host::effect::permitted;
 use smolvm_host::image::{BuiltIn, ImageError, Progress, Renew, make_data_disk, prepare_image, prepare_kernel};
 use smolvm_host::proc::tool::Tool;
+use smolvm_model::effect::Effect;
 
 const JOB: &str = "SMOLVM_IMAGE_JOB";
 const CACHE: &str = "SMOLVM_IMAGE_CACHE";
@@ -125,7 +127,9 @@ pub(crate) fn run_job() {
         "kernel" => prepare_kernel(&cache, Renew::Always, &mut report).map(|kernel| kernel.release),
         "minimal" => prepare_image(&cache, BuiltIn::Minimal, Renew::Always, &mut report).map(|image| image.digest.to_string()),
         "debian" => prepare_image(&cache, BuiltIn::Debian, Renew::Always, &mut report).map(|image| image.path.display().to_string()),
-        "disk" => make_data_disk(&cache, 8 << 30, &cache.join("data.img")).map(|disk| disk.allocated_bytes.to_string()),
+        "disk" => permitted(Effect::DataDisk, |permit| make_data_disk(permit, &cache, 8 << 30, &cache.join("data.img")))
+            .unwrap()
+            .map(|disk| disk.allocated_bytes.to_string()),
         other => panic!("no such job: {other}"),
     };
     println!("\noutcome: {}", result.map_or_else(|error| describe(&error), |value| format!("ok {value}")));

@@ -13,11 +13,16 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use smolvm_host::net::tap::{self, TapSpec};
-use smolvm_host::net::{links, nft};
+use smolvm_host::effect::permitted;
+use smolvm_host::net::links;
+use smolvm_host::net::netlink::NetlinkError;
+use smolvm_host::net::nft::{self, NftError};
+use smolvm_host::net::sysctl::{self, Switch, SysctlError};
+use smolvm_host::net::tap::{self, TapError, TapSpec};
 use smolvm_host::proc::tool::Tool;
+use smolvm_model::effect::Effect;
 use smolvm_model::name::{InstallId, MacAddr, Mark, TapName};
-use smolvm_model::network::{AddressPool, Base, GATEWAY_MAC, Guest};
+use smolvm_model::network::{AddressPool, Base, ElementKey, GATEWAY_MAC, Guest, IfName};
 use testkit::{LeakOracle, Netns, Scope};
 
 /// How long anything that must happen may take on a busy machine.
@@ -76,9 +81,9 @@ fn remove_ours() {
         nft::list_tables().unwrap().into_iter().chain([install(), InstallId::from_digest([7; 32])]).collect();
     for install in &installs {
         let taps: Vec<_> = tap::find_marked(install).unwrap().into_iter().map(|link| (link.name, link.mark)).collect();
-        let outcomes = links::delete_all(&taps).unwrap();
+        let outcomes = delete_taps(&taps).unwrap();
         assert!(outcomes.iter().all(|outcome| matches!(outcome, links::Outcome::Released)), "{outcomes:?}");
-        nft::drop_table(install).unwrap();
+        drop_table(install).unwrap();
     }
 }
 
@@ -191,7 +196,7 @@ const VNET: usize = 10;
 impl Played {
     pub(crate) fn new(name: &str, n: u8) -> Self {
         let guest = guest(name, n);
-        let tap = tap::make(&spec(&guest)).unwrap();
+        let tap = make_tap(&spec(&guest)).unwrap();
         Self { guest, tap }
     }
 
@@ -317,4 +322,28 @@ pub(crate) fn is_echo_reply(frame: &[u8]) -> Option<()> {
 
 pub(crate) fn is_syn_ack(frame: &[u8]) -> Option<()> {
     (frame[12..14] == [8, 0] && frame[23] == 6 && frame[47] & 0x12 == 0x12).then_some(())
+}
+
+pub(crate) fn make_tap(spec: &TapSpec) -> Result<OwnedFd, TapError> {
+    permitted(Effect::Tap, |permit| tap::make(permit, spec)).unwrap()
+}
+
+pub(crate) fn delete_taps(targets: &[(TapName, Mark)]) -> Result<Vec<links::Outcome>, NetlinkError> {
+    permitted(Effect::RemoveTaps, |permit| links::delete_all(permit, targets)).unwrap()
+}
+
+pub(crate) fn apply(text: &str) -> Result<(), NftError> {
+    permitted(Effect::Filter, |permit| nft::apply(permit, text)).unwrap()
+}
+
+pub(crate) fn remove_elements(install: &InstallId, keys: &[ElementKey]) -> Result<nft::Removal, NftError> {
+    permitted(Effect::RemoveElements, |permit| nft::remove(permit, install, keys)).unwrap()
+}
+
+pub(crate) fn drop_table(install: &InstallId) -> Result<(), NftError> {
+    permitted(Effect::DropTable, |permit| nft::drop_table(permit, install)).unwrap()
+}
+
+pub(crate) fn set_forwarding(interface: &IfName, to: Switch) -> Result<(), SysctlError> {
+    permitted(Effect::Forwarding, |permit| sysctl::set_forwarding(permit, interface, to)).unwrap()
 }

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use smolvm_host::effect::perform;
 use smolvm_host::fsx::remove_tree;
 use smolvm_host::lock::{self, Lock};
 use smolvm_host::store::{SharedPart, Store};
+use smolvm_model::effect::{Commit, Effect};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
 use smolvm_model::select::{Scope, Selection, Why, select};
@@ -294,7 +296,7 @@ impl Smolvm {
         for dir in [self.paths().trash(), self.paths().run.join(".trash")] {
             let Ok(handle) = std::fs::File::open(&dir) else { continue };
             for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
-                match remove_tree(&handle, &entry.file_name()) {
+                match perform(Effect::EmptyTrash, |_| remove_tree(&handle, &entry.file_name())) {
                     Ok(removed) => report.freed_bytes += removed.bytes,
                     Err(e) => report.failed.push(Failed {
                         id: entry.file_name().to_string_lossy().into_owned(),
@@ -321,7 +323,7 @@ fn adopt_shared(store: &mut Store, orphan: &Orphan) -> Result<(), Error> {
     // Forwarding that stands in our table as opened was off before: that is what the set says.
     let value = |text: &str| (orphan.kind == "forwarding").then(|| text.to_owned());
     let part = SharedPart { kind: orphan.kind.clone(), key: orphan.key.clone(), before: value("0"), after: value("1") };
-    Ok(store.write(|w| w.note_shared(&part))?)
+    Ok(store.write(Commit::Adopt, |w| w.note_shared(&part))?)
 }
 
 fn step_views(report: &Report) -> impl Iterator<Item = StepView> {

@@ -1,6 +1,7 @@
 //! `doctor --fix`: drops what is no valid sandbox from the ledger, and touches nothing else.
 
 use smolvm_host::store::BrokenPlace;
+use smolvm_model::effect::Commit;
 use smolvm_model::name::SandboxId;
 
 use crate::error::Error;
@@ -12,7 +13,7 @@ impl Smolvm {
         let Some(mut store) = self.store_if_any()? else { return Ok(Vec::new()) };
         let mut done = Vec::new();
         for row in store.table()?.broken {
-            store.write(|w| w.drop_broken(&row))?;
+            store.write(Commit::Repair, |w| w.drop_broken(&row))?;
             done.push(match &row.place {
                 BrokenPlace::Sandbox => self.account(&row.raw_id),
                 BrokenPlace::Entry { kind, key } => {

@@ -236,7 +236,11 @@ fn a_row_that_lost_its_process_is_a_warning() {
     let spec: smolvm_model::spec::Spec = spec();
     let id = "vm-gone".parse().unwrap();
     let mut store = Store::open(&home.vm.paths().database()).unwrap();
-    store.write(|w| w.insert_sandbox(&smolvm_host::store::NewSandbox { id: &id, spec: &spec, created_ms: 1, expires_ms: None })).unwrap();
+    store
+        .write(smolvm_model::effect::Commit::Create, |w| {
+            w.insert_sandbox(&smolvm_host::store::NewSandbox { id: &id, spec: &spec, created_ms: 1, expires_ms: None })
+        })
+        .unwrap();
     drop(store);
     home.sql("UPDATE sandbox SET state='running'");
     let report = home.check("sandboxes.stale");

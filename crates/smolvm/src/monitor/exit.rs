@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use smolvm_host::store::{Exit, Store};
+use smolvm_model::effect::Commit;
 use smolvm_model::ledger::Kind;
 use smolvm_model::state::State;
 use smolvm_proto::{Frame, MonitorErrorCode, MonitorReply, encode};
@@ -126,7 +127,7 @@ pub(super) fn finish(serving: &mut Loop<'_>, end: End) -> Result<(), Error> {
 fn note(serving: &Loop<'_>, exit: &Exit) -> Result<(), Error> {
     let Some(mut store) = serving.vm.store_if_any()? else { return Ok(()) };
     if row_of(&store, serving)?.is_some() {
-        store.write(|w| w.set_exit(serving.id, Some(exit)))?;
+        store.write(Commit::Exit, |w| w.set_exit(serving.id, Some(exit)))?;
     }
     Ok(())
 }
@@ -145,7 +146,7 @@ fn release_after_poweroff(serving: &mut Loop<'_>, exit: &Exit) -> Result<(), Err
     };
     if row_of(&store, serving)?.is_some_and(|state| state != State::Stopping) {
         serving.vm.release_run(&mut store, serving.id, State::Stopped, None)?;
-        store.write(|w| w.set_exit(serving.id, Some(exit)))?;
+        store.write(Commit::Exit, |w| w.set_exit(serving.id, Some(exit)))?;
         crate::network::release_shared(serving.vm, &mut store)?;
     }
     Ok(())

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use smolvm_host::effect::perform;
+use smolvm_host::proc::kill;
 use smolvm_host::store::Store;
+use smolvm_model::effect::{Commit, Effect};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
 use smolvm_model::state::State;
@@ -156,7 +159,7 @@ impl<'a> Loop<'a> {
             self.drop_who_does_not_greet();
             if self.kill_at.is_some_and(|at| at <= Instant::now()) {
                 self.kill_at = None;
-                let _ = smolvm_host::proc::kill::kill(&self.pidfd);
+                let _ = perform(Effect::EndHypervisors, |_| kill::kill(&self.pidfd));
             }
         }
     }
@@ -358,7 +361,7 @@ impl<'a> Loop<'a> {
             agent: self.agent_version.clone().unwrap_or_default(),
             ..run
         });
-        store.write(|w| -> Result<(), Error> {
+        store.write(Commit::Ready, |w| -> Result<(), Error> {
             w.set_state(self.id, self.config.generation, State::Running)?;
             if let Some(run) = &run {
                 w.update_run(self.id, run)?;
@@ -435,7 +438,7 @@ impl<'a> Loop<'a> {
     pub(super) fn kill_now(&mut self) {
         self.evidence.stop_requested = true;
         self.evidence.killed = true;
-        let _ = smolvm_host::proc::kill::kill(&self.pidfd);
+        let _ = perform(Effect::EndHypervisors, |_| kill::kill(&self.pidfd));
     }
 
     pub(super) fn tell_stoppers(&mut self, bytes: &[u8]) {

@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use smolvm_host::effect::{Permit, perform, perform_once};
 use smolvm_host::engine::accel;
 use smolvm_host::engine::launch::{LaunchRequest, Launched, NetAttach, launch};
 use smolvm_host::engine::probe::Engine;
@@ -15,6 +16,7 @@ use smolvm_host::jail::JailIdentity;
 use smolvm_host::lock::{self, Lock};
 use smolvm_host::store::Store;
 use smolvm_host::{proc::identity, random};
+use smolvm_model::effect::{Commit, Effect};
 use smolvm_model::engine::{Accelerator, MachineShape};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Kind, ProcessIdentity};
@@ -72,10 +74,12 @@ fn live(config: &MonitorConfig, reporter: &mut Reporter) -> Result<(), Error> {
     let id: SandboxId = config.id.parse().map_err(|_| odd("an id"))?;
     let token: LaunchToken = config.token.parse().map_err(|_| odd("a launch token"))?;
     let _alive = hold_lock(&vm, &id)?;
-    let listener = listen(&vm, &id)?;
+    let listener = perform(Effect::MonitorFiles, |_| listen(&vm, &id))?;
     record_self(&vm, &token)?;
-    let (net, network) = super::network::attach(config)?;
-    let launched = start_hypervisor(config, &vm, &id, &token, net)?;
+    let (launched, network) = perform_once(Effect::Hypervisor, |permit| {
+        let (net, network) = super::network::attach(config)?;
+        start_hypervisor(permit, config, &vm, &id, &token, net).map(|launched| (launched, network))
+    })?;
     record_hypervisor(&vm, &token, &launched)?;
     let parts = Parts {
         pid: launched.pid,
@@ -129,6 +133,7 @@ fn listen(vm: &Smolvm, id: &SandboxId) -> Result<UnixListener, Error> {
 }
 
 fn start_hypervisor(
+    permit: &Permit,
     config: &MonitorConfig,
     vm: &Smolvm,
     id: &SandboxId,
@@ -161,7 +166,8 @@ fn start_hypervisor(
         net,
         identity: config.uid.map_or(JailIdentity::Caller, JailIdentity::Uid),
     };
-    launch(request).map_err(|e| Error::new(ErrorCode::Internal, "the hypervisor cannot be started").hint("smolvm doctor").because(e))
+    launch(permit, request)
+        .map_err(|e| Error::new(ErrorCode::Internal, "the hypervisor cannot be started").hint("smolvm doctor").because(e))
 }
 
 /// The monitor writes down who it is before it makes anything.
@@ -181,7 +187,8 @@ fn record(vm: &Smolvm, kind: Kind, token: &LaunchToken, pid: u32, start_ticks: u
     let identity = ProcessIdentity { pid, start_ticks, boot_id: vm.boot_id.clone(), token: token.to_string() };
     let mut store = Store::open(&vm.paths().database())?;
     // `Changed` means that the entry is gone: somebody deleted the sandbox, and this run has no place any more.
-    Ok(store.write(|w| w.set_identity(kind, token.as_str(), &identity))?)
+    let commit = if kind == Kind::Monitor { Commit::MonitorKnown } else { Commit::HypervisorKnown };
+    Ok(store.write(commit, |w| w.set_identity(kind, token.as_str(), &identity))?)
 }
 
 /// A fresh attach's nonce and a guest's seed.

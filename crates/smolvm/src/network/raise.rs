@@ -2,9 +2,11 @@
 
 use std::os::fd::OwnedFd;
 
+use smolvm_host::effect::{Permit, perform};
 use smolvm_host::net::nft::{self, NftError};
 use smolvm_host::net::tap::{self, TapError, TapSpec};
 use smolvm_host::store::Store;
+use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind};
 use smolvm_model::name::SandboxId;
@@ -41,20 +43,20 @@ pub(crate) fn raise(vm: &Smolvm, store: &mut Store, id: &SandboxId, entries: &[E
     {
         let _lock = vm.network_lock()?;
         let opened = shared::open(vm, store)?;
-        admit_guest(vm, pool, &guest, &opened)?;
+        perform(Effect::Filter, |permit| admit_guest(permit, vm, pool, &guest, &opened))?;
     }
-    let fd = tap::make(&spec).map_err(tap_error)?;
+    let fd = perform(Effect::Tap, |permit| tap::make(permit, &spec).map_err(tap_error))?;
     let network =
         MonitorNetwork::Tap { tap: guest.tap.to_string(), mac: guest.mac.to_string(), address: guest.address, gateway: pool.gateway() };
     Ok(Raised { fd, network })
 }
 
-fn admit_guest(vm: &Smolvm, pool: AddressPool, guest: &Guest, opened: &Opened) -> Result<(), Error> {
+fn admit_guest(permit: &Permit, vm: &Smolvm, pool: AddressPool, guest: &Guest, opened: &Opened) -> Result<(), Error> {
     let shape = Base { install: vm.install.clone(), pool };
     let one = std::slice::from_ref(guest);
     let open = open_uplinks(&vm.install, &opened.uplinks) + &add(&vm.install, one);
     if opened.table == Table::NotNoted {
-        match nft::apply(&(base_anew(&shape) + &open)) {
+        match nft::apply(permit, &(base_anew(&shape) + &open)) {
             // It is there all the same: what stands in it is looked at below.
             Err(NftError::Exists { .. }) => {}
             other => return other.map_err(nft_error),
@@ -63,13 +65,13 @@ fn admit_guest(vm: &Smolvm, pool: AddressPool, guest: &Guest, opened: &Opened) -
     // After a lost database an earlier life of the same device may still be allowed an address that is another's now.
     let present: Vec<ElementKey> = nft::elements(&vm.install).map_err(nft_error)?.unwrap_or_default().into_iter().map(|e| e.key).collect();
     let stale = remove(&vm.install, &displaced(&present, one));
-    match nft::apply(&(base(&shape) + &stale + &open)) {
+    match nft::apply(permit, &(base(&shape) + &stale + &open)) {
         Err(NftError::Exists { .. }) => {
             // An older smolvm made the table in another shape: made anew in one transaction with all that stands in it.
             let (mut guests, uplinks) = shared::present(vm)?;
             guests.retain(|g| g.tap != guest.tap);
             guests.push(guest.clone());
-            nft::apply(&rebuild(&shape, &guests, &uplinks)).map_err(nft_error)
+            nft::apply(permit, &rebuild(&shape, &guests, &uplinks)).map_err(nft_error)
         }
         other => other.map_err(nft_error),
     }

@@ -7,6 +7,7 @@ use smolvm_host::net::{accounts, routes};
 use smolvm_host::proc::scan;
 use smolvm_host::random;
 use smolvm_host::store::{Store, Writing};
+use smolvm_model::effect::Commit;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind, Status};
 use smolvm_model::name::{MacAddr, SandboxId, TapName};
@@ -64,7 +65,7 @@ impl Smolvm {
                 .hint("use --net user or --net none")
                 .because(e)
         })?;
-        store.write(|w| w.set_meta(POOL, &pool.to_string()))?;
+        store.write(Commit::Range, |w| w.set_meta(POOL, &pool.to_string()))?;
         Ok(pool)
     }
 
@@ -75,7 +76,7 @@ impl Smolvm {
         let used = accounts::used_ids().map_err(|e| Error::new(ErrorCode::Internal, "the host's accounts cannot be read").because(e))?;
         let range = UidRange::choose(&self.install, &used)
             .map_err(|e| Error::new(ErrorCode::ResourceExhausted, "no uids are free for hypervisors").because(e))?;
-        store.write(|w| w.set_meta(UIDS, &range.start().to_string()))?;
+        store.write(Commit::Range, |w| w.set_meta(UIDS, &range.start().to_string()))?;
         Ok(range)
     }
 }

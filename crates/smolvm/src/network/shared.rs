@@ -5,10 +5,12 @@
 //! installation's table says that it needs it too. Then that one puts it back: it noted "was off",
 //! because a switch that a smolvm holds open was off before.
 
-use smolvm_host::net::nft::{self, NftError};
+use smolvm_host::effect::perform;
+use smolvm_host::net::nft;
 use smolvm_host::net::sysctl::{self, Switch};
 use smolvm_host::net::uplink;
 use smolvm_host::store::{SharedPart, Store};
+use smolvm_model::effect::{Commit, Effect};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Kind, Status};
 use smolvm_model::name::InstallId;
@@ -63,7 +65,7 @@ pub(super) fn open(vm: &Smolvm, store: &mut Store) -> Result<Opened, Error> {
             needed.push(name);
         }
     }
-    store.write(|w| -> Result<(), Error> {
+    store.write(Commit::Share, |w| -> Result<(), Error> {
         w.note_shared(&SharedPart { kind: TABLE.to_owned(), key: table_name(&vm.install), before: None, after: None })?;
         for name in &needed {
             let part =
@@ -73,7 +75,7 @@ pub(super) fn open(vm: &Smolvm, store: &mut Store) -> Result<Opened, Error> {
         Ok(())
     })?;
     for name in &needed {
-        sysctl::set_forwarding(name, Switch::On).map_err(sysctl_error)?;
+        perform(Effect::Forwarding, |permit| sysctl::set_forwarding(permit, name, Switch::On).map_err(sysctl_error))?;
     }
     Ok(Opened { uplinks: needed, table })
 }
@@ -109,7 +111,7 @@ pub(crate) fn release_shared(vm: &Smolvm, store: &mut Store) -> Result<Vec<Share
             other => Err(format!("a shared part of an unknown kind: {other}")),
         };
         if result.is_ok() {
-            store.write(|w| w.forget_shared(&part))?;
+            store.write(Commit::Unshare, |w| w.forget_shared(&part))?;
         }
         outcomes.push(SharedOutcome { kind: part.kind, key: part.key, result });
     }
@@ -131,7 +133,9 @@ fn release_table(vm: &Smolvm) -> Result<&'static str, String> {
     if guests {
         return Err("elements that are in no record stand in it".to_owned());
     }
-    nft::drop_table(&vm.install).map(|()| "released").map_err(|e: NftError| e.to_string())
+    perform(Effect::DropTable, |permit| nft::drop_table(permit, &vm.install).map_err(nft_error))
+        .map(|()| "released")
+        .map_err(|e| e.one_line())
 }
 
 fn release_forwarding(vm: &Smolvm, part: &SharedPart) -> Result<&'static str, String> {
@@ -148,7 +152,9 @@ fn release_forwarding(vm: &Smolvm, part: &SharedPart) -> Result<&'static str, St
     if sysctl::ip_forward().map_err(|e| e.to_string())? == Switch::On {
         return Ok("kept: forwarding was switched on for the whole host since");
     }
-    sysctl::set_forwarding(&name, Switch::Off).map(|()| "released").map_err(|e| e.to_string())
+    perform(Effect::CloseForwarding, |permit| sysctl::set_forwarding(permit, &name, Switch::Off).map_err(sysctl_error))
+        .map(|()| "released")
+        .map_err(|e| e.one_line())
 }
 
 fn held_by_another(vm: &Smolvm, uplink: &IfName) -> Result<bool, Error> {

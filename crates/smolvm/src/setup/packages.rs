@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use smolvm_host::effect::perform_once;
 use smolvm_host::image::{self, BuiltIn, PackageError, Progress, Requirement, When};
+use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
 
 use super::StepOutcome;
@@ -71,7 +73,9 @@ pub(super) fn carry_out(plan: &Plan, packages: Packages, root: bool, report: &mu
         (Packages::Install, true) if plan.wanted().is_empty() => Ok(StepOutcome::Already),
         (Packages::Install, true) => {
             let wanted = plan.wanted();
-            image::install_packages(&wanted, report).map_err(|e| failed(e, &wanted))?;
+            perform_once(Effect::InstallPackages, |permit| {
+                image::install_packages(permit, &wanted, report).map_err(|e| failed(e, &wanted))
+            })?;
             Ok(StepOutcome::Done)
         }
         (Packages::OnlyReport, _) | (Packages::Install, false) if plan.required.is_empty() => Ok(StepOutcome::Already),

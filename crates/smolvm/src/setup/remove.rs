@@ -6,8 +6,10 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use serde::Serialize;
+use smolvm_host::effect::perform;
 use smolvm_host::fsx::{FsError, Removed, remove_tree};
 use smolvm_host::image;
+use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
 
 use super::failure;
@@ -65,7 +67,7 @@ fn remove_measured(cache: &Path) -> Result<Removed, Error> {
     for entry in std::fs::read_dir(cache).map_err(FsError::on("read", cache))? {
         let name = entry.map_err(FsError::on("read", cache))?.file_name();
         if is_measured(&name) {
-            let one = remove_tree(&directory, &name)?;
+            let one = perform(Effect::RemoveCache, |_| remove_tree(&directory, &name))?;
             removed.entries += one.entries;
             removed.bytes += one.bytes;
         }

@@ -8,8 +8,10 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, openat, renameat_with, statat};
 use rustix::io::Errno;
+use smolvm_host::effect::perform;
 use smolvm_host::fsx::{create_private_dir, remove_tree, sync_dir};
 use smolvm_host::random;
+use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind};
 use smolvm_model::name::Mark;
@@ -70,16 +72,22 @@ pub(super) fn remove(vm: &Smolvm, kind: Kind, entries: &[&Entry]) -> (Vec<Outcom
         }
     }
     let mut freed = 0;
-    for (i, name) in moved {
-        match remove_tree(&trash, OsStr::new(&name)) {
-            Ok(removed) => freed += removed.bytes,
-            Err(e) => outcomes[i] = Outcome::Failed { code: io_code(&e.source), message: format!("{e}: {}", e.source) },
+    let emptied = perform(Effect::EmptyTrash, |_| {
+        for (i, name) in &moved {
+            match remove_tree(&trash, OsStr::new(name)) {
+                Ok(removed) => freed += removed.bytes,
+                Err(e) => outcomes[*i] = Outcome::Failed { code: io_code(&e.source), message: format!("{e}: {}", e.source) },
+            }
         }
+        if kind == Kind::RunDir {
+            super::remove_run_trash(vm);
+        }
+        Ok(())
+    });
+    match emptied {
+        Ok(()) => (outcomes, freed),
+        Err(e) => fail_all(&e),
     }
-    if kind == Kind::RunDir {
-        super::remove_run_trash(vm);
-    }
-    (outcomes, freed)
 }
 
 /// Unlinks what anybody left in the trash of run directories, and the trash.

@@ -1,9 +1,12 @@
 //! The seam between the plan and the host: one call a rank, each for all sandboxes together.
 
+use smolvm_host::effect::{Permit, perform};
+use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind};
 use smolvm_model::teardown::{Outcome, Reason};
 
+use crate::error::Error;
 use crate::installation::Smolvm;
 
 /// What a plan does to a host. Outcomes come in the order of the entries.
@@ -74,27 +77,36 @@ impl<'a> HostEffects<'a> {
     }
 }
 
+/// One effect for all entries; what fails as a whole fails for each of them.
+fn together(effect: Effect, entries: &[&Entry], mut act: impl FnMut(&Permit) -> Vec<Outcome>) -> Vec<Outcome> {
+    perform(effect, |permit| Ok::<_, Error>(act(permit)))
+        .unwrap_or_else(|e| vec![Outcome::Failed { code: e.code, message: e.one_line() }; entries.len()])
+}
+
 impl Effects for HostEffects<'_> {
     fn end_hypervisors(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
-        self.end_processes(entries)
+        together(Effect::EndHypervisors, entries, |_| self.end_processes(entries))
     }
 
     fn end_monitors(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
-        self.end_processes(entries)
+        together(Effect::EndMonitors, entries, |_| self.end_processes(entries))
     }
 
     fn remove_elements(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
-        super::elements::remove(self.vm, entries)
+        together(Effect::RemoveElements, entries, |permit| super::elements::remove(permit, self.vm, entries))
     }
 
     fn remove_taps(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
-        super::taps::remove(self.vm, entries)
+        together(Effect::RemoveTaps, entries, |permit| super::taps::remove(permit, self.vm, entries))
     }
 
     fn remove_dirs(&mut self, kind: Kind, entries: &[&Entry]) -> Vec<Outcome> {
-        let (outcomes, freed) = super::dirs::remove(self.vm, kind, entries);
-        self.freed += freed;
-        outcomes
+        let effect = if kind == Kind::RunDir { Effect::RemoveRunDirs } else { Effect::RemoveStateDirs };
+        together(effect, entries, |_| {
+            let (outcomes, freed) = super::dirs::remove(self.vm, kind, entries);
+            self.freed += freed;
+            outcomes
+        })
     }
 
     fn still_there(&mut self, entries: &[&Entry]) -> Vec<Sight> {

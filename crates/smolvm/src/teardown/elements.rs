@@ -1,5 +1,6 @@
 //! Removes filter elements in one transaction.
 
+use smolvm_host::effect::Permit;
 use smolvm_host::net::nft::{self, NftError};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Status};
@@ -8,7 +9,7 @@ use smolvm_model::teardown::Outcome;
 
 use crate::installation::Smolvm;
 
-pub(super) fn remove(vm: &Smolvm, entries: &[&Entry]) -> Vec<Outcome> {
+pub(super) fn remove(permit: &Permit, vm: &Smolvm, entries: &[&Entry]) -> Vec<Outcome> {
     // Names that were only ever reserved have nothing behind them, and `nft` may not even be installed.
     if entries.iter().all(|e| e.status == Status::Reserved) {
         return vec![Outcome::AlreadyGone; entries.len()];
@@ -27,7 +28,7 @@ pub(super) fn remove(vm: &Smolvm, entries: &[&Entry]) -> Vec<Outcome> {
             Some(element) => outcomes[i] = Some(Outcome::Refused { found_owner: format!("{:?}", element.owner) }),
         }
     }
-    let done = if keys.is_empty() { Ok(nft::Removal::Done) } else { nft::remove(&vm.install, &keys) };
+    let done = if keys.is_empty() { Ok(nft::Removal::Done) } else { nft::remove(permit, &vm.install, &keys) };
     outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| done.as_ref().map_or_else(failed, |_| Outcome::Released))).collect()
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use smolvm_host::store::{Store, Writing};
+use smolvm_model::effect::Commit;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind, Status};
 use smolvm_model::name::SandboxId;
@@ -119,7 +120,7 @@ pub(crate) fn settle(w: &Writing<'_>, report: &Report) -> Result<(), Error> {
 
 /// Writes down what is proven gone in a transaction of its own.
 pub(crate) fn settle_now(store: &mut Store, report: &Report) -> Result<(), Error> {
-    store.write(|w| settle(w, report))
+    store.write(Commit::Settled, |w| settle(w, report))
 }
 
 #[cfg(test)]
@@ -224,7 +225,7 @@ mod tests {
                 .map(|kind| Entry { sandbox: id.clone(), kind, key: format!("{name}-{kind}"), status: Status::Held, identity: None })
                 .collect();
             store
-                .write(|w| {
+                .write(Commit::Create, |w| {
                     w.insert_sandbox(&NewSandbox { id: &id, spec: &spec(), created_ms: 0, expires_ms: None })?;
                     mine.iter().try_for_each(|e| w.insert_entry(e))
                 })

@@ -1,5 +1,6 @@
 //! Removes TAPs as one group.
 
+use smolvm_host::effect::Permit;
 use smolvm_host::net::links::{self, Outcome as LinkOutcome};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::Entry;
@@ -8,10 +9,10 @@ use smolvm_model::teardown::Outcome;
 
 use crate::installation::Smolvm;
 
-pub(super) fn remove(vm: &Smolvm, entries: &[&Entry]) -> Vec<Outcome> {
+pub(super) fn remove(permit: &Permit, vm: &Smolvm, entries: &[&Entry]) -> Vec<Outcome> {
     let named: Vec<Option<(TapName, Mark)>> = entries.iter().map(|e| e.key.parse().ok().map(|name| (name, vm.mark(&e.sandbox)))).collect();
     let targets: Vec<(TapName, Mark)> = named.iter().flatten().cloned().collect();
-    let mut results = match links::delete_all(&targets) {
+    let mut results = match links::delete_all(permit, &targets) {
         Ok(outcomes) => outcomes.into_iter(),
         Err(e) => return vec![Outcome::Failed { code: ErrorCode::Internal, message: e.to_string() }; entries.len()],
     };

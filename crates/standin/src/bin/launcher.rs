@@ -10,11 +10,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use smolvm_host::effect::permitted;
 use smolvm_host::engine::accel;
 use smolvm_host::engine::launch::{LaunchRequest, Launched, NetAttach, launch, outcome};
 use smolvm_host::engine::probe::Engine;
 use smolvm_host::engine::qmp::Qmp;
 use smolvm_host::jail::{Enforced, JailIdentity};
+use smolvm_model::effect::Effect;
 use smolvm_model::engine::{Accelerator, MachineShape, NetKind};
 use smolvm_model::name::{LaunchToken, MacAddr};
 use standin::Targets;
@@ -109,7 +111,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         identity: job.uid.map_or(JailIdentity::Caller, JailIdentity::Uid),
     };
     let start = Instant::now();
-    let mut vm = launch(request)?;
+    let mut vm = permitted(Effect::Hypervisor, |permit| launch(permit, request))??;
     let started = Started {
         pid: vm.pid,
         start_ticks: vm.start_ticks,

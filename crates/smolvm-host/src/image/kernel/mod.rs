@@ -29,7 +29,7 @@ use super::error::ImageError;
 use super::layout;
 use super::manifest::{self, ManifestError};
 use super::progress::{Report, tell};
-use super::store::{publish_directory, require_space, unix_now};
+use super::store::{point, publish_directory, require_space, unix_now};
 use super::workdir::Workdir;
 use crate::fsx::{self, FsError};
 
@@ -145,7 +145,7 @@ pub fn prepare_kernel(cache: &Path, renew: Renew, report: Report<'_>) -> Result<
     let name = format!("{release}-{}", manifest.digest.short());
     let kernels = layout::kernels(cache);
     publish_directory(&out, &kernels, &name)?;
-    fsx::write_atomic(&kernels.join("current"), format!("{name}\n").as_bytes(), 0o644)?;
+    point(&kernels, "current", &name)?;
     tell(report, STEP, format!("{release} is ready"), 1.0);
     current_kernel(cache)
 }
