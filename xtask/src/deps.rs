@@ -44,6 +44,8 @@ enum Need {
     Run,
     /// Running smolvm without rights; tests do both.
     RunWithoutRights,
+    /// Looking at smolvm from outside, in tests.
+    Test,
 }
 
 struct Package {
@@ -61,6 +63,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "e2fsprogs", need: Need::Run, why: "mke2fs for root images and data disks" },
     Package { name: "mmdebstrap", need: Need::Run, why: "builds the debian image from the host's own apt sources" },
     Package { name: "passt", need: Need::RunWithoutRights, why: "network of a sandbox started without rights" },
+    Package { name: "strace", need: Need::Test, why: "shows that nothing is changed outside the gate" },
     Package { name: "uidmap", need: Need::RunWithoutRights, why: "mmdebstrap without root maps uids through newuidmap" },
 ];
 
@@ -83,9 +86,10 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
 
 fn wants(purpose: Purpose, root: bool, need: Need) -> bool {
     match (purpose, need) {
-        (_, Need::Build) | (Purpose::Demo | Purpose::Test, Need::Run) | (Purpose::Test, Need::RunWithoutRights) => true,
+        (_, Need::Build) | (Purpose::Demo | Purpose::Test, Need::Run) | (Purpose::Test, Need::RunWithoutRights | Need::Test) => true,
         (Purpose::Demo, Need::RunWithoutRights) => !root,
-        (Purpose::Build, Need::Run | Need::RunWithoutRights) => false,
+        (Purpose::Demo, Need::Test) => false,
+        (Purpose::Build, Need::Run | Need::RunWithoutRights | Need::Test) => false,
     }
 }
 

@@ -343,20 +343,17 @@ pub fn breaches(run: &[Point]) -> Vec<Breach> {
     };
     let mut found = Vec::new();
     for (at, point) in run.iter().enumerate() {
-        let (Act::Effect(effect), Side::Before) = (point.act, point.side) else { continue };
-        let announced = match effect.announcement() {
-            Announcement::ByCommit => commit_between(0, at, Commit::intends, effect),
-            Announcement::ByEntry | Announcement::BySelf => true,
-        };
-        let recorded = match effect.announcement() {
-            Announcement::ByCommit | Announcement::ByEntry => commit_between(at, run.len(), Commit::records, effect),
-            Announcement::BySelf => true,
-        };
-        if !announced {
-            found.push(Breach { at, effect, missing: Missing::Intent });
-        }
-        if !recorded {
-            found.push(Breach { at, effect, missing: Missing::Record });
+        let Act::Effect(effect) = point.act else { continue };
+        let (by_commit, by_entry) = (effect.announcement() == Announcement::ByCommit, effect.announcement() == Announcement::ByEntry);
+        match point.side {
+            Side::Before if by_commit && !commit_between(0, at, Commit::intends, effect) => {
+                found.push(Breach { at, effect, missing: Missing::Intent });
+            }
+            // An effect that failed has no point after it: there is nothing to write down.
+            Side::After if (by_commit || by_entry) && !commit_between(at, run.len(), Commit::records, effect) => {
+                found.push(Breach { at, effect, missing: Missing::Record });
+            }
+            Side::Before | Side::After => {}
         }
     }
     found
@@ -397,11 +394,12 @@ mod tests {
         assert_eq!(breaches(&points(&whole)), []);
         let at = |at, missing| Breach { at, effect: Effect::StateDir, missing };
         assert_eq!(breaches(&points(&whole[2..])), [at(0, Missing::Intent)]);
-        assert_eq!(breaches(&points(&whole[..4])), [at(2, Missing::Record)]);
+        assert_eq!(breaches(&points(&whole[..4])), [at(3, Missing::Record)]);
+        assert_eq!(breaches(&points(&whole[..3])), [], "an effect that failed is not written down");
         // A commit that was only begun has announced nothing.
         assert_eq!(breaches(&points(&["before:ledger/create", "before:state-dir", "after:ledger/created"])), [at(1, Missing::Intent)]);
         // A removal needs no announcement of its own: the entry stands until it is recorded.
-        assert_eq!(breaches(&points(&["before:remove-taps", "after:ledger/settled"])), []);
-        assert_eq!(breaches(&points(&["before:remove-taps"])).len(), 1);
+        assert_eq!(breaches(&points(&["after:remove-taps", "after:ledger/settled"])), []);
+        assert_eq!(breaches(&points(&["after:remove-taps"])).len(), 1);
     }
 }

@@ -199,7 +199,7 @@ impl Smolvm {
     fn roll_back(&self, store: &mut Store, id: &SandboxId, lock: Lock, cause: Error) -> Error {
         // What refused us is not ours to remove.
         if cause.code == ErrorCode::Refused {
-            let _ = self.forget(store, id, lock);
+            let _ = forget(store, id, lock);
             return cause;
         }
         match self.remove_locked(store, std::slice::from_ref(id), Reason::Delete) {
@@ -214,19 +214,19 @@ impl Smolvm {
             }
         }
     }
+}
 
-    /// Drops the record of a sandbox that has nothing on the host.
-    fn forget(&self, store: &mut Store, id: &SandboxId, lock: Lock) -> Result<(), Error> {
-        let Some((_, entries)) = store.sandbox(id)? else { return Ok(()) };
-        store.write(Commit::Forget, |w| -> Result<(), Error> {
-            for e in &entries {
-                w.drop_entry(e.kind, &e.key)?;
-            }
-            Ok(w.delete_sandbox(id)?)
-        })?;
-        let _ = lock.remove();
-        Ok(())
-    }
+/// Drops the record of a sandbox that has nothing on the host.
+fn forget(store: &mut Store, id: &SandboxId, lock: Lock) -> Result<(), Error> {
+    let Some((_, entries)) = store.sandbox(id)? else { return Ok(()) };
+    store.write(Commit::Forget, |w| -> Result<(), Error> {
+        for e in &entries {
+            w.drop_entry(e.kind, &e.key)?;
+        }
+        Ok(w.delete_sandbox(id)?)
+    })?;
+    let _ = lock.remove();
+    Ok(())
 }
 
 fn draw() -> Result<SandboxId, Error> {

@@ -97,16 +97,8 @@ impl Smolvm {
     /// The ledger; made if there is none.
     pub(crate) fn store(&self) -> Result<Store, Error> {
         let paths = self.paths();
-        self.home(&[&paths.state, &paths.run, &paths.cache, &paths.locks(), &paths.sandboxes(), &paths.trash()])?;
+        make_home(&[&paths.state, &paths.run, &paths.cache, &paths.locks(), &paths.sandboxes(), &paths.trash()])?;
         Ok(Store::open(&paths.database())?)
-    }
-
-    /// Makes those of the installation's directories that are not there.
-    fn home(&self, dirs: &[&Path]) -> Result<(), Error> {
-        if dirs.iter().all(|dir| dir.is_dir()) {
-            return Ok(());
-        }
-        perform(Effect::Home, |_| Ok(dirs.iter().try_for_each(|dir| create_private_dir(dir))?))
     }
 
     /// The ledger for a look: makes nothing, and changes no byte of it.
@@ -125,16 +117,24 @@ impl Smolvm {
     }
 
     pub(crate) fn lock_for(&self, id: &SandboxId, wait: Duration) -> Result<Lock, Error> {
-        self.home(&[&self.paths().locks()])?;
+        make_home(&[&self.paths().locks()])?;
         Ok(lock::take(&self.paths().lock(id), wait)?)
     }
 
     /// The lock on what all sandboxes share in the network.
     pub(crate) fn network_lock(&self) -> Result<Lock, Error> {
-        self.home(&[&self.paths().locks()])?;
+        make_home(&[&self.paths().locks()])?;
         // Whoever has it holds it for one nft run; a crowd of starts queues up here.
         Ok(lock::take(&self.paths().network_lock(), Duration::from_secs(20))?)
     }
+}
+
+/// Makes those of the installation's directories that are not there.
+fn make_home(dirs: &[&Path]) -> Result<(), Error> {
+    if dirs.iter().all(|dir| dir.is_dir()) {
+        return Ok(());
+    }
+    perform(Effect::Home, |_| Ok(dirs.iter().try_for_each(|dir| create_private_dir(dir))?))
 }
 
 /// Whether this process has root's rights on the host.

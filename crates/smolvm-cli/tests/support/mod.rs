@@ -21,6 +21,7 @@
 
 mod cleaned;
 mod impostor;
+pub(crate) mod matrix;
 mod pty;
 pub(crate) mod rows;
 mod tree;
@@ -76,6 +77,25 @@ impl Place {
         std::fs::create_dir(&home).unwrap();
         std::os::unix::fs::symlink(prerequisite::test_home().join("cache"), home.join("cache")).unwrap();
         home
+    }
+
+    /// Gives the place a cache of its own in place of the prepared one: these parts of it by links, those as copies.
+    pub(crate) fn own_cache(&self, links: &[&str], copies: &[&str]) {
+        let (prepared, own) = (prerequisite::test_home().join("cache"), self.path("cache"));
+        std::fs::remove_file(&own).unwrap();
+        std::fs::create_dir(&own).unwrap();
+        for part in links {
+            std::os::unix::fs::symlink(prepared.join(part), own.join(part)).unwrap();
+        }
+        for part in copies {
+            let [from, to] = [prepared.join(part), own.join(part)].map(|path| path.to_str().unwrap().to_owned());
+            self.env.cmd("cp").args(&["-a", &from, &to]).run().assert_ok();
+        }
+    }
+
+    /// Whether the cache is the place's own.
+    pub(crate) fn has_own_cache(&self) -> bool {
+        !self.path("cache").is_symlink()
     }
 
     /// What `SMOLVM_HOME` is.

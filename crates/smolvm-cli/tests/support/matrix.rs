@@ -1,0 +1,275 @@
+//! Every verb, every change it makes of host and ledger, and what can go wrong there.
+//!
+//! ```text
+//!   Scenario ── reference run ──► passages: the points in the order in which the verb passes them
+//!                                    │
+//!            for each of them:   prepare ─► the verb, armed there ─► list, next, cleanup --all --force ─► oracle
+//! ```
+//!
+//! The points are not listed here: they are what the product passes ([`smolvm_model::effect`]), in the
+//! product's own order. A new effect is in the matrix by existing.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use smolvm_model::effect::{Breach, Effect, Missing, Point, breaches};
+use testkit::Ran;
+
+use super::{BOOT, Cleaned, Place};
+
+/// A verb in the situation in which it has something to do.
+pub(crate) struct Scenario {
+    /// For people.
+    pub(crate) name: &'static str,
+    /// A place, without anything in it.
+    pub(crate) place: fn() -> Place,
+    /// What is there before the verb.
+    pub(crate) prepare: fn(&Place),
+    /// The verb.
+    pub(crate) verb: &'static [&'static str],
+    /// What somebody does next who does not know that something went wrong.
+    pub(crate) next: &'static [&'static str],
+    /// What it does without a record, because no record can know of it.
+    pub(crate) unrecorded: &'static [Effect],
+}
+
+/// One of several passages of a point in one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Passage {
+    pub(crate) point: Point,
+    /// From 1, over all processes of the verb.
+    pub(crate) nth: usize,
+}
+
+impl Passage {
+    /// The order that makes `what` happen here.
+    pub(crate) fn order(&self, what: &str) -> String {
+        format!("{what}@{}#{}", self.point, self.nth)
+    }
+}
+
+impl Scenario {
+    /// Where the verb's points are written.
+    pub(crate) fn trace(place: &Place) -> PathBuf {
+        place.scratch().join("trace")
+    }
+
+    /// Runs the verb, with this to go wrong, or nothing.
+    pub(crate) fn run(&self, place: &Place, order: Option<&str>) -> Ran {
+        let cmd = place.smolvm(self.verb).env("SMOLVM_TEST_TRACE", Self::trace(place)).timeout(PATIENCE);
+        match order {
+            Some(order) => cmd.env("SMOLVM_TEST_FAULT", order).run(),
+            None => cmd.run(),
+        }
+    }
+
+    /// The points passed since the last look, with the process of each.
+    pub(crate) fn passed(&self, place: &Place) -> Vec<(i32, Point)> {
+        let text = std::fs::read_to_string(Self::trace(place)).unwrap_or_default();
+        std::fs::remove_file(Self::trace(place)).ok();
+        let line = |line: &str| {
+            let (pid, point) = line.split_once(' ')?;
+            Some((pid.parse().ok()?, point.parse().ok()?))
+        };
+        text.lines().map(|l| line(l).unwrap_or_else(|| panic!("{}: no line of a trace: {l:?}", self.name))).collect()
+    }
+
+    /// Runs the verb with nothing going wrong, and gives every passage in order.
+    pub(crate) fn reference(&self, place: &Place) -> Vec<Passage> {
+        (self.prepare)(place);
+        let ran = self.run(place, None);
+        let points: Vec<Point> = self.passed(place).into_iter().map(|(_, point)| point).collect();
+        assert!(!points.is_empty(), "{}: nothing was passed; is this a build with debug assertions?\n{ran}", self.name);
+        let mut count: BTreeMap<Point, usize> = BTreeMap::new();
+        let numbered = points.into_iter().map(|point| {
+            let nth = count.entry(point).or_default();
+            *nth += 1;
+            Passage { point, nth: *nth }
+        });
+        numbered.collect()
+    }
+
+    /// Where this run of the verb did something unannounced, or did not write it down though it should.
+    pub(crate) fn breaches(&self, passages: &[Passage]) -> Vec<Breach> {
+        let mut found = breaches(&passages.iter().map(|p| p.point).collect::<Vec<_>>());
+        found.retain(|breach| breach.missing != Missing::Record || !self.unrecorded.contains(&breach.effect));
+        found
+    }
+
+    /// What somebody does who does not know that something went wrong: looks, goes on, and in the end removes everything.
+    ///
+    /// None of it may hang, tell of an internal error, or leave anything.
+    pub(crate) fn recover(&self, place: &Place, after: &str) -> Cleaned {
+        let listed = place.smolvm(&["list", "--json"]).run();
+        assert_eq!(listed.code(), Some(0), "{}, after {after}: {listed}", self.name);
+        self.go_on(place, after);
+        // A monitor whose command was killed is still at work, or ends by itself; until then its sandbox may be busy.
+        testkit::until(&format!("{}, after {after}: a cleanup that finds nobody at work", self.name), BOOT, || {
+            let cleaned = place.cleanup(&["--all", "--force"]);
+            let busy = cleaned.failed().iter().all(|(_, code)| matches!(*code, "busy" | "changed"));
+            assert!(busy, "{}, after {after}: {}", self.name, cleaned.shown());
+            cleaned.failed().is_empty().then_some(cleaned)
+        })
+    }
+
+    /// The next command must come to an end that is documented, and none that blames smolvm itself.
+    fn go_on(&self, place: &Place, after: &str) {
+        if self.next.is_empty() {
+            return;
+        }
+        let next = place.smolvm(self.next).arg("--json").timeout(BOOT).run();
+        let envelope = super::envelope(&next);
+        let code = envelope["error"]["code"].as_str().unwrap_or("ok");
+        assert!(!matches!(code, "internal" | "state_corrupt"), "{}, after {after}: {next}", self.name);
+    }
+}
+
+/// How long a verb may take: the longest builds an image, twice as fast as this on a machine that does nothing else.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(5);
+
+fn nothing(_: &Place) {}
+
+fn made(place: &Place) {
+    place.create("vm-a", &[]);
+}
+
+fn running(place: &Place) {
+    place.boot(&["vm-a"]);
+}
+
+fn stale(place: &Place) {
+    place.seed(&["vm-a", "vm-b"]);
+    // What an earlier cleaner left that was killed.
+    std::fs::create_dir_all(place.path("state/trash/gone.0123456789abcdef/deep")).unwrap();
+    std::fs::write(place.path("state/locks/gone.lock"), "").unwrap();
+}
+
+/// Everything is there but the ledger.
+fn lost(place: &Place) {
+    place.seed(&["vm-a"]);
+    for file in ["state.db", "state.db-wal", "state.db-shm"] {
+        std::fs::remove_file(place.path("state").join(file)).ok();
+    }
+}
+
+/// Files of a sandbox that no record knows any more, where a new one wants to be.
+fn occupied(place: &Place) {
+    made(place);
+    place.smolvm(&["delete", "vm-a"]).run().assert_ok();
+    std::fs::create_dir_all(place.path("state/sandboxes/vm-a")).unwrap();
+    std::fs::write(place.path("state/sandboxes/vm-a/owner"), format!("{}\n", place.mark("vm-a"))).unwrap();
+}
+
+fn hostile(place: &Place) {
+    made(place);
+    super::rows::insert_like(place, "vm-a", "../..");
+}
+
+/// What is measured of the host and the empty disk that others are copied from are still to be made.
+fn without_disks() -> Place {
+    let place = Place::with_network();
+    place.own_cache(&["kernels", "initramfs", "images"], &[]);
+    place
+}
+
+/// A cache with a kernel in it, and the lists of packages.
+fn without_images() -> Place {
+    let place = Place::with_network();
+    place.own_cache(&["kernels"], &["apt"]);
+    place
+}
+
+pub(crate) const CREATE: Scenario = Scenario {
+    name: "create",
+    place: without_disks,
+    prepare: nothing,
+    verb: &["create", "--name", "vm-a", "--image", "minimal", "--net", "tap"],
+    next: &["start", "vm-a"],
+    unrecorded: &[],
+};
+pub(crate) const CREATE_REFUSED: Scenario = Scenario {
+    name: "create, refused",
+    place: Place::with_network,
+    prepare: occupied,
+    verb: CREATE.verb,
+    next: &["delete", "vm-a"],
+    unrecorded: &[],
+};
+pub(crate) const START: Scenario = Scenario {
+    name: "start",
+    place: Place::with_network,
+    prepare: made,
+    verb: &["start", "vm-a"],
+    next: &["start", "vm-a"],
+    unrecorded: &[],
+};
+pub(crate) const STOP: Scenario = Scenario {
+    name: "stop",
+    place: Place::with_network,
+    prepare: running,
+    verb: &["stop", "vm-a"],
+    next: &["stop", "vm-a"],
+    unrecorded: &[],
+};
+pub(crate) const DELETE: Scenario = Scenario {
+    name: "delete",
+    place: Place::with_network,
+    prepare: running,
+    verb: &["delete", "vm-a"],
+    next: &["delete", "vm-a"],
+    unrecorded: &[],
+};
+pub(crate) const RUN: Scenario = Scenario {
+    name: "run",
+    place: Place::with_network,
+    prepare: nothing,
+    verb: &["run", "--net", "none", "minimal", "--", "true"],
+    next: &["list"],
+    unrecorded: &[],
+};
+pub(crate) const CLEANUP: Scenario = Scenario {
+    name: "cleanup",
+    place: Place::with_network,
+    prepare: stale,
+    verb: &["cleanup", "--force"],
+    next: &["cleanup", "--force"],
+    unrecorded: &[],
+};
+pub(crate) const CLEANUP_LOST: Scenario = Scenario {
+    name: "cleanup without its ledger",
+    place: Place::with_network,
+    prepare: lost,
+    verb: &["cleanup", "--all", "--force"],
+    next: &["list"],
+    unrecorded: &[Effect::RemoveElements, Effect::RemoveTaps, Effect::RemoveRunDirs, Effect::RemoveStateDirs],
+};
+pub(crate) const REPAIR: Scenario = Scenario {
+    name: "doctor --fix",
+    place: Place::with_network,
+    prepare: hostile,
+    verb: &["doctor", "--fix"],
+    next: &["doctor", "--fix"],
+    unrecorded: &[],
+};
+pub(crate) const SETUP: Scenario = Scenario {
+    name: "setup",
+    place: without_images,
+    prepare: nothing,
+    verb: &["setup", "--image", "minimal", "--quiet"],
+    next: &[],
+    unrecorded: &[],
+};
+pub(crate) const SETUP_REMOVE: Scenario = Scenario {
+    name: "setup --remove",
+    place: without_images,
+    // It measures the host, and keeps what it measured.
+    prepare: |place| drop(place.smolvm(&["doctor"]).run()),
+    verb: &["setup", "--remove"],
+    next: &[],
+    unrecorded: &[],
+};
+
+/// Every one, for the proof that no point is left out.
+pub(crate) const ALL: [&Scenario; 11] =
+    [&CREATE, &CREATE_REFUSED, &START, &STOP, &DELETE, &RUN, &CLEANUP, &CLEANUP_LOST, &REPAIR, &SETUP, &SETUP_REMOVE];

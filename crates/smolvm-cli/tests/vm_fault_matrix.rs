@@ -1,0 +1,113 @@
+//! Every step of every verb fails once, before it happened and after, and happens twice: what is left is what the
+//! report says, and the next cleanup takes it away.
+//!
+//! Usually one error a step, another one at each; with `cargo xtask test --long` every step meets every error.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test starts programs; how much was tried is told"
+)]
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use smolvm_model::effect::{Act, Effect, Side};
+use support::matrix::{self, Passage, Scenario};
+use testkit::Ran;
+
+const ERRORS: [&str; 5] = ["eperm", "enospc", "eio", "ebusy", "etimedout"];
+
+/// Which errors the step at this place of the run meets.
+fn errors(at: usize) -> Vec<&'static str> {
+    if std::env::var_os("SMOLVM_LONG").is_some() { ERRORS.to_vec() } else { vec![ERRORS[at % ERRORS.len()]] }
+}
+
+/// A verb that met a failure ends by itself, and says so unless it could do without.
+#[track_caller]
+fn assert_told(scenario: &Scenario, order: &str, ran: &Ran) {
+    assert!(matches!(ran.code(), Some(0..=4 | 124..=127)), "{}: {order}: {ran}", scenario.name);
+    assert!(ran.code() == Some(0) || !ran.stderr.trim().is_empty() || !ran.stdout.trim().is_empty(), "{}: {order}: {ran}", scenario.name);
+    assert!(!ran.stderr.contains("panicked"), "{}: {order}: {ran}", scenario.name);
+}
+
+/// One try in a place of its own.
+fn try_with(scenario: &Scenario, order: &str) -> Ran {
+    let place = (scenario.place)();
+    let oracle = place.oracle();
+    (scenario.prepare)(&place);
+    let ran = scenario.run(&place, Some(order));
+    assert!(!scenario.passed(&place).is_empty(), "{}: {order}: nothing was passed\n{ran}", scenario.name);
+    assert_told(scenario, order, &ran);
+    scenario.recover(&place, order);
+    if place.has_own_cache() {
+        place.smolvm(&["setup", "--remove"]).run().assert_ok();
+    }
+    let diff = oracle.diff().unwrap();
+    assert!(diff.is_clean(), "{}: {order} leaves\n{diff}\n{ran}", scenario.name);
+    ran
+}
+
+fn every_step(scenario: &Scenario) {
+    let place = (scenario.place)();
+    let passages = scenario.reference(&place);
+    drop(place);
+    let mut tries = 0;
+    for (at, passage) in passages.iter().enumerate() {
+        for error in errors(at) {
+            try_with(scenario, &passage.order(error));
+            tries += 1;
+        }
+    }
+    let effects: BTreeSet<Effect> = passages.iter().filter_map(effect_of).collect();
+    for effect in &effects {
+        let ran = try_with(scenario, &format!("twice@before:{}", effect.as_str()));
+        // What uses up what it is given, or takes a name that nobody had, is done once by its very type.
+        ran.assert_code(0);
+    }
+    println!("{}: {tries} failures at {} points, {} effects twice", scenario.name, passages.len(), effects.len());
+}
+
+fn effect_of(passage: &Passage) -> Option<Effect> {
+    match (passage.point.act, passage.point.side) {
+        (Act::Effect(effect), Side::Before) => Some(effect),
+        (Act::Effect(_) | Act::Commit(_), _) => None,
+    }
+}
+
+#[test]
+fn create() {
+    every_step(&matrix::CREATE);
+}
+
+#[test]
+fn start() {
+    every_step(&matrix::START);
+}
+
+#[test]
+fn stop() {
+    every_step(&matrix::STOP);
+}
+
+#[test]
+fn delete() {
+    every_step(&matrix::DELETE);
+}
+
+#[test]
+fn cleanup() {
+    every_step(&matrix::CLEANUP);
+}
+
+#[test]
+fn cleanup_without_its_ledger() {
+    every_step(&matrix::CLEANUP_LOST);
+}
+
+#[test]
+fn setup_remove() {
+    every_step(&matrix::SETUP_REMOVE);
+}

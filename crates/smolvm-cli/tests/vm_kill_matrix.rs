@@ -1,0 +1,148 @@
+//! SIGKILL at every point of every verb: what is left is found, what goes on goes on, and in the end nothing is there.
+//!
+//! ```text
+//!   for each passage of the reference run:  a new place ─► prepare ─► the verb, killed there ─► list ─► the next
+//!   command ─► cleanup --all --force ─► the host is what it was
+//! ```
+//!
+//! `docs/crash-story.md` tells what a reader sees at each of these points.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test starts programs; how much was tried is told"
+)]
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use smolvm_model::effect::{Commit, Effect, Missing, Point};
+use support::matrix::{self, Passage, Scenario};
+use support::{Place, SOON};
+use testkit::process::Process;
+
+/// Kills the verb at this passage, and makes sure that it was killed there and not somewhere else.
+fn kill(scenario: &Scenario, place: &Place, passage: Passage) {
+    let order = passage.order("kill");
+    let ran = scenario.run(place, Some(&order));
+    let passed = scenario.passed(place);
+    let verb = passed.first().map(|(pid, _)| *pid);
+    let hit = passed.iter().filter(|(_, point)| *point == passage.point).nth(passage.nth - 1);
+    let (pid, _) = hit.unwrap_or_else(|| panic!("{}: {order} was never reached\n{ran}", scenario.name));
+    if verb == Some(*pid) {
+        assert_eq!(ran.signal(), Some(9), "{}: {order}\n{ran}", scenario.name);
+    }
+    testkit::until(&format!("{}: the end of who was killed by {order}", scenario.name), SOON, || {
+        Process::read(*pid).is_none_or(|process| !process.lives()).then_some(())
+    });
+}
+
+fn every_point(scenario: &Scenario) {
+    let place = (scenario.place)();
+    let passages = scenario.reference(&place);
+    assert_eq!(scenario.breaches(&passages), [], "{}: {passages:?}", scenario.name);
+    drop(place);
+    for passage in &passages {
+        let place = (scenario.place)();
+        let oracle = place.oracle();
+        (scenario.prepare)(&place);
+        kill(scenario, &place, *passage);
+        let after = passage.order("kill");
+        scenario.recover(&place, &after);
+        if place.has_own_cache() {
+            let removed = place.smolvm(&["setup", "--remove"]).run();
+            assert_eq!(removed.code(), Some(0), "{}, after {after}: {removed}", scenario.name);
+        }
+        let diff = oracle.diff().unwrap();
+        assert!(diff.is_clean(), "{}: {after} leaves\n{diff}", scenario.name);
+    }
+    println!("{}: killed at {} points", scenario.name, passages.len());
+}
+
+#[test]
+fn create() {
+    every_point(&matrix::CREATE);
+}
+
+#[test]
+fn create_that_is_refused() {
+    every_point(&matrix::CREATE_REFUSED);
+}
+
+#[test]
+fn start() {
+    every_point(&matrix::START);
+}
+
+#[test]
+fn stop() {
+    every_point(&matrix::STOP);
+}
+
+#[test]
+fn delete() {
+    every_point(&matrix::DELETE);
+}
+
+#[test]
+fn run() {
+    every_point(&matrix::RUN);
+}
+
+#[test]
+fn cleanup() {
+    every_point(&matrix::CLEANUP);
+}
+
+#[test]
+fn cleanup_without_its_ledger() {
+    every_point(&matrix::CLEANUP_LOST);
+}
+
+#[test]
+fn doctor_fix() {
+    every_point(&matrix::REPAIR);
+}
+
+#[test]
+fn setup() {
+    every_point(&matrix::SETUP);
+}
+
+#[test]
+fn setup_remove() {
+    every_point(&matrix::SETUP_REMOVE);
+}
+
+/// Of what smolvm can do to a host, one thing is not killed here: the installation of packages, which is apt's own to survive.
+#[test]
+fn no_point_is_left_out() {
+    let mut reached: BTreeSet<Point> = BTreeSet::new();
+    for scenario in matrix::ALL {
+        let place = (scenario.place)();
+        reached.extend(scenario.reference(&place).iter().map(|p| p.point));
+        place.cleanup(&["--all", "--force"]);
+    }
+    let missed: Vec<String> = Point::all().filter(|p| !reached.contains(p)).map(|p| p.to_string()).collect();
+    assert_eq!(missed, ["before:install-packages", "after:install-packages"]);
+    println!("{} effects and {} transactions, {} points", Effect::ALL.len(), Commit::ALL.len(), reached.len());
+}
+
+/// A build that forgets to write something down is noticed, whatever it forgets.
+#[test]
+fn a_step_that_forgets_its_record_is_caught() {
+    for (scenario, commit, effect) in
+        [(&matrix::CREATE, Commit::Created, Effect::StateDir), (&matrix::CLEANUP, Commit::Deleted, Effect::RemoveTaps)]
+    {
+        let place = (scenario.place)();
+        (scenario.prepare)(&place);
+        scenario.run(&place, Some(&format!("forget@before:ledger/{}", commit.as_str())));
+        let points: Vec<Point> = scenario.passed(&place).into_iter().map(|(_, point)| point).collect();
+        let breaches = smolvm_model::effect::breaches(&points);
+        assert!(breaches.iter().any(|b| b.effect == effect && b.missing == Missing::Record), "{}: {breaches:?}", scenario.name);
+        // Forgotten or not, it is found.
+        place.cleanup(&["--all", "--force"]).assert_ok();
+    }
+}
