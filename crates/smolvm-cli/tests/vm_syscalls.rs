@@ -204,7 +204,7 @@ fn the_judge_sees_what_lies_outside() {
         r#"10 mkdirat(AT_FDCWD, "/h/late", 0700) = 0"#,
         r#"10 mkdirat(AT_FDCWD, "/h/failed", 0700) = -1 EEXIST (File exists)"#,
         r#"10 openat(AT_FDCWD, "/h/file", O_RDONLY) = 4"#,
-        r#"10 sendto(4<NETLINK:[1]>, [{nlmsg_len=32, nlmsg_type=RTM_DELLINK}], 32, 0, NULL, 0) = 32"#,
+        r"10 sendto(4<NETLINK:[1]>, [{nlmsg_len=32, nlmsg_type=RTM_DELLINK}], 32, 0, NULL, 0) = 32",
         r#"11 execve("/usr/sbin/nft", ["nft"], 0x0) = 0"#,
         r#"11 unlink("/h/other") = 0"#,
     ];
