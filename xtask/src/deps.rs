@@ -88,8 +88,7 @@ fn wants(purpose: Purpose, root: bool, need: Need) -> bool {
     match (purpose, need) {
         (_, Need::Build) | (Purpose::Demo | Purpose::Test, Need::Run) | (Purpose::Test, Need::RunWithoutRights | Need::Test) => true,
         (Purpose::Demo, Need::RunWithoutRights) => !root,
-        (Purpose::Demo, Need::Test) => false,
-        (Purpose::Build, Need::Run | Need::RunWithoutRights | Need::Test) => false,
+        (Purpose::Build, Need::Run | Need::RunWithoutRights) | (Purpose::Demo | Purpose::Build, Need::Test) => false,
     }
 }
 

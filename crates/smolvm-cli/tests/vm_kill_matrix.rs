@@ -20,7 +20,7 @@ use std::collections::BTreeSet;
 
 use smolvm_model::effect::{Commit, Effect, Missing, Point};
 use support::matrix::{self, Passage, Scenario};
-use support::{Place, SOON};
+use support::{Place, SOON, rows};
 use testkit::process::Process;
 
 /// Kills the verb at this passage, and makes sure that it was killed there and not somewhere else.
@@ -145,4 +145,34 @@ fn a_step_that_forgets_its_record_is_caught() {
         // Forgotten or not, it is found.
         place.cleanup(&["--all", "--force"]).assert_ok();
     }
+}
+
+/// And so is one that takes the number of a process for the process.
+#[test]
+fn one_that_trusts_a_pid_is_caught() {
+    let place = Place::with_network();
+    place.seed(&["vm-a"]);
+    let mut stranger = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    rows::set_identity(&place, "vm-a", "pid", stranger.id());
+    let trace = Scenario::trace(&place);
+    let cleanup =
+        |order: &str| place.smolvm(&["cleanup", "--force"]).env("SMOLVM_TEST_TRACE", &trace).env("SMOLVM_TEST_FAULT", order).run();
+    // As it is, the stranger lives; broken, it does not.
+    place.cleanup(&["--force"]).assert_ok();
+    assert!(stranger.try_wait().unwrap().is_none(), "a stranger was ended");
+    place.seed(&["vm-a"]);
+    rows::set_identity(&place, "vm-a", "pid", stranger.id());
+    cleanup("trust-pids");
+    testkit::until("the end of the stranger", SOON, || stranger.try_wait().unwrap());
+    place.cleanup(&["--all", "--force"]).assert_ok();
+}
+
+/// The page for people knows every point that the code has.
+#[test]
+fn the_crash_story_is_whole() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/crash-story.md")).unwrap();
+    let effects = Effect::ALL.iter().map(|e| format!("`{}`", e.as_str()));
+    let commits = Commit::ALL.iter().map(|c| format!("`ledger/{}`", c.as_str()));
+    let missing: Vec<String> = effects.chain(commits).filter(|word| !page.contains(word.as_str())).collect();
+    assert!(missing.is_empty(), "docs/crash-story.md does not tell of {missing:?}");
 }

@@ -115,6 +115,11 @@ pub(crate) fn is_forgotten(commit: Commit) -> bool {
     armed::forgets(commit)
 }
 
+/// Whether a test wants a bare number to be enough: another build that is broken on purpose.
+pub(crate) fn trusts_pids() -> bool {
+    armed::trusts_pids()
+}
+
 fn reach(act: Act, side: Side) -> Result<(), Fault> {
     let point = Point { act, side };
     armed::reach(point).map_err(|source| Fault { point, source })

@@ -21,6 +21,10 @@ pub(super) fn again(_effect: Effect) -> bool {
     false
 }
 
+pub(super) fn trusts_pids() -> bool {
+    false
+}
+
 pub(super) fn forgets(_commit: Commit) -> bool {
     false
 }
