@@ -18,6 +18,7 @@
 )]
 
 pub mod dns;
+pub mod freezer;
 pub mod http;
 pub mod netns;
 pub mod oracle;
@@ -28,6 +29,7 @@ pub mod sealed;
 pub mod stranger;
 
 pub use dns::DnsServer;
+pub use freezer::Freezer;
 pub use http::HttpServer;
 pub use netns::{Netns, NetnsHost};
 pub use oracle::{Diff, LeakOracle, Scope};
