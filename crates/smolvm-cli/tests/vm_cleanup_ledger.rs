@@ -32,9 +32,20 @@ fn a_damaged_or_newer_ledger_is_refused() {
         assert_eq!(tree(place.home()), before);
         assert_eq!(place.taps("smolvm:").len(), 1);
     }
-    // Set aside, everything is found by its mark.
-    std::fs::remove_file(&database).unwrap();
-    place.cleanup(&["--force", "--all"]).assert_ok();
+    // A newer one is somebody's good ledger: not even a fix touches it.
+    let before = tree(place.home());
+    place.smolvm(&["doctor", "--fix"]).run().assert_code(1);
+    assert_eq!(tree(place.home()), before);
+    // A damaged one is set aside, and everything is found by its mark.
+    garbage();
+    let fixed = place.smolvm(&["doctor", "--fix"]).run();
+    assert!(fixed.stdout.contains("state.db.damaged-"), "{fixed}");
+    let aside = std::fs::read_dir(place.path("state")).unwrap().flatten().find(|e| e.file_name().to_string_lossy().contains(".damaged-"));
+    assert_eq!(std::fs::read(aside.unwrap().path()).unwrap(), vec![b'?'; 8192], "it is kept as it was");
+    assert!(place.ids().is_empty());
+    let cleaned = place.cleanup(&["--force", "--all"]);
+    cleaned.assert_ok();
+    assert!(cleaned.steps_of("vm-a").contains(&("tap", "released")), "{}", cleaned.shown());
     oracle.assert_clean();
 }
 

@@ -107,6 +107,11 @@ fn doctor_fix() {
 }
 
 #[test]
+fn doctor_fix_of_a_damaged_ledger() {
+    every_point(&matrix::SET_ASIDE);
+}
+
+#[test]
 fn setup() {
     every_point(&matrix::SETUP);
 }

@@ -82,6 +82,8 @@ names! {
         DropTable = "drop-table",
         /// Forwarding of an uplink goes back to what it was.
         CloseForwarding = "close-forwarding",
+        /// A ledger that is damaged gets another name, and the next command makes a new one.
+        SetAside = "set-aside",
         /// System packages are installed.
         InstallPackages = "install-packages",
         /// A private directory in which something is built; gone with its builder, or with the next one.
@@ -179,6 +181,7 @@ impl Effect {
             | Self::CacheFile
             | Self::EmptyTrash
             | Self::RemoveLockFile
+            | Self::SetAside
             | Self::InstallPackages
             | Self::Workdir
             | Self::Publish

@@ -106,12 +106,9 @@ impl From<StoreError> for Error {
             StoreError::Open { .. } | StoreError::ReadOnly => {
                 (ErrorCode::PermissionDenied, "the state directory must be writable for you; see: smolvm doctor".to_owned())
             }
-            StoreError::Corrupt { path, .. } => (
+            e if e.is_damage() => (
                 ErrorCode::StateCorrupt,
-                format!(
-                    "move {0} away, then remove what it knew by its marks: mv {0} {0}.damaged && smolvm cleanup --all --force",
-                    path.display()
-                ),
+                "smolvm doctor --fix   sets it aside; then smolvm cleanup --all   removes by their marks what it knew".to_owned(),
             ),
             StoreError::BrokenRow { .. } => {
                 (ErrorCode::StateCorrupt, "smolvm doctor --fix   drops the row and touches nothing else".to_owned())
@@ -123,7 +120,9 @@ impl From<StoreError> for Error {
             StoreError::Busy => (ErrorCode::Busy, "try again in a moment".to_owned()),
             StoreError::NameTaken => (ErrorCode::AlreadyExists, "choose another name, or see: smolvm list".to_owned()),
             StoreError::KeyTaken { .. } | StoreError::Changed => (ErrorCode::Busy, "try again".to_owned()),
-            StoreError::StillHeld | StoreError::Sql { .. } => (ErrorCode::Internal, "see: smolvm doctor".to_owned()),
+            StoreError::StillHeld | StoreError::Sql { .. } | StoreError::Corrupt { .. } => {
+                (ErrorCode::Internal, "see: smolvm doctor".to_owned())
+            }
         };
         Self::new(code, "the ledger could not be used").hint(hint).because(e)
     }

@@ -23,7 +23,7 @@ Examples:
 
 See also: smolvm cleanup --help, for removing stale sandboxes and orphans.")]
 pub(crate) struct Doctor {
-    /// Drop rows of the ledger that are no valid sandboxes; touches no file
+    /// Mend the ledger: drop rows that are no valid sandboxes, set a damaged one aside
     #[arg(long)]
     fix: bool,
     /// Print one JSON object

@@ -97,13 +97,13 @@ impl Scenario {
         found
     }
 
-    /// What somebody does who does not know that something went wrong: looks, goes on, and in the end removes everything.
+    /// What somebody does who does not know that something went wrong: goes on, looks, and in the end removes everything.
     ///
     /// None of it may hang, tell of an internal error, or leave anything.
     pub(crate) fn recover(&self, place: &Place, after: &str) -> Cleaned {
+        self.go_on(place, after);
         let listed = place.smolvm(&["list", "--json"]).run();
         assert_eq!(listed.code(), Some(0), "{}, after {after}: {listed}", self.name);
-        self.go_on(place, after);
         // A monitor whose command was killed is still at work, or ends by itself; until then its sandbox may be busy.
         testkit::until(&format!("{}, after {after}: a cleanup that finds nobody at work", self.name), BOOT, || {
             let cleaned = place.cleanup(&["--all", "--force"]);
@@ -161,15 +161,27 @@ fn occupied(place: &Place) {
     std::fs::write(place.path("state/sandboxes/vm-a/owner"), format!("{}\n", place.mark("vm-a"))).unwrap();
 }
 
+fn damaged(place: &Place) {
+    place.seed(&["vm-a"]);
+    std::fs::write(place.path("state/state.db"), vec![b'?'; 8192]).unwrap();
+}
+
 fn hostile(place: &Place) {
     made(place);
     super::rows::insert_like(place, "vm-a", "../..");
 }
 
-/// What is measured of the host and the empty disk that others are copied from are still to be made.
+/// The empty disk that others are copied from is still to be made.
 fn without_disks() -> Place {
     let place = Place::with_network();
     place.own_cache(&["kernels", "initramfs", "images"], &[]);
+    place
+}
+
+/// What is measured of the host is still to be measured.
+fn without_measurements() -> Place {
+    let place = Place::with_network();
+    place.own_cache(&["kernels", "initramfs", "images", "disks"], &[]);
     place
 }
 
@@ -198,7 +210,7 @@ pub(crate) const CREATE_REFUSED: Scenario = Scenario {
 };
 pub(crate) const START: Scenario = Scenario {
     name: "start",
-    place: Place::with_network,
+    place: without_measurements,
     prepare: made,
     verb: &["start", "vm-a"],
     next: &["start", "vm-a"],
@@ -252,6 +264,14 @@ pub(crate) const REPAIR: Scenario = Scenario {
     next: &["doctor", "--fix"],
     unrecorded: &[],
 };
+pub(crate) const SET_ASIDE: Scenario = Scenario {
+    name: "doctor --fix of a damaged ledger",
+    place: Place::with_network,
+    prepare: damaged,
+    verb: &["doctor", "--fix"],
+    next: &["doctor", "--fix"],
+    unrecorded: &[],
+};
 pub(crate) const SETUP: Scenario = Scenario {
     name: "setup",
     place: without_images,
@@ -271,5 +291,5 @@ pub(crate) const SETUP_REMOVE: Scenario = Scenario {
 };
 
 /// Every one, for the proof that no point is left out.
-pub(crate) const ALL: [&Scenario; 11] =
-    [&CREATE, &CREATE_REFUSED, &START, &STOP, &DELETE, &RUN, &CLEANUP, &CLEANUP_LOST, &REPAIR, &SETUP, &SETUP_REMOVE];
+pub(crate) const ALL: [&Scenario; 12] =
+    [&CREATE, &CREATE_REFUSED, &START, &STOP, &DELETE, &RUN, &CLEANUP, &CLEANUP_LOST, &REPAIR, &SET_ASIDE, &SETUP, &SETUP_REMOVE];

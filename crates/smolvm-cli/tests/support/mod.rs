@@ -256,8 +256,8 @@ impl Place {
 
     /// The host as it is now, for the end of the test.
     pub(crate) fn oracle(&self) -> LeakOracle<'_> {
-        // What an installation keeps without a sandbox: which addresses and uids it draws from.
-        let scope = Scope::of(&self.env).install(&self.install()).tolerate("row:meta").settle(SOON);
+        // What an installation keeps without a sandbox: which addresses and uids it draws from, and a ledger that was damaged.
+        let scope = Scope::of(&self.env).install(&self.install()).tolerate("row:meta").tolerate("state/state.db.damaged-*").settle(SOON);
         LeakOracle::snapshot(match &self.net {
             Some(net) => scope.in_netns(net.host()),
             None => scope.without_network(),

@@ -8,11 +8,13 @@
 //! Invariants: WAL, `synchronous=FULL` (an intent that a power cut loses while its file survives is
 //! a leak), foreign keys RESTRICT; a newer schema is refused; readers take no lock of ours.
 
+mod aside;
 mod open;
 mod read;
 mod record;
 mod write;
 
+pub use aside::set_aside;
 pub use open::{SCHEMA_VERSION, Store};
 pub use record::{BrokenPlace, BrokenRow, Exit, Failure, Run, SandboxRecord, SharedPart, Table};
 pub use write::{NewSandbox, Writing};
@@ -92,6 +94,27 @@ pub enum StoreError {
         /// What `SQLite` says.
         source: rusqlite::Error,
     },
+}
+
+impl StoreError {
+    /// Whether the file itself is at fault: no command will ever get on with it.
+    pub fn is_damage(&self) -> bool {
+        use rusqlite::ErrorCode as C;
+        match self {
+            Self::Corrupt { .. } => true,
+            Self::Sql { source } => matches!(source.sqlite_error_code(), Some(C::DatabaseCorrupt | C::NotADatabase)),
+            Self::Open { .. }
+            | Self::BrokenRow { .. }
+            | Self::Newer { .. }
+            | Self::Full
+            | Self::ReadOnly
+            | Self::Busy
+            | Self::NameTaken
+            | Self::KeyTaken { .. }
+            | Self::Changed
+            | Self::StillHeld => false,
+        }
+    }
 }
 
 impl From<rusqlite::Error> for StoreError {

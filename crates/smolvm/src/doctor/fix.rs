@@ -1,18 +1,42 @@
-//! `doctor --fix`: drops what is no valid sandbox from the ledger, and touches nothing else.
+//! `doctor --fix`: drops what is no valid sandbox from the ledger, sets one aside that is damaged as a whole, and
+//! touches nothing else.
 
-use smolvm_host::store::BrokenPlace;
-use smolvm_model::effect::Commit;
+use smolvm_host::effect::perform_once;
+use smolvm_host::store::{BrokenPlace, Store, StoreError, Table, set_aside};
+use smolvm_model::effect::{Commit, Effect};
 use smolvm_model::name::SandboxId;
 
 use crate::error::Error;
 use crate::installation::Smolvm;
 
 impl Smolvm {
-    /// Drops broken rows from the ledger. Touches no file, process or device. Returns what it did.
+    /// Mends the ledger. Deletes no file, and touches no process and no device. Returns what it did.
     pub fn doctor_fix(&self) -> Result<Vec<String>, Error> {
-        let Some(mut store) = self.store_if_any()? else { return Ok(Vec::new()) };
+        let read = || -> Result<Option<(Store, Table)>, StoreError> {
+            let Some(store) = Store::open_existing(&self.paths().database())? else { return Ok(None) };
+            let table = store.table()?;
+            Ok(Some((store, table)))
+        };
+        match read() {
+            Ok(None) => Ok(Vec::new()),
+            Ok(Some((store, table))) => self.drop_broken(store, table),
+            Err(e) if e.is_damage() => self.set_ledger_aside(),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// A ledger that cannot be read says of no sandbox that it is there; by their marks all of them are found.
+    fn set_ledger_aside(&self) -> Result<Vec<String>, Error> {
+        let aside = perform_once(Effect::SetAside, |permit| set_aside(permit, &self.paths().database()).map_err(Error::from))?;
+        Ok(vec![format!(
+            "set the damaged ledger aside as {}; what it knew is found by its marks: smolvm cleanup --all --dry-run",
+            aside.display()
+        )])
+    }
+
+    fn drop_broken(&self, mut store: Store, table: Table) -> Result<Vec<String>, Error> {
         let mut done = Vec::new();
-        for row in store.table()?.broken {
+        for row in table.broken {
             store.write(Commit::Repair, |w| w.drop_broken(&row))?;
             done.push(match &row.place {
                 BrokenPlace::Sandbox => self.account(&row.raw_id),

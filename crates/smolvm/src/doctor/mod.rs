@@ -3,7 +3,7 @@
 //! ```text
 //!   each check    look (reads the host, bounded) ──► facts ──► judge (pure) ──► CheckReport
 //!   doctor        every check in a fixed order, each with a deadline of its own
-//!   doctor --fix  drops rows of the ledger that are no valid sandbox; touches no file
+//!   doctor --fix  drops rows of the ledger that are no valid sandbox, or sets a damaged one aside; deletes no file
 //! ```
 //!
 //! Invariants: a look changes nothing, needs no rights and makes nothing in an empty home; whatever

@@ -141,7 +141,7 @@ fn open(path: &Path) -> Option<Result<Rows, StoreError>> {
 
 fn judge_database(path: &Path, head: &Head, opened: Option<Result<usize, &StoreError>>) -> CheckReport {
     let shown = path.display().to_string();
-    let set_aside = || format!("mv {shown} {shown}.damaged && smolvm cleanup --all   (removes by their marks what it knew)");
+    let set_aside = || "smolvm doctor --fix   sets it aside; then smolvm cleanup --all   removes by their marks what it knew".to_owned();
     match (head, opened) {
         (Head::Absent | Head::Empty, _) => CheckReport::pass(DATABASE, "none yet: the first sandbox makes it", shown),
         (Head::Unreadable(e), _) => {
@@ -218,7 +218,7 @@ mod tests {
         let newer = judge(Head::Version(SCHEMA_VERSION + 1), None);
         assert_eq!((newer.status, newer.fix.unwrap().contains("newer")), (CheckStatus::Fail, true));
         let garbage = judge(Head::Garbage, None);
-        assert!(garbage.fix.unwrap().starts_with("mv /v/state.db /v/state.db.damaged && smolvm cleanup --all"));
+        assert!(garbage.fix.unwrap().starts_with("smolvm doctor --fix"));
         assert_eq!(judge(Head::Version(SCHEMA_VERSION), Some(Err(&StoreError::Busy))).status, CheckStatus::Warn);
         assert_eq!(judge(Head::Version(SCHEMA_VERSION), Some(Err(&StoreError::ReadOnly))).status, CheckStatus::Fail);
         assert_eq!(judge(Head::Unreadable(ErrorKind::PermissionDenied.into()), None).status, CheckStatus::Fail);

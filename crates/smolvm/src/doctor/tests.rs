@@ -148,7 +148,9 @@ fn a_damaged_database_is_named_with_the_way_around_it() {
     assert_eq!(report.status, CheckStatus::Fail);
     assert!(report.fix.unwrap().contains("smolvm cleanup --all"));
     assert_eq!(home.check("sandboxes.stale").status, CheckStatus::Fail);
-    assert!(home.vm.doctor_fix().is_err(), "a fix of what cannot be read claims to have done something");
+    assert!(home.vm.doctor_fix().unwrap()[0].contains("state.db.damaged-"));
+    assert_eq!(home.check("state.database").status, CheckStatus::Pass);
+    assert!(home.vm.doctor_fix().unwrap().is_empty(), "there is nothing more to mend");
 }
 
 #[test]
@@ -159,6 +161,8 @@ fn a_database_damaged_behind_its_head_is_found_too() {
     bytes[100..].fill(0x5a);
     std::fs::write(&path, bytes).unwrap();
     assert_eq!(home.check("state.database").status, CheckStatus::Fail);
+    assert_eq!(home.vm.doctor_fix().unwrap().len(), 1);
+    assert_eq!(home.check("state.database").status, CheckStatus::Pass);
 }
 
 #[test]
