@@ -68,7 +68,12 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<()> {
 fn runner(workspace: &Workspace, options: &Options) -> Cmd {
     let nextest = which("cargo-nextest").is_some();
     step(if nextest { "cargo nextest run" } else { "cargo test (cargo-nextest is not installed)" });
-    let words: &[&str] = if nextest { &["nextest", "run"] } else { &["test", "--no-fail-fast"] };
+    let words: &[&str] = match (nextest, options.long) {
+        (true, Effort::Usual) => &["nextest", "run"],
+        // What repeats for an hour is not ended after minutes.
+        (true, Effort::Long) => &["nextest", "run", "--profile", "long"],
+        (false, _) => &["test", "--no-fail-fast"],
+    };
     let runner = cargo().dir(&workspace.root).args(words).args(["--workspace", "--locked"]);
     // libtest takes one filter before `--` and more after it.
     if nextest || options.filters.len() < 2 { runner.args(&options.filters) } else { runner.arg("--").args(&options.filters) }

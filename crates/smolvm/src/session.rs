@@ -32,7 +32,7 @@ impl Session {
     /// Connects and shakes hands.
     pub(crate) fn connect(vm: &Smolvm, id: &SandboxId) -> Result<Self, Error> {
         let dead = |e: std::io::Error| {
-            Error::new(io_code(&e), format!("the monitor of \"{id}\" does not answer"))
+            Error::new(unanswered(&e), format!("the monitor of \"{id}\" does not answer"))
                 .hint(format!("smolvm inspect {id}; smolvm stop {id}"))
                 .because(e)
         };
@@ -138,6 +138,17 @@ fn readable(socket: &UnixStream, wait: Duration) -> Result<bool, Error> {
     }
 }
 
+/// A monitor that ended since it was looked for, or ends right now, took its sandbox with it: nothing unforeseen.
+fn unanswered(e: &std::io::Error) -> ErrorCode {
+    use std::io::ErrorKind as K;
+    match e.kind() {
+        K::NotFound | K::ConnectionRefused | K::ConnectionReset | K::BrokenPipe | K::UnexpectedEof => ErrorCode::GuestError,
+        // What the kernel says when the time for an answer is over.
+        K::WouldBlock => ErrorCode::Timeout,
+        _ => io_code(e),
+    }
+}
+
 fn lost(e: std::io::Error) -> Error {
     Error::new(ErrorCode::GuestError, "the connection to the sandbox was lost").hint("smolvm list; smolvm logs NAME").because(e)
 }
@@ -145,6 +156,27 @@ fn lost(e: std::io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::installation::Settings;
+    use crate::paths::Paths;
+    use std::os::unix::net::UnixListener;
+
+    /// A monitor may end between the look that found it alive and the connection.
+    #[test]
+    fn a_monitor_that_has_ended_is_no_defect() {
+        let dir = tempfile::tempdir().unwrap();
+        let vm = Smolvm::open(Settings::new(Paths::beneath(dir.path()))).unwrap();
+        let id: SandboxId = "vm-a".parse().unwrap();
+        let code = || Session::connect(&vm, &id).unwrap_err().code;
+        assert_eq!(code(), ErrorCode::GuestError, "its run directory is gone");
+        let run = vm.paths().run_dir(&id);
+        std::fs::create_dir_all(&run).unwrap();
+        assert_eq!(code(), ErrorCode::GuestError, "its socket is gone");
+        let listener = UnixListener::bind(run.join(SOCKET)).unwrap();
+        let ends = std::thread::spawn(move || drop(listener.accept().unwrap()));
+        assert_eq!(code(), ErrorCode::GuestError, "it ends before it answers");
+        ends.join().unwrap();
+        assert_eq!(code(), ErrorCode::GuestError, "nobody listens any more");
+    }
 
     #[test]
     fn a_monitor_that_says_other_things_does_not_move_the_deadline() {

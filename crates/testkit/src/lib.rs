@@ -3,6 +3,7 @@
 //! ```text
 //!   SealedEnv   a home of its own, a cleared environment, commands with deadlines
 //!   NetnsHost   a private network ("the host") with a server behind a veth pair
+//!   Dice        draws that a seed repeats
 //!   FakeStranger   a process that must live whatever smolvm does
 //!   LeakOracle  the host before ──► test ──► the host after: every difference is a leak
 //! ```
@@ -17,6 +18,7 @@
     reason = "test support runs arbitrary commands, reads its environment, removes its own directories and fails by panicking"
 )]
 
+pub mod dice;
 pub mod dns;
 pub mod freezer;
 pub mod http;
@@ -28,6 +30,7 @@ pub mod process;
 pub mod sealed;
 pub mod stranger;
 
+pub use dice::Dice;
 pub use dns::DnsServer;
 pub use freezer::Freezer;
 pub use http::HttpServer;

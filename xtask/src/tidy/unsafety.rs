@@ -16,6 +16,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("crates/smolvm-host/src/jail/spawn.rs", "the pidfd that clone hands over as a number"),
     ("crates/smolvm-host/src/net/bind_device.rs", "setsockopt with the name of a device"),
     ("crates/smolvm-host/src/net/tun.rs", "ioctls of /dev/net/tun"),
+    ("crates/smolvm-host/src/proc/leash.rs", "what a tool does between fork and exec"),
     ("crates/smolvm-host/tests/net_support/mod.rs", "unshare(2) of one thread into a private network namespace"),
     ("crates/smolvm-host/tests/net_user.rs", "descriptors kept open over an exec"),
     ("crates/standin/src/sys.rs", "the program in the jail calls the kernel in ways no wrapper offers"),

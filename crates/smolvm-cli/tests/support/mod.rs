@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   Place       a home of its own, images in it, a private network or none; the real binary
+//!   answer      which code and exit status a command may end with
 //!   Cleaned     what `cleanup --json` said, its shape checked field by field
 //!   Pty         the binary on a terminal of its own: read, type, end
 //!   rows        the ledger, read and written behind the product's back
@@ -19,6 +20,7 @@
     reason = "each test binary uses a part of this; it starts programs and reads /proc itself"
 )]
 
+pub(crate) mod answer;
 mod cleaned;
 mod impostor;
 pub(crate) mod matrix;

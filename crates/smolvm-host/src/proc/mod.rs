@@ -3,5 +3,6 @@
 pub mod boot;
 pub mod identity;
 pub mod kill;
+mod leash;
 pub mod scan;
 pub mod tool;

@@ -1,7 +1,7 @@
 //! Runs the few external programs smolvm needs, the same careful way every time.
 //!
 //! Invariants: an empty environment but for `PATH`, `LC_ALL` and what the caller adds; a deadline that
-//! ends the whole process group, which goes with the tool's own end too; output kept in memory up to a cap, the rest read and dropped, so a
+//! ends the whole process group, which goes with the tool's own end too; no tool outlives its caller; output kept in memory up to a cap, the rest read and dropped, so a
 //! chatty tool can neither block nor fill the heap. Nothing is looked up along the user's `PATH`.
 
 use std::ffi::{OsStr, OsString};
@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+
+use super::leash;
 
 /// Where tools are looked for, and the `PATH` they get.
 const SEARCH: [&str; 6] = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
@@ -202,6 +204,7 @@ impl Tool {
         if let Some(dir) = &self.dir {
             command.current_dir(dir);
         }
+        leash::tie(&mut command);
         command.spawn().map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => ToolError::Missing { program: name.to_owned() },
             _ => ToolError::Spawn { program: name.to_owned(), source },

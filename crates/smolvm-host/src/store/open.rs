@@ -1,7 +1,7 @@
 //! Opens the database and brings it to the present version.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -162,12 +162,24 @@ impl Store {
         Ok(())
     }
 
+    /// Switches to WAL. Another who makes the database at the same moment is waited for: this one statement is
+    /// refused at once instead of after the busy timeout.
+    fn write_ahead(&self) -> Result<(), StoreError> {
+        let until = Instant::now() + BUSY;
+        loop {
+            match self.connection.pragma_update(None, "journal_mode", "WAL").map_err(StoreError::from) {
+                Err(StoreError::Busy) if Instant::now() < until => std::thread::sleep(Duration::from_millis(1)),
+                done => return done,
+            }
+        }
+    }
+
     fn migrate(&mut self) -> Result<(), StoreError> {
         use std::os::unix::fs::PermissionsExt;
         reach_commit(Commit::Schema, Side::Before)?;
         // Before the first row: the umask of whoever runs this decides nothing.
         std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o600)).map_err(|_| StoreError::ReadOnly)?;
-        self.connection.pragma_update(None, "journal_mode", "WAL")?;
+        self.write_ahead()?;
         let tx = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         // Another process may have been here between the look and the lock.
         let version: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -232,6 +244,28 @@ mod tests {
         )
         .unwrap();
         assert!(matches!(Store::open(&path), Err(StoreError::Corrupt { .. })));
+    }
+
+    /// The first commands of an installation may all come at once.
+    #[test]
+    fn many_make_the_database_at_once() {
+        for _ in 0..8 {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("state.db");
+            let together = std::sync::Barrier::new(8);
+            std::thread::scope(|scope| {
+                for worker in 0..8 {
+                    let (path, together) = (&path, &together);
+                    scope.spawn(move || {
+                        together.wait();
+                        let mut store = Store::open(path).unwrap();
+                        store.write(Commit::Settled, |w| w.set_meta(&format!("worker {worker}"), "was here")).unwrap();
+                    });
+                }
+            });
+            let store = Store::open(&path).unwrap();
+            assert!((0..8).all(|worker| store.meta(&format!("worker {worker}")).unwrap().is_some()));
+        }
     }
 
     #[test]

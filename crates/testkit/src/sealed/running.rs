@@ -47,6 +47,16 @@ impl Running {
         }
     }
 
+    /// Sends a signal to its whole process group: to whatever it started and did not put elsewhere.
+    pub fn signal_group(&mut self, signal: Signal) {
+        // Once reaped, the number may be somebody else's.
+        if !self.has_ended()
+            && let Some(group) = Pid::from_raw(self.pid())
+        {
+            kill_process_group(group, signal).ok();
+        }
+    }
+
     /// Whether it has ended.
     pub fn has_ended(&mut self) -> bool {
         self.ended |= matches!(self.child.try_wait(), Ok(Some(_)));
