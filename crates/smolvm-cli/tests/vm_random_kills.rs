@@ -161,9 +161,7 @@ impl Round {
     /// Codes with which the command may fail when somebody it needs was killed and it was not.
     fn may_fail_with(&self) -> &'static [ErrorCode] {
         match self.verb {
-            // A monitor that was killed while it was waited for "ended without a word", which nobody foresees.
-            Verb::CreateStart | Verb::Start | Verb::Run => &[ErrorCode::GuestError, ErrorCode::Internal],
-            Verb::Stop | Verb::Exec => &[ErrorCode::GuestError],
+            Verb::CreateStart | Verb::Start | Verb::Run | Verb::Stop | Verb::Exec => &[ErrorCode::GuestError],
             Verb::Cleanup => &[ErrorCode::PartialFailure],
             Verb::Create | Verb::Delete => &[],
         }

@@ -348,6 +348,8 @@ fn wait_for_report(socket: UnixStream, patience: Patience<'_>) -> Result<(), Err
             let code = ErrorCode::ALL.into_iter().find(|c| c.as_str() == code).unwrap_or(ErrorCode::Internal);
             Err(Error { recovery, ..Error::new(code, message) })
         }
-        Err(_) => Err(Error::new(ErrorCode::Internal, "the monitor ended without a word").hint("smolvm logs NAME; smolvm doctor")),
+        // It says why it cannot go on; what keeps it from that is a signal, or a defect that its log tells.
+        Err(_) => Err(Error::new(ErrorCode::GuestError, "the monitor was killed before it could say anything")
+            .hint("smolvm start NAME; smolvm logs NAME --log monitor")),
     }
 }

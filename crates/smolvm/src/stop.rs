@@ -11,7 +11,7 @@ use smolvm_proto::{MonitorReply, MonitorRequest};
 
 use crate::clock::now_ms;
 use crate::error::Error;
-use crate::installation::Smolvm;
+use crate::installation::{LOCK_WAIT, Smolvm};
 use crate::monitor::GUEST_POWEROFF;
 use crate::network;
 use crate::session::Session;
@@ -28,7 +28,7 @@ impl Smolvm {
     pub fn stop(&self, id: &SandboxId, deadline: Duration) -> Result<SandboxView, Error> {
         let missing = || Error::no_such_sandbox(id);
         let mut store = self.store_if_any()?.ok_or_else(missing)?;
-        let _lock = self.lock(id)?;
+        let _lock = self.lock_existing(&store, id, LOCK_WAIT)?.ok_or_else(missing)?;
         let (record, entries) = store.sandbox(id)?.ok_or_else(missing)?;
         match self.admit(&record, &entries, Request::Stop)? {
             Admission::AlreadySo => {}

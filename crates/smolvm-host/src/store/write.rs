@@ -1,6 +1,6 @@
 //! Changes the ledger: one immediate transaction for everything that belongs together.
 
-use rusqlite::{Transaction, TransactionBehavior, params};
+use rusqlite::{OptionalExtension, Transaction, TransactionBehavior, params};
 use smolvm_model::effect::{Commit, Side};
 use smolvm_model::ledger::{Entry, Kind, ProcessIdentity, Status};
 use smolvm_model::name::SandboxId;
@@ -200,6 +200,11 @@ impl Writing<'_> {
     pub fn set_meta(&self, key: &str, value: &str) -> Result<(), StoreError> {
         self.tx.execute("INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2", [key, value])?;
         Ok(())
+    }
+
+    /// One setting of the installation, as this transaction sees it.
+    pub fn meta(&self, key: &str) -> Result<Option<String>, StoreError> {
+        Ok(self.tx.prepare_cached("SELECT value FROM meta WHERE key = ?1")?.query_row([key], |row| row.get(0)).optional()?)
     }
 
     fn set_text(&self, id: &SandboxId, sql: &str, json: Option<&str>) -> Result<(), StoreError> {

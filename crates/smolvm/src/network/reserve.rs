@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::str::FromStr;
 
 use smolvm_host::net::{accounts, routes};
 use smolvm_host::proc::scan;
 use smolvm_host::random;
-use smolvm_host::store::{Store, Writing};
+use smolvm_host::store::{Store, StoreError, Writing};
 use smolvm_model::effect::Commit;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind, Status};
@@ -65,8 +66,7 @@ impl Smolvm {
                 .hint("use --net user or --net none")
                 .because(e)
         })?;
-        store.write(Commit::Range, |w| w.set_meta(POOL, &pool.to_string()))?;
-        Ok(pool)
+        Ok(store.write(Commit::Range, |w| settle(w, POOL, pool, pool.to_string()))?)
     }
 
     fn uid_range(&self, store: &mut Store) -> Result<UidRange, Error> {
@@ -76,9 +76,18 @@ impl Smolvm {
         let used = accounts::used_ids().map_err(|e| Error::new(ErrorCode::Internal, "the host's accounts cannot be read").because(e))?;
         let range = UidRange::choose(&self.install, &used)
             .map_err(|e| Error::new(ErrorCode::ResourceExhausted, "no uids are free for hypervisors").because(e))?;
-        store.write(Commit::Range, |w| w.set_meta(UIDS, &range.start().to_string()))?;
-        Ok(range)
+        let start = store.write(Commit::Range, |w| settle(w, UIDS, range.start(), range.start().to_string()))?;
+        UidRange::from_start(start).map_err(|e| Error::new(ErrorCode::StateCorrupt, "the recorded range of uids is none").because(e))
     }
+}
+
+/// The choice that stands: the first command of an installation makes it, and another one may have been first since the look.
+fn settle<T: FromStr>(w: &Writing<'_>, key: &str, chosen: T, text: String) -> Result<T, StoreError> {
+    if let Some(standing) = w.meta(key)?.and_then(|text| text.parse().ok()) {
+        return Ok(standing);
+    }
+    w.set_meta(key, &text)?;
+    Ok(chosen)
 }
 
 /// The entries of a new sandbox's network and uid, taken from what is free in this transaction.
