@@ -165,10 +165,11 @@ pub fn read(proc: &Path, pid: u32) -> Result<Enforced, InspectError> {
 
 fn read_file(dir: &Path, name: &str) -> Result<String, InspectError> {
     use std::io::Read;
-    let mut text = String::new();
-    let read = std::fs::File::open(dir.join(name)).and_then(|f| f.take(CAP).read_to_string(&mut text));
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(dir.join(name)).and_then(|f| f.take(CAP).read_to_end(&mut bytes));
     read.map_err(|source| InspectError::Unreadable { file: name.to_owned(), source })?;
-    Ok(text)
+    // The name of a process and the paths of its mounts need not be UTF-8.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// A namespace's identity. `pid_for_children` differs before a fork; `pid` is the process's own.
@@ -261,5 +262,12 @@ mod tests {
         let text = "Max file size             1048576              2097152              bytes     \n";
         assert_eq!(limit(text, "Max file size").unwrap(), Some(2_097_152));
         assert!(same_ids("Uid:\t1\t0\t1\t1\n", "Uid").is_err());
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_hides_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("status"), b"Name:\t\xff\nUid:\t5\t5\t5\t5\n").unwrap();
+        assert_eq!(same_ids(&read_file(dir.path(), "status").unwrap(), "Uid").unwrap(), 5);
     }
 }
