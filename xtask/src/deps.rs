@@ -20,6 +20,8 @@ pub(crate) enum Purpose {
     Demo,
     /// All tests: what a user needs, with and without rights.
     Test,
+    /// The fuzz targets.
+    Fuzz,
 }
 
 impl FromStr for Purpose {
@@ -30,7 +32,8 @@ impl FromStr for Purpose {
             "build" => Ok(Self::Build),
             "demo" => Ok(Self::Demo),
             "test" => Ok(Self::Test),
-            other => bail!("deps --for takes build, demo or test, not {other:?}"),
+            "fuzz" => Ok(Self::Fuzz),
+            other => bail!("deps --for takes build, demo, test or fuzz, not {other:?}"),
         }
     }
 }
@@ -44,6 +47,8 @@ enum Need {
     Run,
     /// Running smolvm without rights; tests do both.
     RunWithoutRights,
+    /// Building the fuzz targets.
+    Fuzz,
 }
 
 struct Package {
@@ -62,6 +67,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "mmdebstrap", need: Need::Run, why: "builds the debian image from the host's own apt sources" },
     Package { name: "passt", need: Need::RunWithoutRights, why: "network of a sandbox started without rights" },
     Package { name: "uidmap", need: Need::RunWithoutRights, why: "mmdebstrap without root maps uids through newuidmap" },
+    Package { name: "g++", need: Need::Fuzz, why: "compiles libFuzzer, which the fuzz targets are linked with" },
 ];
 
 /// The task: installs what is missing.
@@ -83,9 +89,13 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
 
 fn wants(purpose: Purpose, root: bool, need: Need) -> bool {
     match (purpose, need) {
-        (_, Need::Build) | (Purpose::Demo | Purpose::Test, Need::Run) | (Purpose::Test, Need::RunWithoutRights) => true,
+        (_, Need::Build)
+        | (Purpose::Demo | Purpose::Test, Need::Run)
+        | (Purpose::Test, Need::RunWithoutRights)
+        | (Purpose::Fuzz, Need::Fuzz) => true,
         (Purpose::Demo, Need::RunWithoutRights) => !root,
-        (Purpose::Build, Need::Run | Need::RunWithoutRights) => false,
+        (Purpose::Build | Purpose::Fuzz, Need::Run | Need::RunWithoutRights)
+        | (Purpose::Build | Purpose::Demo | Purpose::Test, Need::Fuzz) => false,
     }
 }
 
@@ -188,7 +198,8 @@ mod tests {
         let count = |purpose, root| PACKAGES.iter().filter(|package| wants(purpose, root, package.need)).count();
         assert!(count(Purpose::Build, true) < count(Purpose::Demo, true));
         assert!(count(Purpose::Demo, true) < count(Purpose::Demo, false));
-        assert_eq!(count(Purpose::Test, true), PACKAGES.len());
+        assert_eq!(count(Purpose::Test, true) + 1, PACKAGES.len());
+        assert_eq!(count(Purpose::Fuzz, true), count(Purpose::Build, true) + 1);
     }
 
     #[test]

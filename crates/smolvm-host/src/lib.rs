@@ -17,6 +17,8 @@
 pub mod embed;
 pub mod engine;
 pub mod fsx;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod image;
 pub mod install;
 pub mod jail;

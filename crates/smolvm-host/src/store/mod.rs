@@ -8,6 +8,8 @@
 //! Invariants: WAL, `synchronous=FULL` (an intent that a power cut loses while its file survives is
 //! a leak), foreign keys RESTRICT; a newer schema is refused; readers take no lock of ours.
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod open;
 mod read;
 mod record;
