@@ -193,9 +193,11 @@ fn hex(status: &str, name: &'static str) -> Result<u64, InspectError> {
 /// Real, effective, saved and file system id; if they differ there is no one answer.
 fn same_ids(status: &str, name: &'static str) -> Result<u32, InspectError> {
     let bad = || InspectError::Field { file: "status", field: name };
-    let mut ids = field(status, name).ok_or_else(bad)?.split_ascii_whitespace().map(str::parse::<u32>);
-    let first = ids.next().and_then(Result::ok).ok_or_else(bad)?;
-    if ids.all(|id| id == Ok(first)) { Ok(first) } else { Err(bad()) }
+    let ids = field(status, name).ok_or_else(bad)?.split_ascii_whitespace().map(str::parse::<u32>);
+    match ids.collect::<Result<Vec<_>, _>>().as_deref() {
+        Ok([id, others @ ..]) if others.len() == 3 && others.iter().all(|other| other == id) => Ok(*id),
+        Ok(_) | Err(_) => Err(bad()),
+    }
 }
 
 /// The sixth field of a mountinfo line is the mount's own options.
@@ -262,6 +264,7 @@ mod tests {
         let text = "Max file size             1048576              2097152              bytes     \n";
         assert_eq!(limit(text, "Max file size").unwrap(), Some(2_097_152));
         assert!(same_ids("Uid:\t1\t0\t1\t1\n", "Uid").is_err());
+        assert!(same_ids("Uid:\t1\n", "Uid").is_err(), "one id says nothing about the others");
     }
 
     #[test]
