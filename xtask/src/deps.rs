@@ -20,6 +20,8 @@ pub(crate) enum Purpose {
     Demo,
     /// All tests: what a user needs, with and without rights.
     Test,
+    /// The fuzz targets.
+    Fuzz,
 }
 
 impl FromStr for Purpose {
@@ -30,7 +32,8 @@ impl FromStr for Purpose {
             "build" => Ok(Self::Build),
             "demo" => Ok(Self::Demo),
             "test" => Ok(Self::Test),
-            other => bail!("deps --for takes build, demo or test, not {other:?}"),
+            "fuzz" => Ok(Self::Fuzz),
+            other => bail!("deps --for takes build, demo, test or fuzz, not {other:?}"),
         }
     }
 }
@@ -46,6 +49,8 @@ enum Need {
     RunWithoutRights,
     /// Looking at smolvm from outside, in tests.
     Test,
+    /// Building the fuzz targets.
+    Fuzz,
 }
 
 struct Package {
@@ -65,6 +70,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "passt", need: Need::RunWithoutRights, why: "network of a sandbox started without rights" },
     Package { name: "strace", need: Need::Test, why: "shows that nothing is changed outside the gate" },
     Package { name: "uidmap", need: Need::RunWithoutRights, why: "mmdebstrap without root maps uids through newuidmap" },
+    Package { name: "g++", need: Need::Fuzz, why: "compiles libFuzzer, which the fuzz targets are linked with" },
 ];
 
 /// The task: installs what is missing.
@@ -86,9 +92,14 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
 
 fn wants(purpose: Purpose, root: bool, need: Need) -> bool {
     match (purpose, need) {
-        (_, Need::Build) | (Purpose::Demo | Purpose::Test, Need::Run) | (Purpose::Test, Need::RunWithoutRights | Need::Test) => true,
+        (_, Need::Build)
+        | (Purpose::Demo | Purpose::Test, Need::Run)
+        | (Purpose::Test, Need::RunWithoutRights | Need::Test)
+        | (Purpose::Fuzz, Need::Fuzz) => true,
         (Purpose::Demo, Need::RunWithoutRights) => !root,
-        (Purpose::Build, Need::Run | Need::RunWithoutRights) | (Purpose::Demo | Purpose::Build, Need::Test) => false,
+        (Purpose::Build | Purpose::Fuzz, Need::Run | Need::RunWithoutRights)
+        | (Purpose::Demo | Purpose::Build | Purpose::Fuzz, Need::Test)
+        | (Purpose::Build | Purpose::Demo | Purpose::Test, Need::Fuzz) => false,
     }
 }
 
@@ -191,7 +202,8 @@ mod tests {
         let count = |purpose, root| PACKAGES.iter().filter(|package| wants(purpose, root, package.need)).count();
         assert!(count(Purpose::Build, true) < count(Purpose::Demo, true));
         assert!(count(Purpose::Demo, true) < count(Purpose::Demo, false));
-        assert_eq!(count(Purpose::Test, true), PACKAGES.len());
+        assert_eq!(count(Purpose::Test, true) + 1, PACKAGES.len());
+        assert_eq!(count(Purpose::Fuzz, true), count(Purpose::Build, true) + 1);
     }
 
     #[test]

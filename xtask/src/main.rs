@@ -5,6 +5,7 @@
 //!   deps    which system packages are missing, and their installation
 //!   test    deps, build --debug, smolvm setup, every test
 //!   tidy    the rules of the house, each with its reason
+//!   fuzz    what is read from others, tried with what nobody would write
 //!   ci      what .ci/run runs
 //!   demo    the main job, visibly, from nothing
 //!   seed    many stale sandboxes        bench   the numbers of docs/promises.md
@@ -27,6 +28,7 @@ mod cli;
 mod demo;
 mod deps;
 mod elf;
+mod fuzz;
 mod seed;
 mod sh;
 mod test;

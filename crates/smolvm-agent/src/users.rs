@@ -7,8 +7,6 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 
-use crate::sys::spawn::Ids;
-
 /// Largest file that is read.
 const MAX_FILE: u64 = 1024 * 1024;
 
@@ -20,6 +18,14 @@ pub(crate) struct Account {
     pub(crate) shell: String,
     /// None for plain root: the agent's own ids.
     pub(crate) ids: Option<Ids>,
+}
+
+/// The ids of a process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ids {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) groups: Vec<u32>,
 }
 
 /// The user or group cannot be told.
@@ -78,7 +84,7 @@ impl Cached {
     }
 }
 
-fn root(passwd: &str) -> Account {
+pub(super) fn root(passwd: &str) -> Account {
     let entry = entries(passwd).find(|e| e.uid == 0);
     let or = |text: Option<&str>, default: &str| text.filter(|t| !t.is_empty()).unwrap_or(default).to_owned();
     Account {
@@ -89,12 +95,12 @@ fn root(passwd: &str) -> Account {
     }
 }
 
-fn find(passwd: &str, group: &str, user: &str) -> Result<Account, UserError> {
+pub(super) fn find(passwd: &str, group: &str, user: &str) -> Result<Account, UserError> {
     let (user, wanted_group) = match user.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (user, None),
     };
-    let number = user.parse::<u32>().ok();
+    let number = number(user);
     // A name that looks like a number is a number, as everywhere in the container world.
     let entry = entries(passwd).find(|e| number.map_or(e.name == user, |n| e.uid == n));
     let uid = match (&entry, number) {
@@ -103,9 +109,9 @@ fn find(passwd: &str, group: &str, user: &str) -> Result<Account, UserError> {
         (None, None) => return Err(UserError::NoUser(user.to_owned())),
     };
     let gid = match wanted_group {
-        Some(wanted) => match wanted.parse::<u32>() {
-            Ok(gid) => gid,
-            Err(_) => group_entries(group)
+        Some(wanted) => match self::number(wanted) {
+            Some(gid) => gid,
+            None => group_entries(group)
                 .find(|(name, ..)| *name == wanted)
                 .map(|(_, gid, _)| gid)
                 .ok_or_else(|| UserError::NoGroup(wanted.to_owned()))?,
@@ -126,11 +132,16 @@ fn find(passwd: &str, group: &str, user: &str) -> Result<Account, UserError> {
     })
 }
 
+/// Digits and nothing else: Rust's own reading takes a sign too, and `+0` would be root.
+fn number(text: &str) -> Option<u32> {
+    if text.starts_with('+') { None } else { text.parse().ok() }
+}
+
 fn entries(passwd: &str) -> impl Iterator<Item = Entry<'_>> {
     passwd.lines().filter_map(|line| {
         let mut fields = line.split(':');
         let (name, _) = (fields.next()?, fields.next()?);
-        let (uid, gid) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        let (uid, gid) = (number(fields.next()?)?, number(fields.next()?)?);
         let (_, home, shell) = (fields.next()?, fields.next()?, fields.next()?);
         Some(Entry { name, uid, gid, home, shell })
     })
@@ -139,7 +150,7 @@ fn entries(passwd: &str) -> impl Iterator<Item = Entry<'_>> {
 fn group_entries(group: &str) -> impl Iterator<Item = (&str, u32, &str)> {
     group.lines().filter_map(|line| {
         let mut fields = line.split(':');
-        let (name, _, gid) = (fields.next()?, fields.next()?, fields.next()?.parse().ok()?);
+        let (name, _, gid) = (fields.next()?, fields.next()?, number(fields.next()?)?);
         Some((name, gid, fields.next().unwrap_or("")))
     })
 }
@@ -167,6 +178,10 @@ mod tests {
         assert_eq!(ids("bad"), Err(UserError::NoUser("bad".to_owned())));
         assert_eq!(ids("ann:nope"), Err(UserError::NoGroup("nope".to_owned())));
         assert_eq!(ids(""), Err(UserError::NoUser(String::new())));
+        // A sign makes a name: `+0` is nobody, and not root.
+        assert_eq!(ids("+0"), Err(UserError::NoUser("+0".to_owned())));
+        assert_eq!(ids("ann:+0"), Err(UserError::NoGroup("+0".to_owned())));
+        assert!(find("eve:x:+0:+0::/:/bin/sh\n", "", "eve").is_err());
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub mod effect;
 pub mod embed;
 pub mod engine;
 pub mod fsx;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod image;
 pub mod install;
 pub mod jail;

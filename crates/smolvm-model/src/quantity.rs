@@ -140,7 +140,9 @@ impl FromStr for Cpus {
 
     fn from_str(text: &str) -> Result<Self, QuantityError> {
         let malformed = || QuantityError::Malformed { text: shorten(text), expected: "a number of processors" };
-        Self::new(text.parse().map_err(|_| malformed())?)
+        // Rust reads a sign; an amount has none.
+        let digits = Some(text).filter(|text| !text.starts_with('+')).ok_or_else(malformed)?;
+        Self::new(digits.parse().map_err(|_| malformed())?)
     }
 }
 
@@ -254,7 +256,7 @@ mod tests {
     #[test]
     fn processors() {
         assert_eq!("4".parse::<Cpus>().unwrap().get(), 4);
-        for bad in ["", "0", "65", "999", "-1", "x"] {
+        for bad in ["", "0", "65", "999", "-1", "+1", "x"] {
             assert!(bad.parse::<Cpus>().is_err(), "{bad:?}");
         }
     }

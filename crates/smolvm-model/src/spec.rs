@@ -171,10 +171,13 @@ impl ImageName {
 pub fn parse_pair<K: FromStr<Err = SpecError>>(text: &str) -> Result<(K, String), SpecError> {
     let (key, value) = text.split_once('=').ok_or_else(|| SpecError::NoEquals(shorten(text)))?;
     let parsed = key.parse()?;
-    if value.len() > MAX_VALUE || value.contains('\0') {
-        return Err(SpecError::Value { key: shorten(key) });
-    }
+    check_value(key, value)?;
     Ok((parsed, value.to_owned()))
+}
+
+/// Checks the value of a variable or label, wherever it comes from.
+pub fn check_value(key: &str, value: &str) -> Result<(), SpecError> {
+    if value.len() > MAX_VALUE || value.contains('\0') { Err(SpecError::Value { key: shorten(key) }) } else { Ok(()) }
 }
 
 fn shorten(text: &str) -> String {

@@ -6,6 +6,9 @@
 //!                                └────────────────────┴─► exit        guest's writer and nothing else
 //! ```
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::os::fd::BorrowedFd;

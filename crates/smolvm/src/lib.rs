@@ -25,6 +25,8 @@ pub mod delete;
 pub mod doctor;
 pub mod error;
 pub mod exec;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod inspect;
 pub mod installation;
 pub mod list;

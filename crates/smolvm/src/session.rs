@@ -52,7 +52,7 @@ impl Session {
     }
 
     /// A connection that is attached already.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn over(socket: UnixStream) -> Self {
         Self { socket, decoder: Decoder::new() }
     }

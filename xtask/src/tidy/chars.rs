@@ -16,11 +16,18 @@ fn offence(c: char, in_code: bool) -> Option<&'static str> {
     }
 }
 
+/// Corpora hold whatever a fuzz target is to be tried with.
+const CORPORA: &str = "fuzz/corpus/";
+
 /// No invisible or look-alike characters; code writes them as `\u{…}`.
 pub(super) fn plain(tree: &Tree) -> Vec<Finding> {
-    let mut findings: Vec<Finding> =
-        tree.binaries.iter().filter(|path| !path.contains("/golden/")).map(|path| Finding::file(path, "is not UTF-8")).collect();
-    for file in &tree.files {
+    let mut findings: Vec<Finding> = tree
+        .binaries
+        .iter()
+        .filter(|path| !path.contains("/golden/") && !path.starts_with(CORPORA))
+        .map(|path| Finding::file(path, "is not UTF-8"))
+        .collect();
+    for file in tree.files.iter().filter(|file| !file.path.starts_with(CORPORA)) {
         for (number, line) in file.lines() {
             if let Some((c, why)) = line.chars().find_map(|c| Some((c, offence(c, file.has_extension("rs"))?))) {
                 findings.push(Finding::line(&file.path, number, format!("U+{:04X} {why}", u32::from(c))));
@@ -53,7 +60,7 @@ mod tests {
         for bad in ["a\u{202e}b", "a\u{200b}b", "a\u{00a0}b", "a\u{1b}[0m", "\u{feff}a", "let \u{0430} = 1;"] {
             assert_eq!(plain(&sample(&[("a.rs", bad)])).len(), 1, "{bad:?}");
         }
-        assert!(plain(&sample(&[("a.rs", "// ──► … ×\tok"), ("a.md", "\u{03b1}")])).is_empty());
+        assert!(plain(&sample(&[("a.rs", "// ──► … ×\tok"), ("a.md", "\u{03b1}"), ("fuzz/corpus/x/y", "\u{1b}")])).is_empty());
     }
 
     #[test]

@@ -10,7 +10,8 @@ const WAIVER: &str = "// tidy: long because ";
 pub(super) fn module_docs(tree: &Tree) -> Vec<Finding> {
     // A module's own `tests.rs` says what it is by its name.
     let judged = |path: &str| {
-        ((path.starts_with("crates/") && path.contains("/src/")) || path.starts_with("xtask/src/")) && !path.ends_with("/tests.rs")
+        ((path.starts_with("crates/") && path.contains("/src/")) || path.starts_with("xtask/src/") || path.starts_with("fuzz/src/"))
+            && !path.ends_with("/tests.rs")
     };
     tree.rust()
         .filter(|file| judged(&file.path) && !opens_with_docs(&file.text))

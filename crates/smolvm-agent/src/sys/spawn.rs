@@ -21,19 +21,13 @@ use std::ptr;
 use rustix::io::Errno;
 use rustix::process::Pid;
 
+use crate::users::Ids;
+
 /// The child needs far less; what it touches stays warm between spawns.
 const STACK_BYTES: usize = 64 * 1024;
 
 /// The soft limit of open files that programs expect; the agent's own is higher.
 const CHILD_FILES: u64 = 1024;
-
-/// Who the process runs as.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Ids {
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pub(crate) groups: Vec<u32>,
-}
 
 /// Everything `execve` and the steps before it need.
 pub(crate) struct Plan<'a> {

@@ -66,7 +66,7 @@ fn is_current(cached: &KvmProbe) -> bool {
     }
 }
 
-fn read_cache(path: &Path) -> Option<HostSpeed> {
+pub(super) fn read_cache(path: &Path) -> Option<HostSpeed> {
     use std::io::Read;
     let mut bytes = Vec::new();
     File::open(path).ok()?.take(CACHE_CAP).read_to_end(&mut bytes).ok()?;

@@ -12,6 +12,8 @@
 
 pub mod accel;
 mod elf;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod kvm_ioctl;
 pub mod launch;
 pub mod probe;

@@ -215,7 +215,7 @@ impl EngineFile {
 }
 
 /// Takes `..` out of a path by its text (QEMU says `/usr/bin/../share/qemu`).
-fn tidy(path: &Path) -> PathBuf {
+pub(super) fn tidy(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {
         match part {
@@ -238,7 +238,7 @@ impl FileId {
     }
 }
 
-fn read_cache(path: &Path) -> Option<Engine> {
+pub(super) fn read_cache(path: &Path) -> Option<Engine> {
     use std::io::Read;
     let mut bytes = Vec::new();
     std::fs::File::open(path).ok()?.take(CACHE_CAP).read_to_end(&mut bytes).ok()?;
@@ -250,7 +250,7 @@ fn ask_version(binary: &Path) -> Result<QemuVersion, ProbeError> {
     parse_version(&text).ok_or_else(|| ProbeError::Answer { path: binary.to_owned(), wanted: "version" })
 }
 
-fn parse_version(text: &str) -> Option<QemuVersion> {
+pub(super) fn parse_version(text: &str) -> Option<QemuVersion> {
     let rest = text.lines().next()?.strip_prefix("QEMU emulator version ")?;
     let mut numbers = rest.split(|c: char| !(c.is_ascii_digit() || c == '.')).next()?.split('.').map(str::parse);
     Some(QemuVersion {
@@ -291,14 +291,14 @@ fn list_libraries(files: &mut BTreeMap<PathBuf, EngineFile>, loader: &Path, obje
     Ok(())
 }
 
-enum Listed<'a> {
+pub(super) enum Listed<'a> {
     File(&'a str),
     Missing(&'a str),
     Nothing,
 }
 
 /// `libz.so.1 => /lib/x86_64-linux-gnu/libz.so.1 (0x00007f…)`, `/lib64/ld-linux-x86-64.so.2 (0x…)`.
-fn parse_listed(line: &str) -> Listed<'_> {
+pub(super) fn parse_listed(line: &str) -> Listed<'_> {
     let line = line.trim();
     if let Some(library) = line.strip_suffix("=> not found") {
         return Listed::Missing(library.trim());

@@ -187,7 +187,7 @@ fn finish(work: &Path, sources: &DebianSources, identity: Identity) -> Result<Sh
     Ok(Shape::tight(blocks, inodes, UUID))
 }
 
-fn parse_size(answer: &str) -> Option<(u64, u64)> {
+pub(super) fn parse_size(answer: &str) -> Option<(u64, u64)> {
     let (blocks, inodes) = answer.trim().split_once(' ')?;
     let (blocks, inodes) = (blocks.parse().ok()?, inodes.parse().ok()?);
     (blocks <= BLOCKS_CAP && inodes <= BLOCKS_CAP).then_some((blocks, inodes))

@@ -29,6 +29,8 @@ mod digest;
 mod disk;
 mod error;
 mod ext4;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod initramfs;
 mod kernel;
 mod layout;

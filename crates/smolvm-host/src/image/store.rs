@@ -52,7 +52,7 @@ pub(super) struct Config {
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
-struct ImageManifest {
+pub(super) struct ImageManifest {
     name: String,
     digest: Digest,
     size_bytes: u64,

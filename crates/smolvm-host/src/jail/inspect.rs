@@ -165,10 +165,11 @@ pub fn read(proc: &Path, pid: u32) -> Result<Enforced, InspectError> {
 
 fn read_file(dir: &Path, name: &str) -> Result<String, InspectError> {
     use std::io::Read;
-    let mut text = String::new();
-    let read = std::fs::File::open(dir.join(name)).and_then(|f| f.take(CAP).read_to_string(&mut text));
+    let mut bytes = Vec::new();
+    let read = std::fs::File::open(dir.join(name)).and_then(|f| f.take(CAP).read_to_end(&mut bytes));
     read.map_err(|source| InspectError::Unreadable { file: name.to_owned(), source })?;
-    Ok(text)
+    // The name of a process and the paths of its mounts need not be UTF-8.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// A namespace's identity. `pid_for_children` differs before a fork; `pid` is the process's own.
@@ -192,9 +193,11 @@ fn hex(status: &str, name: &'static str) -> Result<u64, InspectError> {
 /// Real, effective, saved and file system id; if they differ there is no one answer.
 fn same_ids(status: &str, name: &'static str) -> Result<u32, InspectError> {
     let bad = || InspectError::Field { file: "status", field: name };
-    let mut ids = field(status, name).ok_or_else(bad)?.split_ascii_whitespace().map(str::parse::<u32>);
-    let first = ids.next().and_then(Result::ok).ok_or_else(bad)?;
-    if ids.all(|id| id == Ok(first)) { Ok(first) } else { Err(bad()) }
+    let ids = field(status, name).ok_or_else(bad)?.split_ascii_whitespace().map(str::parse::<u32>);
+    match ids.collect::<Result<Vec<_>, _>>().as_deref() {
+        Ok([id, others @ ..]) if others.len() == 3 && others.iter().all(|other| other == id) => Ok(*id),
+        Ok(_) | Err(_) => Err(bad()),
+    }
 }
 
 /// The sixth field of a mountinfo line is the mount's own options.
@@ -261,5 +264,13 @@ mod tests {
         let text = "Max file size             1048576              2097152              bytes     \n";
         assert_eq!(limit(text, "Max file size").unwrap(), Some(2_097_152));
         assert!(same_ids("Uid:\t1\t0\t1\t1\n", "Uid").is_err());
+        assert!(same_ids("Uid:\t1\n", "Uid").is_err(), "one id says nothing about the others");
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_hides_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("status"), b"Name:\t\xff\nUid:\t5\t5\t5\t5\n").unwrap();
+        assert_eq!(same_ids(&read_file(dir.path(), "status").unwrap(), "Uid").unwrap(), 5);
     }
 }

@@ -53,11 +53,11 @@ fn read(path: &Path) -> Result<String, AccountsError> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn account(line: &str) -> Option<IdRange> {
+pub(super) fn account(line: &str) -> Option<IdRange> {
     Some(IdRange { start: line.split(':').nth(2)?.parse().ok()?, count: 1 })
 }
 
-fn subordinate(line: &str) -> Option<IdRange> {
+pub(super) fn subordinate(line: &str) -> Option<IdRange> {
     let mut fields = line.split(':').skip(1);
     Some(IdRange { start: fields.next()?.parse().ok()?, count: fields.next()?.trim().parse().ok()? })
 }

@@ -51,13 +51,13 @@ const TAPS: &str = "svt+";
 /// A dropping policy or a final rule that drops is seen; a rule in the middle that happens to hit guests is not.
 pub fn blockers() -> Result<Vec<Blocker>, NftError> {
     let output = nft::run(Tool::new("nft").args(["-j", "list", "ruleset"]))?;
-    let mut found = judge(&nft::objects(&output)?);
+    let mut found = judge(&nft::objects(&output.stdout)?);
     found.extend(legacy()?);
     Ok(found)
 }
 
 /// Judges the objects of a listed ruleset.
-fn judge(objects: &[Value]) -> Vec<Blocker> {
+pub(super) fn judge(objects: &[Value]) -> Vec<Blocker> {
     let has_chain = |name: &str| objects.iter().any(|o| o["chain"]["name"] == name);
     let docker = has_chain("DOCKER-USER");
     let ufw = has_chain("ufw-before-forward") || has_chain("ufw-before-input");

@@ -16,6 +16,8 @@ pub mod accounts;
 mod bind_device;
 pub mod dns;
 pub mod firewall;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod links;
 pub mod netlink;
 pub mod nft;

@@ -102,17 +102,11 @@ pub fn remove(permit: &Permit, install: &InstallId, keys: &[ElementKey]) -> Resu
 /// The elements of an installation's table; `None` when there is no table.
 pub fn elements(install: &InstallId) -> Result<Option<Vec<MarkedElement>>, NftError> {
     let listed = match run(Tool::new("nft").args(["-j", "list", "table", "inet", &network::table_name(install)])) {
-        Ok(output) => objects(&output)?,
+        Ok(output) => objects(&output.stdout)?,
         Err(NftError::NoSuchObject { .. }) => return Ok(None),
         Err(e) => return Err(e),
     };
-    let mut found = Vec::new();
-    for set in listed.iter().filter_map(|object| object.get("set")) {
-        let Some(name) = SetName::ALL.into_iter().find(|name| set["name"] == name.as_str()) else { continue };
-        let list = set["elem"].as_array().map(Vec::as_slice).unwrap_or_default();
-        found.extend(list.iter().filter_map(|element| read_element(name, element)));
-    }
-    Ok(Some(found))
+    Ok(Some(marked(&listed)))
 }
 
 /// Whether the installation's table is there.
@@ -123,16 +117,32 @@ pub fn table_exists(install: &InstallId) -> Result<bool, NftError> {
 /// The installations that have a table on this host.
 pub fn list_tables() -> Result<Vec<InstallId>, NftError> {
     let output = run(Tool::new("nft").args(["-j", "list", "tables"]))?;
-    let ours = |object: &Value| {
-        let table = object.get("table").filter(|table| table["family"] == "inet")?;
-        table["name"].as_str()?.strip_prefix("smolvm_")?.parse().ok()
-    };
-    Ok(objects(&output)?.iter().filter_map(ours).collect())
+    Ok(owners(&objects(&output.stdout)?))
 }
 
 /// Removes the installation's table with everything in it, whether it is there or not.
 pub fn drop_table(permit: &Permit, install: &InstallId) -> Result<(), NftError> {
     apply(permit, &network::drop_table(install))
+}
+
+/// The elements of listed sets that are of our making.
+pub(super) fn marked(listed: &[Value]) -> Vec<MarkedElement> {
+    let mut found = Vec::new();
+    for set in listed.iter().filter_map(|object| object.get("set")) {
+        let Some(name) = SetName::ALL.into_iter().find(|name| set["name"] == name.as_str()) else { continue };
+        let list = set["elem"].as_array().map(Vec::as_slice).unwrap_or_default();
+        found.extend(list.iter().filter_map(|element| read_element(name, element)));
+    }
+    found
+}
+
+/// Whose the listed tables are.
+pub(super) fn owners(listed: &[Value]) -> Vec<InstallId> {
+    let ours = |object: &Value| {
+        let table = object.get("table").filter(|table| table["family"] == "inet")?;
+        table["name"].as_str()?.strip_prefix("smolvm_")?.parse().ok()
+    };
+    listed.iter().filter_map(ours).collect()
 }
 
 /// One element as `nft` lists it: the bare key, or `{"elem": {"val": key, "comment": text}}`.
@@ -151,9 +161,15 @@ fn read_element(set: SetName, element: &Value) -> Option<MarkedElement> {
     Some(MarkedElement { set, key: text.parse().ok()?, owner: ElementOwner::of_comment(comment) })
 }
 
-pub(super) fn objects(output: &Output) -> Result<Vec<Value>, NftError> {
-    let mut whole: Value = serde_json::from_slice(&output.stdout).map_err(|source| NftError::Unreadable { source })?;
-    Ok(whole["nftables"].as_array_mut().map(std::mem::take).unwrap_or_default())
+/// What `nft -j` lists. Another shape is unreadable, never an empty list: nothing would then be taken for gone.
+pub(super) fn objects(json: &[u8]) -> Result<Vec<Value>, NftError> {
+    let listed: Listed = serde_json::from_slice(json).map_err(|source| NftError::Unreadable { source })?;
+    Ok(listed.nftables)
+}
+
+#[derive(serde::Deserialize)]
+struct Listed {
+    nftables: Vec<Value>,
 }
 
 pub(super) fn run(tool: Tool) -> Result<Output, NftError> {
@@ -175,4 +191,17 @@ pub(super) fn run(tool: Tool) -> Result<Output, NftError> {
     } else {
         NftError::Refused { complaint }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_another_shape_is_unreadable_and_not_empty() {
+        assert_eq!(objects(br#"{"nftables": [{"table": {}}]}"#).unwrap().len(), 1);
+        for json in ["7", "[]", "\"x\"", "null", "{}", r#"{"nftables": 7}"#, ""] {
+            assert!(matches!(objects(json.as_bytes()), Err(NftError::Unreadable { .. })), "{json}");
+        }
+    }
 }

@@ -23,7 +23,7 @@ pub fn find() -> Result<Uplinks, NetlinkError> {
     Ok(choose(&routes, &netlink.links()?))
 }
 
-fn choose(routes: &[Route], links: &[Link]) -> Uplinks {
+pub(super) fn choose(routes: &[Route], links: &[Link]) -> Uplinks {
     let sending = || routes.iter().filter(|route| route.kind == RouteKind::Unicast && !route.is_in_local_table());
     let mut indices: BTreeSet<u32> = sending().filter(|route| route.to.prefix() == 0).flat_map(|route| route.links.clone()).collect();
     if indices.is_empty() {

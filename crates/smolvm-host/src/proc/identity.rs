@@ -55,12 +55,17 @@ pub struct Recorded<'a> {
 
 /// Reads a process's start time and whether it is a zombie; `None` when there is no such process.
 pub fn look(proc: &Path, pid: u32) -> std::io::Result<Option<Seen>> {
-    match std::fs::read_to_string(proc.join(pid.to_string()).join("stat")) {
+    match text_of(&proc.join(pid.to_string()).join("stat")) {
         Ok(stat) => parse_stat(&stat).map(Some).ok_or_else(|| ErrorKind::InvalidData.into()),
         // ESRCH: it ended between open and read.
         Err(e) if e.kind() == ErrorKind::NotFound || e.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// A process calls itself what it likes, and need not do it in UTF-8.
+fn text_of(path: &Path) -> std::io::Result<String> {
+    std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Compares the record with what is there now.
@@ -109,7 +114,7 @@ pub fn argv(proc: &Path, pid: u32) -> std::io::Result<Vec<String>> {
 ///
 /// Read from the text and not from the file's owner: that is root for a process that may not be dumped.
 pub fn effective_uid(proc: &Path, pid: u32) -> std::io::Result<Option<u32>> {
-    let status = match std::fs::read_to_string(proc.join(pid.to_string()).join("status")) {
+    let status = match text_of(&proc.join(pid.to_string()).join("status")) {
         Ok(status) => status,
         Err(e) if e.kind() == ErrorKind::NotFound || e.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => return Ok(None),
         Err(e) => return Err(e),
@@ -190,5 +195,15 @@ mod tests {
         assert!(me.start_ticks > 0 && !me.zombie);
         assert!(!argv(Path::new("/proc"), std::process::id()).unwrap().is_empty());
         assert_eq!(effective_uid(Path::new("/proc"), std::process::id()).unwrap(), Some(rustix::process::geteuid().as_raw()));
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_hides_nothing() {
+        let dir = fake("", OURS);
+        let stat = [b"7 (\xff\xfe) ".as_slice(), b"S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 43 20 21"].concat();
+        std::fs::write(dir.path().join("7/stat"), stat).unwrap();
+        assert_eq!(presence(dir.path(), &RECORD, "b"), Presence::Recycled);
+        std::fs::write(dir.path().join("7/status"), b"Name:\t\xff\nUid:\t1\t2\t1\t1\n").unwrap();
+        assert_eq!(effective_uid(dir.path(), 7).unwrap(), Some(2));
     }
 }

@@ -9,6 +9,8 @@
 //! a leak), foreign keys RESTRICT; a newer schema is refused; readers take no lock of ours.
 
 mod aside;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod open;
 mod read;
 mod record;

@@ -4,12 +4,13 @@
 //! parsed back through the same constructors as user input, so a hostile row cannot become a value.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use smolvm_model::ledger::{Entry, ProcessIdentity};
 use smolvm_model::name::{LaunchToken, SandboxId};
 use smolvm_model::quantity::{Cpus, DiskSize, Memory};
-use smolvm_model::spec::Spec;
+use smolvm_model::spec::{MAX_PAIRS, Spec, SpecError, check_value};
 use smolvm_model::state::State;
 
 /// A sandbox as recorded.
@@ -173,10 +174,22 @@ pub(super) fn spec_from_json(text: &str) -> Result<Spec, String> {
         memory: Memory::from_mib(json.memory_mib).map_err(|e| text(&e))?,
         disk: DiskSize::from_bytes(json.disk_bytes).map_err(|e| text(&e))?,
         network: json.network.parse().map_err(|e| text(&e))?,
-        env: json.env.into_iter().map(|(k, v)| Ok((k.parse().map_err(|e| text(&e))?, v))).collect::<Result<_, String>>()?,
-        labels: json.labels.into_iter().map(|(k, v)| Ok((k.parse().map_err(|e| text(&e))?, v))).collect::<Result<_, String>>()?,
+        env: pairs(json.env).map_err(|e| text(&e))?,
+        labels: pairs(json.labels).map_err(|e| text(&e))?,
         accelerator: json.accelerator.parse().map_err(|e| text(&e))?,
     })
+}
+
+/// As many as a person may give, each as it could have been given.
+fn pairs<K: FromStr<Err = SpecError> + Ord>(map: BTreeMap<String, String>) -> Result<BTreeMap<K, String>, SpecError> {
+    if map.len() > MAX_PAIRS {
+        return Err(SpecError::TooMany);
+    }
+    let checked = |(key, value): (String, String)| {
+        check_value(&key, &value)?;
+        Ok((key.parse()?, value))
+    };
+    map.into_iter().map(checked).collect()
 }
 
 #[derive(Serialize, Deserialize)]
@@ -205,4 +218,26 @@ pub(super) fn identity_from_json(text: &str) -> Result<ProcessIdentity, String> 
 pub(super) fn to_json(value: &impl Serialize) -> String {
     // Plain structs of strings and numbers: serde_json can fail only on maps with other keys.
     serde_json::to_string(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_holds_no_value_that_nobody_could_ask_for() {
+        let spec = |env: &str, labels: &str| {
+            spec_from_json(&format!(
+                r#"{{"image": "debian", "image_digest": "d", "cpus": 1, "memory_mib": 512, "disk_bytes": 67108864, "network": "tap",
+                "env": {env}, "labels": {labels}, "accelerator": "auto"}}"#
+            ))
+        };
+        let good = spec(r#"{"A": "b"}"#, r#"{"team": "x"}"#).unwrap();
+        assert_eq!(spec_from_json(&spec_to_json(&good)), Ok(good));
+        let long = format!(r#"{{"A": "{}"}}"#, "x".repeat(40_000));
+        let many = format!("{{{}}}", (0..300).map(|n| format!(r#""A{n}": """#)).collect::<Vec<_>>().join(","));
+        for bad in [r#"{"A": "\u0000"}"#, r#"{"A=B": ""}"#, &long, &many] {
+            assert!(spec(bad, "{}").is_err() && spec("{}", bad).is_err(), "{:?}", &bad[..20.min(bad.len())]);
+        }
+    }
 }

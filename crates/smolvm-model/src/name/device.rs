@@ -76,7 +76,7 @@ impl FromStr for MacAddr {
         let mut bytes = [0; 6];
         let mut parts = text.split(':');
         for byte in &mut bytes {
-            let part = parts.next().filter(|p| p.len() == 2).ok_or(MacAddrError)?;
+            let part = parts.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit())).ok_or(MacAddrError)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| MacAddrError)?;
         }
         if parts.next().is_some() { Err(MacAddrError) } else { Ok(Self(bytes)) }
@@ -114,5 +114,6 @@ mod tests {
         assert_eq!("02:01:02:03:04:ff".parse(), Ok(mac));
         assert!("02:01:02:03:04".parse::<MacAddr>().is_err());
         assert!("02:01:02:03:04:ff:00".parse::<MacAddr>().is_err());
+        assert!("02:+1:02:03:04:ff".parse::<MacAddr>().is_err(), "a sign is no digit");
     }
 }

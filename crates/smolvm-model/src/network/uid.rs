@@ -85,6 +85,9 @@ impl FromStr for UidRange {
     type Err = UidRangeError;
 
     fn from_str(text: &str) -> Result<Self, UidRangeError> {
+        if text.starts_with('+') {
+            return Err(UidRangeError::NotARange);
+        }
         Self::from_start(text.parse().map_err(|_| UidRangeError::NotARange)?)
     }
 }
@@ -120,7 +123,7 @@ mod tests {
 
     #[test]
     fn recorded_starts_are_checked() {
-        for bad in ["", "0", "-1", "1899999999", "1900000001", "4294967295", "2147000000"] {
+        for bad in ["", "0", "-1", "1899999999", "1900000001", "4294967295", "2147000000", "+1900000000"] {
             assert!(bad.parse::<UidRange>().is_err(), "{bad:?}");
         }
     }

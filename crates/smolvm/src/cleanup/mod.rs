@@ -11,9 +11,11 @@ mod apply;
 mod fingerprint;
 mod orphans;
 mod plan;
+mod written;
 
 pub use apply::{CleanupReport, SharedReport};
 pub use fingerprint::PLAN_VERSION;
 pub use orphans::Orphan;
 pub(crate) use orphans::add_unrecorded;
 pub use plan::{CleanupPlan, Failed, StepView, Target};
+pub use written::{WrittenPlan, WrittenPlanError};

@@ -15,6 +15,8 @@
 mod client;
 mod config;
 mod exit;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod guest;
 mod log;
 mod network;

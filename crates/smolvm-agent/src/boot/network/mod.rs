@@ -58,7 +58,11 @@ fn parse(config: &NetworkConfig) -> Result<Parsed, BootFailure> {
     let mut mac = [0; 6];
     let mut parts = config.mac.split(':');
     for byte in &mut mac {
-        *byte = parts.next().and_then(|p| u8::from_str_radix(p, 16).ok()).ok_or_else(|| bad("mac", &config.mac))?;
+        let digits = parts.next().filter(|p| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit()));
+        *byte = digits.and_then(|p| u8::from_str_radix(p, 16).ok()).ok_or_else(|| bad("mac", &config.mac))?;
+    }
+    if parts.next().is_some() {
+        return Err(bad("mac", &config.mac));
     }
     if config.prefix > 32 {
         return Err(bad("prefix", &config.prefix.to_string()));
@@ -122,6 +126,9 @@ mod tests {
         };
         assert!(parse(&good).is_ok());
         assert!(parse(&NetworkConfig { mac: "02:00".to_owned(), ..good.clone() }).is_err());
+        for mac in ["02:00:00:00:00:01:02", "02:00:00:00:00:+1", "2:0:0:0:0:1"] {
+            assert!(parse(&NetworkConfig { mac: mac.to_owned(), ..good.clone() }).is_err(), "{mac}");
+        }
         assert!(parse(&NetworkConfig { address: "10.0.0".to_owned(), ..good.clone() }).is_err());
         assert!(parse(&NetworkConfig { prefix: 33, ..good.clone() }).is_err());
         assert!(parse(&NetworkConfig { gateway: String::new(), ..good }).is_err());

@@ -9,9 +9,8 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use serde_json::Value;
 use smolvm::Smolvm;
-use smolvm::cleanup::{CleanupPlan, PLAN_VERSION};
+use smolvm::cleanup::{CleanupPlan, PLAN_VERSION, WrittenPlan, WrittenPlanError};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::select::Scope;
 
@@ -22,14 +21,9 @@ const CAP: u64 = 64 << 20;
 /// As many differences are named.
 const NAMED: usize = 5;
 
-/// What counts of a file.
+/// A plan that was read.
 #[derive(Debug)]
-pub(super) struct PlanFile {
-    pub(super) scope: Scope,
-    installation: String,
-    fingerprint: String,
-    targets: BTreeSet<String>,
-}
+pub(super) struct PlanFile(WrittenPlan);
 
 impl PlanFile {
     /// Reads the whole output of a dry run, or its `data` alone.
@@ -43,42 +37,28 @@ impl PlanFile {
             std::io::ErrorKind::InvalidInput => no_plan("it is no regular file of a plan's size"),
             _ => Problem::new(ErrorCode::NotFound, format!("the plan {shown:?} cannot be read")).because(&e),
         })?;
-        let mut value: Value = serde_json::from_str(&text).map_err(|_| no_plan("it is not JSON"))?;
-        if value["command"] == "cleanup" {
-            value = value["data"].take();
-        }
-        if value["dry_run"] != true {
-            return Err(no_plan("it was not printed by a dry run"));
-        }
-        let mark = &value["plan"];
-        match mark["version"].as_u64() {
-            Some(version) if version == u64::from(PLAN_VERSION) => {}
-            Some(version) => {
-                return Err(Problem::new(
-                    ErrorCode::Unsupported,
-                    format!("the plan {shown:?} has version {version}, and this smolvm knows {PLAN_VERSION}"),
-                )
-                .hint("make and apply it with the same smolvm"));
-            }
-            None => return Err(no_plan("it says no version")),
-        }
-        let word = |key: &str| mark[key].as_str().map(str::to_owned).ok_or_else(|| no_plan(&format!("it says no {key}")));
-        let scope = match (value["all"].as_bool(), value["prefix"].as_str()) {
-            (Some(true), None) => Scope::All,
-            (Some(false), Some(prefix)) => Scope::Prefix(prefix.parse().map_err(|_| no_plan("its prefix is none"))?),
-            _ => return Err(no_plan("it does not say what was asked for")),
-        };
-        let targets = value["targets"].as_array().into_iter().flatten().filter_map(|id| id.as_str().map(str::to_owned)).collect();
-        Ok(Self { scope, installation: word("installation")?, fingerprint: word("fingerprint")?, targets })
+        WrittenPlan::parse(&text).map(Self).map_err(|e| match e {
+            WrittenPlanError::OtherVersion { found } => Problem::new(
+                ErrorCode::Unsupported,
+                format!("the plan {shown:?} has version {found}, and this smolvm knows {PLAN_VERSION}"),
+            )
+            .hint("make and apply it with the same smolvm"),
+            why => no_plan(&why.to_string()),
+        })
+    }
+
+    /// What was asked for when it was made.
+    pub(super) fn scope(&self) -> &Scope {
+        &self.0.scope
     }
 
     /// Fails unless `found`, a look at the host as it is now, is this very plan.
     pub(super) fn hold_against(&self, vm: &Smolvm, found: &CleanupPlan) -> Result<(), Problem> {
-        if self.installation != vm.install_id().as_str() {
+        if self.0.installation != vm.install_id().as_str() {
             return Err(Problem::new(ErrorCode::Refused, "the plan was made for another installation; nothing was changed")
                 .hint("--home and SMOLVM_HOME say which installation is meant"));
         }
-        if vm.cleanup_fingerprint(found).to_string() == self.fingerprint {
+        if vm.cleanup_fingerprint(found).to_string() == self.0.fingerprint {
             return Ok(());
         }
         Err(Problem::new(
@@ -100,8 +80,8 @@ impl PlanFile {
             }
         };
         let parts = [
-            named("new targets", now.difference(&self.targets).collect()),
-            named("no targets any more", self.targets.difference(&now).collect()),
+            named("new targets", now.difference(&self.0.targets).collect()),
+            named("no targets any more", self.0.targets.difference(&now).collect()),
         ];
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         if parts.is_empty() { "the same targets, in another state or with other things".to_owned() } else { parts.join("; ") }

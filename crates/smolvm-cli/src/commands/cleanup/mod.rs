@@ -130,7 +130,7 @@ impl Cleanup {
             end_on_interrupt(signals.clone(), self.format());
         }
         let progress = Progress::of(self.format(), false, "Looking for what is left behind");
-        let plan = vm.cleanup_plan(file.map_or(scope, |file| &file.scope))?;
+        let plan = vm.cleanup_plan(file.map_or(scope, PlanFile::scope))?;
         drop(progress);
         if self.dry_run {
             return Ok(self.planned(vm, &plan));

@@ -11,6 +11,8 @@
 //! Debian's keyring, packages only with the hash those lists give, checked by apt and then by us.
 
 mod config;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod sources;
 
 use std::path::{Path, PathBuf};

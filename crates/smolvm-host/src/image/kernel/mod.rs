@@ -8,6 +8,8 @@
 
 mod bzimage;
 mod elf;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod lz4;
 mod modules;
 mod slim;

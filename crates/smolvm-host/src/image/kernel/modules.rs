@@ -30,7 +30,16 @@ pub struct Module {
     /// When it is loaded.
     pub group: Group,
     /// Its file's name, as in `virtio_blk.ko`.
+    #[serde(deserialize_with = "file_name")]
     pub file: String,
+}
+
+/// A name that is read leads out of no directory and fits a line of the guest's list.
+fn file_name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    use serde::de::{Deserialize, Error};
+    let file = String::deserialize(deserializer)?;
+    let good = file.strip_suffix(".ko").and_then(plain).is_some();
+    if good { Ok(file) } else { Err(D::Error::custom("not the name of a module's file")) }
 }
 
 /// Why the modules cannot be put together.
@@ -226,7 +235,7 @@ fn walk(tree: &Path) -> Result<BTreeMap<String, PathBuf>, ModulesError> {
 }
 
 /// `virtio-rng.ko` and `virtio_rng.ko.xz` are both `virtio_rng`.
-fn stem(file: &str) -> Option<String> {
+pub(super) fn stem(file: &str) -> Option<String> {
     let file = SUFFIXES.iter().find_map(|suffix| file.strip_suffix(suffix)?.strip_suffix('.')).unwrap_or(file);
     plain(file.strip_suffix(".ko")?)
 }
@@ -295,5 +304,14 @@ mod tests {
         std::fs::remove_file(dir.path().join("a.ko")).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join("a.ko")).unwrap();
         assert!(matches!(order(&dir, &[(Group::Base, &["a"])]), Err(ModulesError::Missing { .. })));
+    }
+
+    #[test]
+    fn a_recorded_module_names_a_file_of_its_directory() {
+        let read = |file: &str| serde_json::from_value::<Module>(serde_json::json!({"group": "base", "file": file}));
+        assert_eq!(read("virtio_blk.ko").unwrap().file, "virtio_blk.ko");
+        for bad in ["", "virtio_blk", ".ko", "../virtio.ko", "/etc/shadow", "a/b.ko", "a b.ko", "a.ko\nnet b.ko", "a.ko.xz"] {
+            assert!(read(bad).is_err(), "{bad:?}");
+        }
     }
 }

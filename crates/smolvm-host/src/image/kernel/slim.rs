@@ -38,13 +38,13 @@ pub(in crate::image) fn slim(module: &[u8]) -> Vec<u8> {
 }
 
 fn slimmed(module: &[u8]) -> Result<Vec<u8>, ElfError> {
-    let sections = sections(module)?;
+    let found = sections(module)?;
     // Sections of a module do not overlap: together they are no longer than it, and neither is what is made of them.
-    let together = sections.iter().try_fold(0_usize, |sum, s| sum.checked_add(s.content.len())?.checked_add(s.name.len()));
+    let together = found.iter().try_fold(0_usize, |sum, s| sum.checked_add(s.content.len())?.checked_add(s.name.len()));
     if together.is_none_or(|sum| sum > 2 * module.len()) {
         return Err(ElfError::OutOfBounds);
     }
-    let mut parts: Vec<Part> = sections.iter().map(Part::of).collect();
+    let mut parts: Vec<Part> = found.iter().map(Part::of).collect();
     let traced = untrace(&mut parts)?;
     for index in 0..parts.len() {
         let name = parts[index].name.as_slice();
@@ -52,7 +52,10 @@ fn slimmed(module: &[u8]) -> Result<Vec<u8>, ElfError> {
             drop_section(&mut parts, index);
         }
     }
-    lay_out(module, &parts)
+    let slim = lay_out(module, &parts)?;
+    // A hostile module may have its table of names dropped, or patched as if it were code: what is left must be what it was.
+    let kept = |(part, left): (&Part, Section<'_>)| part.kind == left.kind && (part.kind == NULL || part.name == left.name);
+    if parts.iter().zip(sections(&slim)?).all(kept) { Ok(slim) } else { Err(ElfError::OutOfBounds) }
 }
 
 /// A section that may change.

@@ -53,8 +53,11 @@ pub(super) fn failure(query: &[u8]) -> Option<Vec<u8>> {
     Some(reply)
 }
 
-/// The reply "ask over TCP" in place of one that is too large.
+/// The reply "ask over TCP" in place of one that is too large; one to other than one question answers nobody here.
 pub(super) fn truncated(reply: &[u8]) -> Option<Vec<u8>> {
+    if reply.get(4..6)? != [0, 1] {
+        return None;
+    }
     let mut short = reply.get(..question_end(reply)?)?.to_vec();
     short[2] |= TRUNCATED;
     short[6..HEADER].fill(0);
@@ -116,5 +119,14 @@ mod tests {
         let short = truncated(&failed).unwrap();
         assert_eq!(short[2] & 2, 2);
         assert_eq!(failure(&[0; 12]), None);
+    }
+
+    #[test]
+    fn a_long_reply_to_other_than_one_question_is_no_reply_to_shorten() {
+        for count in [0, 2, 255] {
+            let mut reply = failure(&query(1)).unwrap();
+            reply[5] = count;
+            assert_eq!(truncated(&reply), None, "{count} questions");
+        }
     }
 }

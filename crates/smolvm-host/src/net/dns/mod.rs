@@ -12,6 +12,8 @@
 
 mod asker;
 mod datagrams;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod message;
 mod questions;
 mod resolvers;

@@ -79,7 +79,7 @@ impl Version {
     }
 }
 
-fn parse(text: &str, except: IpAddr) -> Vec<SocketAddr> {
+pub(super) fn parse(text: &str, except: IpAddr) -> Vec<SocketAddr> {
     text.lines()
         .filter_map(|line| {
             let mut words = line.split_whitespace();

@@ -113,7 +113,7 @@ impl Route {
     }
 }
 
-fn read_route(body: &[u8]) -> Result<Option<Route>, Malformed> {
+pub(super) fn read_route(body: &[u8]) -> Result<Option<Route>, Malformed> {
     let head: [u8; 12] = wire::array_at(body, 0)?;
     let [family, bits, _, _, table, _, _, kind, ..] = head;
     if family != AF_INET {

@@ -122,7 +122,7 @@ fn ifinfomsg(index: u32, flags: u32, mask: u32) -> [u8; IFINFOMSG] {
     head
 }
 
-fn read_link(body: &[u8]) -> Result<Link, Malformed> {
+pub(super) fn read_link(body: &[u8]) -> Result<Link, Malformed> {
     let index = u32::try_from(wire::i32_at(body, 4)?).map_err(|_| Malformed)?;
     let flags = wire::u32_at(body, 8)?;
     let mut link = Link { index, name: String::new(), alias: None, group: 0, kind: None, up: flags & IFF_UP != 0 };

@@ -6,6 +6,8 @@
 //! Invariants: a datagram that did not fit, does not add up, or comes from anybody but the kernel is an
 //! error, never a shorter list; a list that changed while it was read is read again; every wait is bounded.
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod inet;
 mod link;
 mod probe;

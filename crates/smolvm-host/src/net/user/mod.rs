@@ -13,6 +13,8 @@
 //! never waits and keeps a bounded number of bytes; passt cannot outlive whoever holds the [`UserNet`],
 //! for the kernel closes that end of its socket.
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod passt;
 mod relay;
 

@@ -104,6 +104,14 @@ fn what_no_guest_reads_goes_and_no_number_changes() {
 }
 
 #[test]
+fn a_module_whose_names_would_go_stays_as_it_is() {
+    let mut odd = module(PLT32);
+    let at = odd.windows(9).position(|part| part == b".shstrtab").unwrap();
+    odd[at..at + 9].copy_from_slice(b".comment\0");
+    assert_eq!(slim(&odd), odd);
+}
+
+#[test]
 fn calls_of_the_tracer_are_nops_and_others_stay() {
     for kind in [PC32, PLT32] {
         let after = slim(&module(kind));

@@ -1,0 +1,26 @@
+//! The JSON inside rows.
+
+use smolvm_model::ledger::ProcessIdentity;
+use smolvm_model::spec::Spec;
+
+use super::record;
+
+/// A specification, as a row holds it.
+pub fn spec(json: &str) -> Result<Spec, String> {
+    record::spec_from_json(json)
+}
+
+/// What would be written for it.
+pub fn spec_text(spec: &Spec) -> String {
+    record::spec_to_json(spec)
+}
+
+/// Who a process is, as a row holds it.
+pub fn identity(json: &str) -> Result<ProcessIdentity, String> {
+    record::identity_from_json(json)
+}
+
+/// What would be written for it.
+pub fn identity_text(identity: &ProcessIdentity) -> String {
+    record::identity_to_json(identity)
+}
