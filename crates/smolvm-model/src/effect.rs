@@ -86,6 +86,8 @@ names! {
         SetAside = "set-aside",
         /// System packages are installed.
         InstallPackages = "install-packages",
+        /// apt's own directory in the cache: its configuration, sources and lists of packages.
+        PackageLists = "package-lists",
         /// A private directory in which something is built; gone with its builder, or with the next one.
         Workdir = "workdir",
         /// A kernel, an initramfs or an image gets its final name.
@@ -183,6 +185,7 @@ impl Effect {
             | Self::RemoveLockFile
             | Self::SetAside
             | Self::InstallPackages
+            | Self::PackageLists
             | Self::Workdir
             | Self::Publish
             | Self::PointName

@@ -73,8 +73,8 @@ pub fn blank(cache: &Path, size_bytes: u64) -> Result<PathBuf, ImageError> {
     ext4::edit(&made, "mkdir upper\nmkdir work\n", &work.path())?;
     std::fs::set_permissions(&made, PermissionsExt::from_mode(0o444)).map_err(FsError::on("write-protect", &made))?;
     std::fs::File::open(&made).and_then(|file| file.sync_all()).map_err(FsError::on("sync", &made))?;
-    create_private_dir(&disks)?;
     perform_once(Effect::Publish, |_| {
+        create_private_dir(&disks)?;
         std::fs::rename(&made, &path).map_err(FsError::on("publish", &path))?;
         sync_dir(&disks)
     })?;

@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use smolvm_model::effect::Effect;
+
+use crate::effect::perform;
 use crate::fsx::{FsError, create_private_dir};
 
 /// Content-addressed root images.
@@ -42,7 +45,9 @@ pub(super) fn temporary(cache: &Path) -> PathBuf {
 /// The lock of one artefact; its directory is made.
 pub(super) fn lock(cache: &Path, artefact: &str) -> Result<PathBuf, FsError> {
     let locks = locks(cache);
-    create_private_dir(&locks)?;
+    if !locks.is_dir() {
+        perform(Effect::Home, |_| create_private_dir(&locks))?;
+    }
     Ok(locks.join(format!("{artefact}.lock")))
 }
 

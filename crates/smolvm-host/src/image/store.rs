@@ -133,10 +133,10 @@ pub(super) fn publish(cache: &Path, out: &Path, name: &str, config: Config) -> R
 /// Gives a finished directory its final name in `parent`; one that has the name already is replaced,
 /// for it has the same content, or should have.
 pub(super) fn publish_directory(out: &Path, parent: &Path, name: &str) -> Result<(), FsError> {
-    create_private_dir(parent)?;
     sync_dir(out)?;
     let target = parent.join(name);
     perform_once(Effect::Publish, |_| {
+        create_private_dir(parent)?;
         let renamed = match renameat_with(CWD, out, CWD, &target, RenameFlags::empty()) {
             Err(Errno::NOTEMPTY | Errno::EXIST) => renameat_with(CWD, out, CWD, &target, RenameFlags::EXCHANGE),
             other => other,

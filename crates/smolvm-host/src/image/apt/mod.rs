@@ -21,9 +21,12 @@ use std::time::{Duration, SystemTime};
 use sources::{KEYRINGS, Sources};
 pub use sources::{SkipReason, SourceProblem};
 
+use smolvm_model::effect::Effect;
+
 use super::digest::Digest;
 use super::layout;
 use super::progress::{Report, tell};
+use crate::effect::{Fault, perform};
 use crate::fsx::{self, FsError};
 use crate::lock::{self, Lock, LockError};
 use crate::proc::tool::{Output, Tool, ToolError};
@@ -131,6 +134,12 @@ pub(super) struct Candidate {
     pub(super) sha256: Digest,
 }
 
+impl From<Fault> for AptError {
+    fn from(fault: Fault) -> Self {
+        Self::Fs(fault.into())
+    }
+}
+
 impl Apt {
     /// Configures it from the host's sources, and fetches lists that are missing or old.
     pub(super) fn open(cache: &Path, report: Report<'_>) -> Result<Self, AptError> {
@@ -147,20 +156,26 @@ impl Apt {
             return Err(AptError::OddPath { path: directory });
         }
         let lock = lock::take(&layout::lock(cache, "apt")?, DOWNLOAD_TIMEOUT)?;
-        for sub in ["lists/partial", "cache/archives/partial"] {
-            fsx::create_private_dir(&directory.join(sub))?;
-        }
-        let written = directory.join("sources.list");
-        let same = std::fs::read_to_string(&written).is_ok_and(|old| old == sources);
-        fsx::write_atomic(&directory.join("apt.conf"), config::text(&directory).as_bytes(), 0o644)?;
         let apt = Self { directory, _lock: lock };
-        if !same {
-            fsx::write_atomic(&written, sources.as_bytes(), 0o644)?;
-        }
-        if !same || !apt.lists_are_fresh() {
+        perform(Effect::PackageLists, |_| apt.configure(sources))?;
+        if !apt.lists_are_fresh() {
             apt.update(report)?;
         }
         Ok(apt)
+    }
+
+    /// Writes apt's configuration. Lists of other sources are none of these: their stamp goes before the sources change.
+    fn configure(&self, sources: &str) -> Result<(), FsError> {
+        for sub in ["lists/partial", "cache/archives/partial"] {
+            fsx::create_private_dir(&self.directory.join(sub))?;
+        }
+        fsx::write_atomic(&self.directory.join("apt.conf"), config::text(&self.directory).as_bytes(), 0o644)?;
+        let written = self.directory.join("sources.list");
+        if std::fs::read_to_string(&written).is_ok_and(|old| old == sources) {
+            return Ok(());
+        }
+        let _ = std::fs::remove_file(self.stamp());
+        fsx::write_atomic(&written, sources.as_bytes(), 0o644)
     }
 
     /// What a dependency like `linux-image-…-cloud-amd64` of a metapackage is called.
@@ -216,6 +231,12 @@ impl Apt {
 
     fn update(&self, report: Report<'_>) -> Result<(), AptError> {
         tell(report, "packages", "fetching Debian's package lists", 0.0);
+        perform(Effect::PackageLists, |_| self.fetch_lists())?;
+        tell(report, "packages", "package lists are there", 1.0);
+        Ok(())
+    }
+
+    fn fetch_lists(&self) -> Result<(), AptError> {
         let stamp = self.stamp();
         let _ = std::fs::remove_file(&stamp);
         // Errors of single sources are warnings to apt, unless told otherwise.
@@ -223,9 +244,7 @@ impl Apt {
         if !output.status.success() || output.complaint().contains("is not signed") {
             return Err(complain(&output));
         }
-        fsx::write_atomic(&stamp, b"", 0o644)?;
-        tell(report, "packages", "package lists are there", 1.0);
-        Ok(())
+        Ok(fsx::write_atomic(&stamp, b"", 0o644)?)
     }
 
     fn lists_are_fresh(&self) -> bool {
