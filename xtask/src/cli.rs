@@ -14,7 +14,7 @@ cargo xtask <task>
   tidy [--fix]                       the rules of the house; --fix rewrites the ADR index
   ci                                 fmt, clippy, tidy, deny, test: what .ci/run runs
   demo                               the main job from nothing to a clean host, visibly
-  seed N                             N stale sandboxes in $SMOLVM_HOME
+  seed [--rows-only] N               N stale sandboxes in $SMOLVM_HOME, or only their records
   bench                              the numbers of docs/promises.md, into bench/results/
 ";
 

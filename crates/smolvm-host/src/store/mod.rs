@@ -8,12 +8,15 @@
 //! Invariants: WAL, `synchronous=FULL` (an intent that a power cut loses while its file survives is
 //! a leak), foreign keys RESTRICT; a newer schema is refused; readers take no lock of ours.
 
+mod listing;
 mod open;
 mod read;
 mod record;
 mod write;
 
+pub use listing::{Holds, Listed};
 pub use open::{SCHEMA_VERSION, Store};
+pub use read::Found;
 pub use record::{BrokenPlace, BrokenRow, Exit, Failure, Run, SandboxRecord, SharedPart, Table};
 pub use write::{NewSandbox, Writing};
 
