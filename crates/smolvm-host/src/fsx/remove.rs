@@ -73,7 +73,12 @@ fn empty(dir: BorrowedFd<'_>, removed: &mut Removed, depth: u32) -> Result<(), E
     let mut names = [MaybeUninit::uninit(); NAMES];
     let mut entries = RawDir::new(dir, &mut names);
     while let Some(entry) = entries.next() {
-        let entry = entry?;
+        let entry = match entry {
+            Ok(entry) => entry,
+            // Removed by somebody else since it was opened: nothing is in it any more.
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(errno),
+        };
         let name = entry.file_name();
         if name != c"." && name != c".." {
             remove_entry(dir, name, entry.file_type(), removed, depth + 1)?;
@@ -132,6 +137,17 @@ mod tests {
         // 1,500 files, one whose other link keeps its blocks, three directories and their own.
         assert_eq!(removed, Removed { entries: 1505, bytes: 1500 * block });
         assert!(!tree.exists());
+    }
+
+    #[test]
+    fn a_directory_that_somebody_else_removed_is_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("t")).unwrap();
+        let open = File::open(dir.path().join("t")).unwrap();
+        std::fs::remove_dir(dir.path().join("t")).unwrap();
+        let mut removed = Removed::default();
+        assert_eq!(empty(open.as_fd(), &mut removed, 0), Ok(()));
+        assert_eq!(removed, Removed::default());
     }
 
     #[test]
