@@ -15,7 +15,7 @@ cargo xtask <task>
   fuzz [--seconds N] [TARGET...]     replays the corpus, then runs every fuzz target; --minimize makes the corpus anew
   ci                                 fmt, clippy, tidy, deny, test, fuzz: what .ci/run runs
   demo                               the main job from nothing to a clean host, visibly
-  seed N                             N stale sandboxes in $SMOLVM_HOME
+  seed [--rows-only] N               N stale sandboxes in $SMOLVM_HOME, or only their records
   bench                              the numbers of docs/promises.md, into bench/results/
 ";
 

@@ -12,12 +12,16 @@ use crate::workspace::Workspace;
 
 /// The task. It fills the home that `SMOLVM_HOME` names, and no other: a user's own is not for this.
 pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<()> {
-    let [count] = args else { bail!("seed takes one number") };
+    let (only, count) = match args {
+        [count] => (None, count),
+        ["--rows-only", count] => (Some("--rows-only"), count),
+        _ => bail!("seed takes one number, and --rows-only before it for records alone"),
+    };
     let count: u32 = count.parse().with_context(|| format!("not a number of sandboxes: {count}"))?;
     let home = std::env::var_os("SMOLVM_HOME").context("set SMOLVM_HOME to a directory that is only for this")?;
     deps::run(Purpose::Demo)?;
     let built = build::smolvm(workspace, Profile::Release)?;
     let seed = build::program(workspace, Profile::Release, "seed", &built.agent)?;
     Cmd::new(&built.smolvm).args(["setup", "--image", "minimal"]).env("SMOLVM_HOME", &home).run()?;
-    Cmd::new(seed).arg(count.to_string()).env("SMOLVM_HOME", &home).run()
+    Cmd::new(seed).args(only).arg(count.to_string()).env("SMOLVM_HOME", &home).run()
 }

@@ -3,6 +3,8 @@
 //! Each has a disk, a run directory, a TAP, filter elements, reserved names, rows, and two real
 //! processes (this program, holding still) in place of hypervisor and monitor, which are then
 //! killed by SIGKILL. The images must be there: `smolvm setup --image minimal`.
+//!
+//! `seed --rows-only N`: only the rows and ledger entries of N such sandboxes, in few transactions; nothing on the host.
 #![expect(clippy::disallowed_methods, reason = "a development tool: it reads the environment and starts itself")]
 
 use std::io::Read;
@@ -20,13 +22,20 @@ fn main() -> Result<()> {
         hold();
         return Ok(());
     }
-    let count: u32 = args.get(1).context("how many? seed N")?.parse().context("N is a number")?;
+    let rows_only = args.get(1).is_some_and(|a| a == "--rows-only");
+    let count = args.get(if rows_only { 2 } else { 1 }).context("how many? seed [--rows-only] N")?;
+    let count: u32 = count.parse().context("N is a number")?;
     let home: PathBuf =
         std::env::var_os("SMOLVM_HOME").context("SMOLVM_HOME must be set: this is no tool for a real state directory")?.into();
     let vm = Smolvm::open(Settings::new(Paths::beneath(&home)))?;
-    for i in 0..count {
-        let id: SandboxId = format!("vm-seed-{i:05}").parse().context("an id that is none")?;
-        vm.seed(&id, spawn).with_context(|| format!("sandbox {id}"))?;
+    let ids = (0..count).map(|i| format!("vm-seed-{i:05}").parse().context("an id that is none"));
+    let ids: Vec<SandboxId> = ids.collect::<Result<_>>()?;
+    if rows_only {
+        vm.seed_rows(&ids)?;
+        return Ok(());
+    }
+    for id in &ids {
+        vm.seed(id, spawn).with_context(|| format!("sandbox {id}"))?;
     }
     Ok(())
 }

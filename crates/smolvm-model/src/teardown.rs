@@ -170,25 +170,26 @@ impl Outcome {
 /// Remembers what is not settled, so that dependents are left alone.
 #[derive(Debug, Default)]
 pub struct Tracker {
-    unsettled: BTreeSet<(SandboxId, Kind)>,
+    unsettled: BTreeMap<SandboxId, BTreeSet<Kind>>,
 }
 
 impl Tracker {
     /// The kind that blocks this entry, if one does.
     pub fn blocker(&self, entry: &Entry) -> Option<Kind> {
-        depends_on(entry.kind).iter().copied().find(|kind| self.unsettled.contains(&(entry.sandbox.clone(), *kind)))
+        let unsettled = self.unsettled.get(&entry.sandbox)?;
+        depends_on(entry.kind).iter().copied().find(|kind| unsettled.contains(kind))
     }
 
     /// Notes a step's outcome.
     pub fn note(&mut self, entry: &Entry, outcome: &Outcome) {
         if !outcome.is_settled() {
-            self.unsettled.insert((entry.sandbox.clone(), entry.kind));
+            self.unsettled.entry(entry.sandbox.clone()).or_default().insert(entry.kind);
         }
     }
 
     /// Whether everything of a sandbox was settled.
     pub fn is_clear(&self, sandbox: &SandboxId) -> bool {
-        !self.unsettled.iter().any(|(id, _)| id == sandbox)
+        !self.unsettled.contains_key(sandbox)
     }
 }
 

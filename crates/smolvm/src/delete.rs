@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use smolvm_host::lock::Lock;
-use smolvm_host::store::Store;
+use smolvm_host::store::{Found, Store};
 use smolvm_model::effect::Commit;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::Entry;
@@ -70,8 +70,9 @@ impl Smolvm {
         let targets: Vec<SandboxId> = locks.iter().map(|(id, _)| id.clone()).collect();
         let report = self.remove_locked(&mut store, &targets, Reason::Delete)?;
         deletion.freed_bytes = report.freed_bytes;
+        let failures = report.failures();
         for (id, lock) in locks {
-            if let Some(step) = report.failure(&id) {
+            if let Some(step) = failures.get(&id) {
                 deletion.failed.push((id.clone(), step_error(&id, step)));
             } else {
                 // A lock file that stays is swept by the next cleanup; the sandbox is gone.
@@ -104,13 +105,17 @@ impl Smolvm {
     /// With [`Reason::Delete`] their rows go last, in the same transaction as their entries; with
     /// [`Reason::Stop`] the rows stay and the caller sets their state.
     pub(crate) fn remove_locked(&self, store: &mut Store, ids: &[SandboxId], reason: Reason) -> Result<Report, Error> {
+        let found: Vec<Option<Found>> = store.sandboxes(ids)?.into_iter().collect::<Result<_, _>>()?;
+        self.remove_found(store, found.into_iter().flatten().collect(), reason)
+    }
+
+    /// The same for rows that were read under their locks already.
+    pub(crate) fn remove_found(&self, store: &mut Store, found: Vec<Found>, reason: Reason) -> Result<Report, Error> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut rows = Vec::new();
-        for id in ids {
-            if let Some((record, held)) = store.sandbox(id)? {
-                rows.push((record.id, record.state));
-                entries.extend(held);
-            }
+        for (record, held) in found {
+            rows.push((record.id, record.state));
+            entries.extend(held);
         }
         if rows.is_empty() {
             return Ok(Report::default());
@@ -122,7 +127,7 @@ impl Smolvm {
             })?;
         }
         if reason == Reason::Delete {
-            add_unrecorded(self, &mut entries, &ids.iter().collect());
+            add_unrecorded(self, &mut entries, &rows.iter().map(|(id, _)| id).collect());
         }
         let plan = Plan::teardown(&entries, reason);
         let report = execute(&plan, &mut HostEffects::new(self, reason.into()));
@@ -130,7 +135,8 @@ impl Smolvm {
             Reason::Stop => settle_now(store, &report)?,
             Reason::Delete => store.write(Commit::Deleted, |w| -> Result<(), Error> {
                 settle(w, &report)?;
-                for (id, _) in rows.iter().filter(|(id, _)| report.is_clear(id)) {
+                let unclear = report.unclear();
+                for (id, _) in rows.iter().filter(|(id, _)| !unclear.contains(id)) {
                     w.delete_sandbox(id)?;
                 }
                 Ok(())

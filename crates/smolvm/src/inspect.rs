@@ -5,7 +5,7 @@ use smolvm_model::name::SandboxId;
 use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::observe::Looker;
-use crate::view::{SandboxView, view};
+use crate::view::{SandboxView, holds_of, view};
 
 /// What `inspect` shows.
 #[derive(Debug, Clone)]
@@ -49,9 +49,11 @@ impl Smolvm {
         let store = self.look()?.ok_or_else(missing)?;
         let (record, entries) = store.sandbox(id)?.ok_or_else(missing)?;
         let verdict = self.verdict(&record, &entries, Looker::Passer);
-        let run = record.run.as_ref();
+        let run = record.run.clone();
+        let run = run.as_ref();
+        let shown = holds_of(&record, &entries);
         Ok(Inspection {
-            sandbox: view(&record, &entries, &verdict),
+            sandbox: view(record, shown, &verdict),
             enforced: run.map_or(serde_json::Value::Null, |r| r.enforced.clone()),
             software: run.map(|r| Software { kernel: r.kernel.clone(), hypervisor: r.hypervisor.clone(), agent: r.agent.clone() }),
             holds: entries.iter().map(|e| Holding { kind: e.kind.as_str(), key: e.key.clone(), status: e.status.as_str() }).collect(),

@@ -1,11 +1,11 @@
 //! `list`: every sandbox, in order of creation.
 
-use smolvm_host::store::{BrokenRow, Table};
+use smolvm_host::store::{BrokenRow, Listed, Table};
 use smolvm_model::ledger::Entry;
 
 use crate::error::Error;
 use crate::installation::Smolvm;
-use crate::observe::Looker;
+use crate::observe::{Looker, Pids};
 use crate::view::{SandboxView, view};
 
 /// What `list` shows.
@@ -21,17 +21,14 @@ impl Smolvm {
     /// Every sandbox, held against the host. Changes nothing.
     pub fn list(&self) -> Result<Listing, Error> {
         let Some(store) = self.look()? else { return Ok(Listing::default()) };
-        let table = store.table()?;
-        let grouped = by_sandbox(&table);
-        let sandboxes = table
-            .sandboxes
-            .iter()
-            .map(|record| {
-                let entries = grouped.get(record.id.as_str()).copied().unwrap_or_default();
-                view(record, entries, &self.verdict(record, entries, Looker::Passer))
-            })
-            .collect();
-        Ok(Listing { sandboxes, broken: table.broken })
+        let (rows, broken) = store.listing()?;
+        let pids = Pids::for_records(self, rows.len());
+        let shown = |Listed { record, holds }| {
+            let verdict = self.verdict_among(&pids, &record, holds.process.as_ref(), Looker::Passer);
+            view(record, holds, &verdict)
+        };
+        let sandboxes = rows.into_iter().map(shown).collect();
+        Ok(Listing { sandboxes, broken })
     }
 }
 

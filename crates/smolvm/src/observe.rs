@@ -1,7 +1,10 @@
 //! Holds the records against the host: which of the processes that are recorded are really there.
 
+use std::collections::HashSet;
+
 use smolvm_host::lock;
 use smolvm_host::proc::identity::{Presence, Recorded, presence};
+use smolvm_host::proc::scan;
 use smolvm_host::store::SandboxRecord;
 use smolvm_model::ledger::{Entry, Kind, ProcessIdentity};
 use smolvm_model::state::{Observed, State, Verdict, judge};
@@ -18,16 +21,46 @@ pub(crate) enum Looker {
     Passer,
 }
 
+/// From so many records on, one list of all processes is cheaper than a look for each.
+const LIST_FROM: usize = 32;
+
+/// The pids that are there, where many records are judged at once. A process that was recorded before the list was
+/// made and is not in it is gone: the kernel leaves out none that lives through the whole list.
+#[derive(Debug, Default)]
+pub(crate) struct Pids(Option<HashSet<u32>>);
+
+impl Pids {
+    /// The list for judging so many records, which the caller has read already.
+    pub(crate) fn for_records(vm: &Smolvm, count: usize) -> Self {
+        // Without a list each is looked at.
+        Self(if count < LIST_FROM { None } else { scan::pids(vm.proc()).ok() })
+    }
+
+    /// Whether there may be such a process.
+    pub(crate) fn may_live(&self, pid: u32) -> bool {
+        self.0.as_ref().is_none_or(|pids| pids.contains(&pid))
+    }
+}
+
+/// The hypervisor that is recorded of a sandbox.
+pub(crate) fn process_of<'a>(record: &SandboxRecord, entries: &'a [Entry]) -> Option<&'a ProcessIdentity> {
+    entries.iter().find(|e| e.kind == Kind::Process && e.sandbox == record.id)?.identity.as_ref()
+}
+
 impl Smolvm {
     /// Whether the record still holds.
     pub(crate) fn verdict(&self, record: &SandboxRecord, entries: &[Entry], looker: Looker) -> Verdict {
-        let observed = self.observe(record, entries, looker).unwrap_or_else(|e| Observed::Unknown { evidence: e.one_line() });
+        self.verdict_among(&Pids::default(), record, process_of(record, entries), looker)
+    }
+
+    /// The same for one of many records.
+    pub(crate) fn verdict_among(&self, pids: &Pids, record: &SandboxRecord, process: Option<&ProcessIdentity>, looker: Looker) -> Verdict {
+        let observed = self.observe(pids, record, process, looker).unwrap_or_else(|e| Observed::Unknown { evidence: e.one_line() });
         judge(record.state, &observed)
     }
 
-    fn observe(&self, record: &SandboxRecord, entries: &[Entry], looker: Looker) -> Result<Observed, Error> {
-        let process = entries.iter().find(|e| e.kind == Kind::Process && e.sandbox == record.id);
-        if let Some(identity) = process.and_then(|e| e.identity.as_ref()) {
+    fn observe(&self, pids: &Pids, record: &SandboxRecord, process: Option<&ProcessIdentity>, looker: Looker) -> Result<Observed, Error> {
+        if let Some(identity) = process.filter(|identity| pids.may_live(identity.pid)) {
             match self.presence(identity) {
                 Presence::Alive => return Ok(Observed::Alive),
                 Presence::Unknown { evidence } => return Ok(Observed::Unknown { evidence }),
@@ -57,5 +90,32 @@ impl Smolvm {
 
     fn monitor_lives(&self, record: &SandboxRecord) -> Result<bool, Error> {
         Ok(lock::is_held(&self.paths().monitor_lock(&record.id))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::installation::Settings;
+    use crate::paths::Paths;
+
+    /// Whether a list is at hand or not: this process lives, one of another start time and one of a free pid do not.
+    #[test]
+    fn a_list_of_processes_says_what_a_look_at_each_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let vm = Smolvm::open(Settings::new(Paths::beneath(dir.path()))).unwrap();
+        let me = std::process::id();
+        let (few, many) = (Pids::for_records(&vm, 1), Pids::for_records(&vm, LIST_FROM));
+        assert!(few.0.is_none() && many.0.as_ref().unwrap().contains(&me));
+        for pids in [few, many] {
+            assert!(pids.may_live(me));
+            let identity =
+                |pid, start_ticks| ProcessIdentity { pid, start_ticks, boot_id: vm.boot_id.clone(), token: "none of its words".to_owned() };
+            // Above every pid that a kernel hands out, and one that was handed out again.
+            for gone in [identity((1 << 22) + 1, 1), identity(me, 1)] {
+                let alive = Some(&gone).filter(|i| pids.may_live(i.pid)).is_some_and(|i| vm.presence(i) == Presence::Alive);
+                assert!(!alive, "{gone:?}");
+            }
+        }
     }
 }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use smolvm_host::store::{Exit, SandboxRecord};
+use smolvm_host::store::{Exit, Holds, SandboxRecord};
 use smolvm_model::ledger::{Entry, Kind};
 use smolvm_model::spec::NetworkMode;
 use smolvm_model::state::Verdict;
+
+use crate::observe::process_of;
 
 /// One sandbox. Fields are only ever added.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -98,19 +100,30 @@ pub struct FailureView {
     pub during: String,
 }
 
-/// Puts record, entries and verdict of one look together.
-pub(crate) fn view(record: &SandboxRecord, entries: &[Entry], verdict: &Verdict) -> SandboxView {
+/// What is shown of a sandbox's entries.
+pub(crate) fn holds_of(record: &SandboxRecord, entries: &[Entry]) -> Holds {
     let entry = |kind: Kind| entries.iter().find(|e| e.kind == kind && e.sandbox == record.id);
     let key = |kind: Kind| entry(kind).map(|e| e.key.clone());
-    let pid = |kind: Kind| entry(kind).and_then(|e| e.identity.as_ref()).map(|i| i.pid);
+    Holds {
+        process: process_of(record, entries).cloned(),
+        monitor_pid: entry(Kind::Monitor).and_then(|e| e.identity.as_ref()).map(|i| i.pid),
+        address: key(Kind::Address),
+        tap: key(Kind::Tap),
+        mac: key(Kind::Mac),
+    }
+}
+
+/// Puts record, entries and verdict of one look together.
+pub(crate) fn view(record: SandboxRecord, holds: Holds, verdict: &Verdict) -> SandboxView {
     let network = match record.spec.network {
         NetworkMode::None => None,
         mode @ (NetworkMode::Tap | NetworkMode::User) => {
-            Some(NetworkView { mode: mode.as_str(), address: key(Kind::Address), tap: key(Kind::Tap), mac: key(Kind::Mac) })
+            Some(NetworkView { mode: mode.as_str(), address: holds.address, tap: holds.tap, mac: holds.mac })
         }
     };
-    let process =
-        pid(Kind::Process).filter(|_| record.state.claims_process()).map(|pid_| ProcessView { pid: pid_, monitor_pid: pid(Kind::Monitor) });
+    let claims = record.state.claims_process();
+    let process = holds.process.filter(|_| claims).map(|i| ProcessView { pid: i.pid, monitor_pid: holds.monitor_pid });
+    let (accelerator, accelerator_reason) = record.run.map(|run| (run.accelerator, run.accelerator_reason)).unzip();
     SandboxView {
         id: record.id.to_string(),
         state: record.state.as_str(),
@@ -120,27 +133,23 @@ pub(crate) fn view(record: &SandboxRecord, entries: &[Entry], verdict: &Verdict)
             Verdict::Current | Verdict::Stale | Verdict::Interrupted => None,
         },
         image: record.spec.image.to_string(),
-        image_digest: record.spec.image_digest.clone(),
-        accelerator: record.run.as_ref().map(|r| r.accelerator.clone()),
-        accelerator_reason: record.run.as_ref().map(|r| r.accelerator_reason.clone()),
+        image_digest: record.spec.image_digest,
+        accelerator,
+        accelerator_reason,
         cpus: record.spec.cpus.get(),
         memory_mib: record.spec.memory.mib(),
         disk_bytes: record.spec.disk.bytes(),
         started_from: "cold",
-        labels: record.spec.labels.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
+        labels: record.spec.labels.into_iter().map(|(k, v)| (k.to_string(), v)).collect(),
         created_at: crate::time::rfc3339(record.created_ms),
         expires_at: record.expires_ms.map(crate::time::rfc3339),
         process,
         network,
-        exit: record.exit.as_ref().map(exit_view),
-        failure: record.failure.as_ref().map(|f| FailureView {
-            code: f.code.clone(),
-            message: f.message.clone(),
-            during: f.during.clone(),
-        }),
+        exit: record.exit.map(exit_view),
+        failure: record.failure.map(|f| FailureView { code: f.code, message: f.message, during: f.during }),
     }
 }
 
-fn exit_view(exit: &Exit) -> ExitView {
-    ExitView { kind: exit.kind.clone(), code: exit.code, signal: exit.signal, at: crate::time::rfc3339(exit.at_ms) }
+fn exit_view(exit: Exit) -> ExitView {
+    ExitView { kind: exit.kind, code: exit.code, signal: exit.signal, at: crate::time::rfc3339(exit.at_ms) }
 }

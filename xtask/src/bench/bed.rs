@@ -27,6 +27,8 @@ pub(super) struct Bed {
     pub(super) answer: PathBuf,
     /// `host/ask.c`, built.
     pub(super) ask: PathBuf,
+    /// `host/naive-cleanup.sh`.
+    pub(super) naive: PathBuf,
     pub(super) runs: usize,
 }
 
@@ -39,7 +41,8 @@ impl Bed {
         let program = |path: &str, name: &str| compile(&sources.join(path).join(name).with_extension("c"), &home.join(name));
         let (ready, spawn, answer) = (program("guest", "ready")?, program("guest", "spawn")?, program("guest", "answer")?);
         let ask = program("host", "ask")?;
-        let bed = Self { smolvm: built.smolvm.clone(), seed, agent: built.agent.clone(), home, ready, spawn, answer, ask, runs };
+        let naive = sources.join("host/naive-cleanup.sh");
+        let bed = Self { smolvm: built.smolvm.clone(), seed, agent: built.agent.clone(), home, ready, spawn, answer, ask, naive, runs };
         step("preparing the image minimal");
         bed.run(&["setup", "--image", "minimal"])?;
         bed.clear()?;

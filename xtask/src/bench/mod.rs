@@ -17,6 +17,7 @@ mod footprint;
 mod list;
 mod machine;
 mod raw;
+mod reap;
 mod results;
 mod start;
 

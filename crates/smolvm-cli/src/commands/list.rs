@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use clap::Args;
-use serde_json::json;
+use serde::Serialize;
 use smolvm::list::Listing;
 use smolvm::view::SandboxView;
 use smolvm_model::quantity::display_bytes;
@@ -41,12 +41,22 @@ impl Verbal for List {
         if !broken.is_empty() && !self.common.json {
             note(&format!("{} rows of the ledger are no valid sandboxes; drop them with: smolvm doctor --fix", broken.len()));
         }
-        let data = || {
-            let broken: Vec<_> = broken.iter().map(|row| json!({"id": row.raw_id, "problem": row.problem})).collect();
-            json!({"sandboxes": sandboxes, "broken": broken})
-        };
+        let data =
+            || Data { sandboxes: &sandboxes, broken: broken.iter().map(|row| Broken { id: &row.raw_id, problem: &row.problem }).collect() };
         Ok(Reply::new(self.format(), data, || if self.common.quiet { ids(&sandboxes) } else { table(&sandboxes, self.common.verbose) }))
     }
+}
+
+#[derive(Serialize)]
+struct Data<'a> {
+    sandboxes: &'a [SandboxView],
+    broken: Vec<Broken<'a>>,
+}
+
+#[derive(Serialize)]
+struct Broken<'a> {
+    id: &'a str,
+    problem: &'a str,
 }
 
 fn ids(sandboxes: &[SandboxView]) -> String {

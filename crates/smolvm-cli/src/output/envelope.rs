@@ -1,19 +1,12 @@
 //! The JSON envelope: one object, one line, the same around every command's data.
 
+use std::fmt::Write;
+
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Problem, Reply};
+use super::Reply;
 use crate::exit;
-
-#[derive(Serialize)]
-struct Envelope<'a> {
-    ok: bool,
-    command: &'a str,
-    exit_code: u8,
-    data: &'a Value,
-    error: Option<Error<'a>>,
-}
 
 #[derive(Serialize)]
 struct Error<'a> {
@@ -25,28 +18,34 @@ struct Error<'a> {
     details: Option<&'a Value>,
 }
 
-/// The envelope as a line.
+/// The envelope as a line. The data is JSON when it comes here, so the rest is put around it.
 pub(super) fn line(command: &str, reply: &Reply) -> String {
-    let error = |p: &'_ Problem| (p.code().as_str(), p.one_line());
-    let envelope = Envelope {
-        ok: reply.exit() == exit::OK,
-        command,
-        exit_code: reply.exit(),
-        data: reply.data(),
-        error: reply.problem().map(|problem| {
-            let (code, message) = error(problem);
-            Error { code, message, recovery: problem.recovery(), details: problem.details() }
-        }),
-    };
-    // Strings, numbers and string keys only: there is nothing that could fail.
-    let mut text = serde_json::to_string(&envelope).unwrap_or_default();
-    text.push('\n');
+    let error = reply.problem().map(|problem| Error {
+        code: problem.code().as_str(),
+        message: problem.one_line(),
+        recovery: problem.recovery(),
+        details: problem.details(),
+    });
+    let (ok, data, exit_code) = (reply.exit() == exit::OK, reply.data(), reply.exit());
+    let mut text = String::with_capacity(data.len() + 200);
+    // Writing into a String cannot fail.
+    let _ = writeln!(
+        text,
+        "{{\"ok\":{ok},\"command\":{},\"exit_code\":{exit_code},\"data\":{data},\"error\":{}}}",
+        json(&command),
+        json(&error),
+    );
     text
+}
+
+/// Strings, numbers and string keys only: there is nothing that could fail.
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Format;
+    use super::super::{Format, Problem};
     use super::*;
     use smolvm_model::error_code::ErrorCode;
 

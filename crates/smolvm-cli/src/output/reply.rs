@@ -1,6 +1,6 @@
 //! What a command has to say.
 
-use serde_json::Value;
+use serde::Serialize;
 
 use super::Problem;
 use crate::exit;
@@ -21,10 +21,13 @@ impl Format {
     }
 }
 
+const NOTHING: &str = "null";
+
 /// A command's result; made in one format only, because nobody reads the other.
 #[derive(Debug)]
 pub(crate) struct Reply {
-    data: Value,
+    /// JSON already: what a command says can be large, and a tree of it would cost more than the rest of `list`.
+    data: String,
     text: String,
     problem: Option<Problem>,
     exit: u8,
@@ -32,17 +35,18 @@ pub(crate) struct Reply {
 
 impl Reply {
     /// Success.
-    pub(crate) fn new(format: Format, data: impl FnOnce() -> Value, text: impl FnOnce() -> String) -> Self {
+    pub(crate) fn new<D: Serialize>(format: Format, data: impl FnOnce() -> D, text: impl FnOnce() -> String) -> Self {
         let (data, text) = match format {
-            Format::Json => (data(), String::new()),
-            Format::Text => (Value::Null, text()),
+            // Strings, numbers and string keys only: there is nothing that could fail.
+            Format::Json => (serde_json::to_string(&data()).unwrap_or_else(|_| NOTHING.to_owned()), String::new()),
+            Format::Text => (NOTHING.to_owned(), text()),
         };
         Self { data, text, problem: None, exit: exit::OK }
     }
 
     /// Success with nothing to say.
     pub(crate) fn nothing() -> Self {
-        Self { data: Value::Null, text: String::new(), problem: None, exit: exit::OK }
+        Self { data: NOTHING.to_owned(), text: String::new(), problem: None, exit: exit::OK }
     }
 
     /// Failure with nothing else to say.
@@ -58,7 +62,8 @@ impl Reply {
         self
     }
 
-    pub(super) fn data(&self) -> &Value {
+    /// As JSON.
+    pub(super) fn data(&self) -> &str {
         &self.data
     }
 

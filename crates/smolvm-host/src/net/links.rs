@@ -10,7 +10,7 @@
 //! an index cannot.
 
 use crate::effect::Permit;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use rustix::io::Errno;
 use smolvm_model::name::{Mark, TapName};
@@ -41,7 +41,8 @@ pub enum Outcome {
 pub fn delete_all(_permit: &Permit, targets: &[(TapName, Mark)]) -> Result<Vec<Outcome>, NetlinkError> {
     let mut netlink = Netlink::open()?;
     let links = netlink.links()?;
-    let verdicts: Vec<Result<u32, Outcome>> = targets.iter().map(|(name, mark)| judge(&links, name, mark)).collect();
+    let named: HashMap<&str, &Link> = links.iter().map(|link| (link.name.as_str(), link)).collect();
+    let verdicts: Vec<Result<u32, Outcome>> = targets.iter().map(|(name, mark)| judge(&named, name, mark)).collect();
     let ours: BTreeSet<u32> = verdicts.iter().filter_map(|verdict| verdict.as_ref().ok().copied()).collect();
     // One device alone is deleted as fast without a group.
     let gone = if ours.len() > 1 { delete_together(&mut netlink, &links, &ours) } else { Gone::No };
@@ -61,8 +62,8 @@ enum Gone {
     No,
 }
 
-fn judge(links: &[Link], name: &TapName, mark: &Mark) -> Result<u32, Outcome> {
-    let Some(link) = links.iter().find(|link| link.name == name.as_str()) else { return Err(Outcome::AlreadyGone) };
+fn judge(named: &HashMap<&str, &Link>, name: &TapName, mark: &Mark) -> Result<u32, Outcome> {
+    let Some(link) = named.get(name.as_str()) else { return Err(Outcome::AlreadyGone) };
     match LinkOwner::of(link) {
         LinkOwner::Sandbox(found) if found == *mark => Ok(link.index),
         found => Err(Outcome::Refused { found }),

@@ -1,6 +1,6 @@
 //! Finds processes by the ownership mark in their argv.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -62,6 +62,15 @@ pub fn marked(
         let exe = std::fs::metadata(dir.join("exe")).is_ok_and(|m| is_program(&args, (m.dev(), m.ino())));
         let proof = if exe && holds(&dir, &mark) { Proof::Ours } else { Proof::Unknown };
         found.push(Marked { pid, start_ticks: seen.start_ticks, mark, argv: args, proof });
+    }
+    Ok(found)
+}
+
+/// The pid of every process there is. One that lives from before this is called until after it is in it.
+pub fn pids(proc: &Path) -> std::io::Result<HashSet<u32>> {
+    let mut found = HashSet::new();
+    for entry in std::fs::read_dir(proc)? {
+        found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
     }
     Ok(found)
 }

@@ -11,13 +11,16 @@
 mod aside;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod listing;
 mod open;
 mod read;
 mod record;
 mod write;
 
 pub use aside::set_aside;
+pub use listing::{Holds, Listed};
 pub use open::{SCHEMA_VERSION, Store};
+pub use read::Found;
 pub use record::{BrokenPlace, BrokenRow, Exit, Failure, Run, SandboxRecord, SharedPart, Table};
 pub use write::{NewSandbox, Writing};
 

@@ -1,53 +1,73 @@
 //! Looks at the ledger without locking anybody out.
 
-use rusqlite::{OptionalExtension, Row};
-use smolvm_model::ledger::Entry;
+use std::collections::{BTreeMap, HashMap};
+
+use rusqlite::{Connection, OptionalExtension, Row, Rows};
+use smolvm_model::ledger::{Entry, Kind, Status};
 use smolvm_model::name::SandboxId;
 
-use super::record::{BrokenPlace, BrokenRow, SandboxRecord, SharedPart, Table, identity_from_json, spec_from_json};
+use super::record::{BrokenPlace, BrokenRow, Run, SandboxRecord, SharedPart, Table, identity_from_json, spec_from_json};
 use super::{Store, StoreError};
 
-const SANDBOX: &str = "SELECT seq, id, state, generation, spec, created_ms, expires_ms, run, failure, exit FROM sandbox";
-const LEDGER: &str = "SELECT kind, key, sandbox, status, identity FROM ledger";
+/// The columns of a row, in the order in which [`Raw::read`] and [`entry`] read them, and where of which rows.
+macro_rules! select {
+    (sandbox $which:literal) => {
+        concat!("SELECT seq, id, state, generation, spec, created_ms, expires_ms, run, failure, exit FROM sandbox ", $which)
+    };
+    (ledger $which:literal) => {
+        concat!("SELECT kind, key, sandbox, status, identity FROM ledger ", $which)
+    };
+}
+
+/// A sandbox and its entries.
+pub type Found = (SandboxRecord, Vec<Entry>);
 
 impl Store {
     /// Everything there is, in one consistent look.
     pub fn table(&self) -> Result<Table, StoreError> {
         // One read transaction: rows and entries of the same moment.
         let tx = self.connection.unchecked_transaction()?;
-        let mut table = Table::default();
-        let mut statement = tx.prepare_cached(&format!("{SANDBOX} ORDER BY seq"))?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            match sandbox(row)? {
-                Ok(record) => table.sandboxes.push(record),
-                Err(broken) => table.broken.push(broken),
-            }
-        }
-        let mut statement = tx.prepare_cached(&format!("{LEDGER} ORDER BY sandbox, kind, key"))?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            match entry(row)? {
-                Ok(entry) => table.entries.push(entry),
-                Err(broken) => table.broken.push(broken),
-            }
-        }
-        Ok(table)
+        let (sandboxes, mut broken) = rows(&tx)?;
+        let mut grouped = Grouped::of(&sandboxes);
+        // In the order of the primary key: nothing is sorted, and nothing looked up twice.
+        let mut statement = tx.prepare_cached(select!(ledger "ORDER BY kind, key"))?;
+        grouped.read(statement.query([])?, &mut broken)?;
+        let entries = grouped.entries();
+        Ok(Table { sandboxes, entries, broken })
     }
 
     /// One sandbox and its entries; `None` when there is none of that id.
-    pub fn sandbox(&self, id: &SandboxId) -> Result<Option<(SandboxRecord, Vec<Entry>)>, StoreError> {
+    pub fn sandbox(&self, id: &SandboxId) -> Result<Option<Found>, StoreError> {
         let tx = self.connection.unchecked_transaction()?;
-        let found = tx.prepare_cached(&format!("{SANDBOX} WHERE id = ?1"))?.query_row([id.as_str()], |row| Ok(sandbox(row))).optional()?;
-        let Some(found) = found else { return Ok(None) };
-        let record = found?.map_err(broken_row)?;
-        let mut statement = tx.prepare_cached(&format!("{LEDGER} WHERE sandbox = ?1 ORDER BY kind, key"))?;
-        let mut rows = statement.query([id.as_str()])?;
-        let mut entries = Vec::new();
+        one(&tx, id)
+    }
+
+    /// Several sandboxes in one consistent look, in the order of `ids`. A row that cannot be read is an error of its own.
+    pub fn sandboxes<'a>(
+        &self,
+        ids: impl IntoIterator<Item = &'a SandboxId>,
+    ) -> Result<Vec<Result<Option<Found>, StoreError>>, StoreError> {
+        let tx = self.connection.unchecked_transaction()?;
+        Ok(ids.into_iter().map(|id| one(&tx, id)).collect())
+    }
+
+    /// The generation of every row there is, by the text in its id column.
+    pub fn generations(&self) -> Result<HashMap<String, i64>, StoreError> {
+        let mut statement = self.connection.prepare_cached("SELECT id, generation FROM sandbox")?;
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// Whether the ledger has a sound entry of this kind that may stand for something on the host.
+    pub fn has_in_use(&self, kind: Kind) -> Result<bool, StoreError> {
+        let mut statement = self.connection.prepare_cached(select!(ledger "WHERE kind = ?1 AND status IN (?2, ?3)"))?;
+        let mut rows = statement.query([kind.as_str(), Status::Intended.as_str(), Status::Held.as_str()])?;
         while let Some(row) = rows.next()? {
-            entries.push(entry(row)?.map_err(broken_row)?);
+            if entry(row)?.is_ok() {
+                return Ok(true);
+            }
         }
-        Ok(Some((record, entries)))
+        Ok(false)
     }
 
     /// What all sandboxes share on the host.
@@ -70,51 +90,184 @@ impl Store {
     }
 }
 
+/// The rows of all sandboxes in order of creation: the sound ones, and the others.
+fn rows(connection: &Connection) -> Result<(Vec<SandboxRecord>, Vec<BrokenRow>), StoreError> {
+    let (mut sandboxes, mut broken) = (Vec::new(), Vec::new());
+    let mut statement = connection.prepare_cached(select!(sandbox "ORDER BY seq"))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        match Raw::read(row)?.parse(Run::whole) {
+            Ok(record) => sandboxes.push(record),
+            Err(row) => broken.push(row),
+        }
+    }
+    Ok((sandboxes, broken))
+}
+
+/// The same rows, to be parsed by somebody else.
+pub(super) fn raw_rows(connection: &Connection) -> Result<Vec<Raw<String>>, StoreError> {
+    let mut statement = connection.prepare_cached(select!(sandbox "ORDER BY seq"))?;
+    let mut rows = statement.query([])?;
+    let mut raw = Vec::new();
+    while let Some(row) = rows.next()? {
+        raw.push(Raw::read(row)?.owned());
+    }
+    Ok(raw)
+}
+
+/// The kinds that any entry has, known or not, each found by one step into the index.
+pub(super) fn recorded_kinds(connection: &Connection) -> Result<Vec<String>, StoreError> {
+    let mut statement = connection.prepare_cached(
+        "WITH RECURSIVE next(kind) AS (
+           SELECT min(kind) FROM ledger
+           UNION ALL SELECT (SELECT min(kind) FROM ledger WHERE kind > next.kind) FROM next WHERE next.kind IS NOT NULL
+         ) SELECT kind FROM next WHERE kind IS NOT NULL",
+    )?;
+    let kinds = statement.query_map([], |row| row.get(0))?;
+    Ok(kinds.collect::<Result<_, _>>()?)
+}
+
+fn one(connection: &Connection, id: &SandboxId) -> Result<Option<Found>, StoreError> {
+    let mut statement = connection.prepare_cached(select!(sandbox "WHERE id = ?1"))?;
+    let Some(found) = statement.query_row([id.as_str()], |row| Ok(Raw::read(row)?.parse(Run::whole))).optional()? else { return Ok(None) };
+    let record = found.map_err(broken_row)?;
+    let mut statement = connection.prepare_cached(select!(ledger "WHERE sandbox = ?1 ORDER BY kind, key"))?;
+    let mut rows = statement.query([id.as_str()])?;
+    let mut entries = Vec::new();
+    while let Some(row) = rows.next()? {
+        entries.push(entry(row)?.map_err(broken_row)?);
+    }
+    Ok(Some((record, entries)))
+}
+
+/// Entries as they are read by kind and key, to be given out by sandbox: those of sound rows in the rows' order.
+struct Grouped<'a> {
+    places: HashMap<&'a str, usize>,
+    known: Vec<Vec<Entry>>,
+    others: BTreeMap<SandboxId, Vec<Entry>>,
+}
+
+impl<'a> Grouped<'a> {
+    fn of(sandboxes: &'a [SandboxRecord]) -> Self {
+        let places = sandboxes.iter().enumerate().map(|(i, record)| (record.id.as_str(), i)).collect();
+        Self { places, known: vec![Vec::new(); sandboxes.len()], others: BTreeMap::new() }
+    }
+
+    fn read(&mut self, mut rows: Rows<'_>, broken: &mut Vec<BrokenRow>) -> Result<(), StoreError> {
+        while let Some(row) = rows.next()? {
+            match entry(row)? {
+                Ok(entry) => self.add(entry),
+                Err(row) => broken.push(row),
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, entry: Entry) {
+        match self.places.get(entry.sandbox.as_str()).and_then(|place| self.known.get_mut(*place)) {
+            Some(group) => group.push(entry),
+            None => self.others.entry(entry.sandbox.clone()).or_default().push(entry),
+        }
+    }
+
+    fn entries(self) -> Vec<Entry> {
+        self.known.into_iter().chain(self.others.into_values()).flatten().collect()
+    }
+}
+
 fn broken_row(row: BrokenRow) -> StoreError {
     StoreError::BrokenRow { raw_id: row.raw_id.chars().take(100).collect(), problem: row.problem }
 }
 
-type Parsed<T> = Result<T, BrokenRow>;
+pub(super) type Parsed<T> = Result<T, BrokenRow>;
+/// How much of a run's facts is read.
+pub(super) type ReadRun = fn(&str) -> Result<Run, String>;
 
-fn sandbox(row: &Row<'_>) -> Result<Parsed<SandboxRecord>, rusqlite::Error> {
-    let raw_id: String = row.get(1)?;
-    let (state, spec): (String, String) = (row.get(2)?, row.get(4)?);
-    let (run, failure, exit): (Option<String>, Option<String>, Option<String>) = (row.get(7)?, row.get(8)?, row.get(9)?);
-    let broken = |problem: String| BrokenRow { raw_id: raw_id.clone(), problem, place: BrokenPlace::Sandbox };
-    let (seq, generation, created_ms, expires_ms) = (row.get(0)?, row.get(3)?, row.get(5)?, row.get(6)?);
-    let parse = || {
+/// A row as it stands there, its texts borrowed from `SQLite` or taken along.
+pub(super) struct Raw<S> {
+    seq: i64,
+    pub(super) id: S,
+    state: S,
+    generation: i64,
+    spec: S,
+    created_ms: i64,
+    expires_ms: Option<i64>,
+    run: Option<S>,
+    failure: Option<S>,
+    exit: Option<S>,
+}
+
+impl<'a> Raw<&'a str> {
+    fn read(row: &'a Row<'_>) -> Result<Self, rusqlite::Error> {
+        let text = |column: usize| row.get_ref(column)?.as_str().map_err(rusqlite::Error::from);
+        let optional_text = |column: usize| row.get_ref(column)?.as_str_or_null().map_err(rusqlite::Error::from);
+        Ok(Self {
+            seq: row.get(0)?,
+            id: text(1)?,
+            state: text(2)?,
+            generation: row.get(3)?,
+            spec: text(4)?,
+            created_ms: row.get(5)?,
+            expires_ms: row.get(6)?,
+            run: optional_text(7)?,
+            failure: optional_text(8)?,
+            exit: optional_text(9)?,
+        })
+    }
+
+    fn owned(&self) -> Raw<String> {
+        Raw {
+            seq: self.seq,
+            id: self.id.to_owned(),
+            state: self.state.to_owned(),
+            generation: self.generation,
+            spec: self.spec.to_owned(),
+            created_ms: self.created_ms,
+            expires_ms: self.expires_ms,
+            run: self.run.map(str::to_owned),
+            failure: self.failure.map(str::to_owned),
+            exit: self.exit.map(str::to_owned),
+        }
+    }
+}
+
+impl<S: AsRef<str>> Raw<S> {
+    /// The row as a value, if it is what smolvm writes.
+    pub(super) fn parse(&self, read_run: ReadRun) -> Parsed<SandboxRecord> {
+        let (raw_id, state) = (self.id.as_ref(), self.state.as_ref());
+        let broken = |problem: String| BrokenRow { raw_id: raw_id.to_owned(), problem, place: BrokenPlace::Sandbox };
         Ok(SandboxRecord {
             id: raw_id.parse().map_err(|e| broken(format!("{e}")))?,
-            seq,
+            seq: self.seq,
             state: state.parse().map_err(|e| broken(format!("{e}: {state:?}")))?,
-            generation,
-            spec: spec_from_json(&spec).map_err(broken)?,
-            created_ms,
-            expires_ms,
-            run: optional(run.as_deref()).map_err(broken)?,
-            failure: optional(failure.as_deref()).map_err(broken)?,
-            exit: optional(exit.as_deref()).map_err(broken)?,
+            generation: self.generation,
+            spec: spec_from_json(self.spec.as_ref()).map_err(broken)?,
+            created_ms: self.created_ms,
+            expires_ms: self.expires_ms,
+            run: self.run.as_ref().map(|text| read_run(text.as_ref())).transpose().map_err(broken)?,
+            failure: optional(self.failure.as_ref()).map_err(broken)?,
+            exit: optional(self.exit.as_ref()).map_err(broken)?,
         })
-    };
-    Ok(parse())
+    }
 }
 
-fn optional<T: serde::de::DeserializeOwned>(text: Option<&str>) -> Result<Option<T>, String> {
-    text.map(serde_json::from_str).transpose().map_err(|e| e.to_string())
+fn optional<T: serde::de::DeserializeOwned>(text: Option<&impl AsRef<str>>) -> Result<Option<T>, String> {
+    text.map(|text| serde_json::from_str(text.as_ref())).transpose().map_err(|e| e.to_string())
 }
 
-fn entry(row: &Row<'_>) -> Result<Parsed<Entry>, rusqlite::Error> {
-    let (kind, key, raw_id, status): (String, String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-    let identity: Option<String> = row.get(4)?;
-    let place = BrokenPlace::Entry { kind: kind.clone(), key: key.clone() };
-    let broken = |problem: String| BrokenRow { raw_id: raw_id.clone(), problem, place: place.clone() };
+pub(super) fn entry(row: &Row<'_>) -> Result<Parsed<Entry>, rusqlite::Error> {
+    let text = |column: usize| row.get_ref(column)?.as_str().map_err(rusqlite::Error::from);
+    let (kind, key, raw_id, status) = (text(0)?, text(1)?, text(2)?, text(3)?);
+    let identity = row.get_ref(4)?.as_str_or_null()?;
+    let place = || BrokenPlace::Entry { kind: kind.to_owned(), key: key.to_owned() };
+    let broken = |problem: String| BrokenRow { raw_id: raw_id.to_owned(), problem, place: place() };
     let parse = || {
         Ok(Entry {
             sandbox: raw_id.parse().map_err(|e| broken(format!("{e}")))?,
             kind: kind.parse().map_err(|e| broken(format!("{e}: {kind:?}")))?,
-            key: key.clone(),
+            key: key.to_owned(),
             status: status.parse().map_err(|e| broken(format!("{e}: {status:?}")))?,
-            identity: identity.as_deref().map(identity_from_json).transpose().map_err(broken)?,
+            identity: identity.map(identity_from_json).transpose().map_err(broken)?,
         })
     };
     Ok(parse())

@@ -3,6 +3,7 @@
 //! Serializing is promising: these private shapes are what databases in the field hold. They are
 //! parsed back through the same constructors as user input, so a hostile row cannot become a value.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
@@ -59,6 +60,41 @@ pub struct Run {
     /// Version of the agent that answered.
     #[serde(default)]
     pub agent: String,
+}
+
+impl Run {
+    /// Everything that is recorded of a run.
+    pub(super) fn whole(text: &str) -> Result<Self, String> {
+        serde_json::from_str(text).map_err(|e| e.to_string())
+    }
+
+    /// The same without what was enforced, which is most of it.
+    pub(super) fn without_enforced(text: &str) -> Result<Self, String> {
+        let json: BareRunJson = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        Ok(Self {
+            accelerator: json.accelerator,
+            accelerator_reason: json.accelerator_reason,
+            started_ms: json.started_ms,
+            enforced: serde_json::Value::Null,
+            kernel: json.kernel,
+            hypervisor: json.hypervisor,
+            agent: json.agent,
+        })
+    }
+}
+
+/// [`Run`] without the field that is a tree.
+#[derive(Deserialize)]
+struct BareRunJson {
+    accelerator: String,
+    accelerator_reason: String,
+    started_ms: i64,
+    #[serde(default)]
+    kernel: String,
+    #[serde(default)]
+    hypervisor: String,
+    #[serde(default)]
+    agent: String,
 }
 
 /// Why an operation failed.
@@ -134,38 +170,42 @@ pub struct SharedPart {
     pub after: Option<String>,
 }
 
+// What is checked or compared on the way to a value is borrowed from the row.
 #[derive(Serialize, Deserialize)]
-struct SpecJson {
-    image: String,
+struct SpecJson<'a> {
+    #[serde(borrow)]
+    image: Cow<'a, str>,
     image_digest: String,
     cpus: u32,
     memory_mib: u64,
     disk_bytes: u64,
-    network: String,
+    #[serde(borrow)]
+    network: Cow<'a, str>,
     #[serde(default)]
     env: BTreeMap<String, String>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
-    accelerator: String,
+    #[serde(borrow)]
+    accelerator: Cow<'a, str>,
 }
 
 pub(super) fn spec_to_json(spec: &Spec) -> String {
     let json = SpecJson {
-        image: spec.image.to_string(),
+        image: spec.image.as_str().into(),
         image_digest: spec.image_digest.clone(),
         cpus: spec.cpus.get().into(),
         memory_mib: spec.memory.mib().into(),
         disk_bytes: spec.disk.bytes(),
-        network: spec.network.to_string(),
+        network: spec.network.as_str().into(),
         env: spec.env.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
         labels: spec.labels.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
-        accelerator: spec.accelerator.as_str().to_owned(),
+        accelerator: spec.accelerator.as_str().into(),
     };
     to_json(&json)
 }
 
 pub(super) fn spec_from_json(text: &str) -> Result<Spec, String> {
-    let json: SpecJson = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    let json: SpecJson<'_> = serde_json::from_str(text).map_err(|e| e.to_string())?;
     let text = |e: &dyn std::error::Error| e.to_string();
     Ok(Spec {
         image: json.image.parse().map_err(|e| text(&e))?,
@@ -193,26 +233,28 @@ fn pairs<K: FromStr<Err = SpecError> + Ord>(map: BTreeMap<String, String>) -> Re
 }
 
 #[derive(Serialize, Deserialize)]
-struct IdentityJson {
+struct IdentityJson<'a> {
     pid: u32,
     start_ticks: u64,
-    boot_id: String,
-    token: String,
+    #[serde(borrow)]
+    boot_id: Cow<'a, str>,
+    #[serde(borrow)]
+    token: Cow<'a, str>,
 }
 
 pub(super) fn identity_to_json(identity: &ProcessIdentity) -> String {
     to_json(&IdentityJson {
         pid: identity.pid,
         start_ticks: identity.start_ticks,
-        boot_id: identity.boot_id.clone(),
-        token: identity.token.clone(),
+        boot_id: identity.boot_id.as_str().into(),
+        token: identity.token.as_str().into(),
     })
 }
 
 pub(super) fn identity_from_json(text: &str) -> Result<ProcessIdentity, String> {
-    let json: IdentityJson = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    let json: IdentityJson<'_> = serde_json::from_str(text).map_err(|e| e.to_string())?;
     let token: LaunchToken = json.token.parse().map_err(|e| format!("{e}: {:?}", json.token.chars().take(100).collect::<String>()))?;
-    Ok(ProcessIdentity { pid: json.pid, start_ticks: json.start_ticks, boot_id: json.boot_id, token: token.to_string() })
+    Ok(ProcessIdentity { pid: json.pid, start_ticks: json.start_ticks, boot_id: json.boot_id.into_owned(), token: token.to_string() })
 }
 
 pub(super) fn to_json(value: &impl Serialize) -> String {

@@ -309,6 +309,91 @@ mod tests {
         assert!(store.sandbox(&other).unwrap().is_none());
     }
 
+    /// Sandboxes `vm-a` to `vm-c`, made in the order c, a, b, each with the entries of a running one.
+    fn with_three() -> (tempfile::TempDir, Store, Vec<SandboxId>) {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&dir.path().join("state.db")).unwrap();
+        let ids: Vec<SandboxId> = ["vm-c", "vm-a", "vm-b"].iter().map(|id| id.parse().unwrap()).collect();
+        for (i, id) in (1_u32..).zip(&ids) {
+            let token = format!("{i}1111111-1111-4111-8111-111111111111");
+            let identity = |pid| Some(ProcessIdentity { pid, start_ticks: 2, boot_id: "b".to_owned(), token: token.clone() });
+            let entry = |kind, key: String, identity| Entry { sandbox: id.clone(), kind, key, status: Status::Held, identity };
+            store
+                .write(Commit::Settled, |w| {
+                    w.insert_sandbox(&NewSandbox { id, spec: &spec(), created_ms: 0, expires_ms: None })?;
+                    w.set_state(id, 0, State::Running)?;
+                    w.insert_entry(&entry(Kind::Process, token.clone(), identity(i)))?;
+                    w.insert_entry(&entry(Kind::Monitor, token.clone(), identity(100 + i)))?;
+                    for kind in [Kind::NftElements, Kind::Tap, Kind::RunDir, Kind::StateDir, Kind::Address, Kind::Mac, Kind::Uid] {
+                        w.insert_entry(&entry(kind, format!("{id}-{kind}"), None))?;
+                    }
+                    Ok::<_, StoreError>(())
+                })
+                .unwrap();
+        }
+        (dir, store, ids)
+    }
+
+    #[test]
+    fn many_rows_at_once_are_the_rows_one_by_one() {
+        let (_dir, store, ids) = with_three();
+        let none: SandboxId = "vm-none".parse().unwrap();
+        let asked = [&ids[2], &none, &ids[0]];
+        let together: Vec<_> = store.sandboxes(asked).unwrap().into_iter().map(Result::unwrap).collect();
+        let alone: Vec<_> = asked.iter().map(|id| store.sandbox(id).unwrap()).collect();
+        assert_eq!(together, alone);
+        assert!(together[0].is_some() && together[1].is_none());
+        // The table has them in the order of their creation, each one's entries together.
+        let table = store.table().unwrap();
+        assert_eq!(table.sandboxes.iter().map(|r| &r.id).collect::<Vec<_>>(), ids.iter().collect::<Vec<_>>());
+        let entries: Vec<Entry> = ids.iter().flat_map(|id| store.sandbox(id).unwrap().unwrap().1).collect();
+        assert_eq!(table.entries, entries);
+        let generations = store.generations().unwrap();
+        assert_eq!((generations.len(), generations["vm-b"]), (3, 1));
+    }
+
+    #[test]
+    fn one_row_that_cannot_be_read_hides_no_other() {
+        let (_dir, store, ids) = with_three();
+        store.connection.execute("UPDATE ledger SET status = 'odd' WHERE key = 'vm-a-tap'", []).unwrap();
+        let found = store.sandboxes(&ids).unwrap();
+        assert!(matches!(found[1], Err(StoreError::BrokenRow { .. })));
+        assert!(matches!((&found[0], &found[2]), (Ok(Some(_)), Ok(Some(_)))));
+    }
+
+    #[test]
+    fn a_listing_shows_what_the_entries_say() {
+        let (_dir, store, ids) = with_three();
+        store.connection.execute("INSERT INTO ledger (kind, key, sandbox, status) VALUES ('teapot', 'k', 'vm-a', 'held')", []).unwrap();
+        store.connection.execute("UPDATE ledger SET identity = '{}' WHERE kind = 'monitor' AND sandbox = 'vm-b'", []).unwrap();
+        store.connection.execute("INSERT INTO sandbox (id, state, spec, created_ms) VALUES ('../..', 'running', '{}', 0)", []).unwrap();
+        let (listed, broken) = store.listing().unwrap();
+        assert_eq!(listed.iter().map(|l| &l.record).collect::<Vec<_>>(), store.table().unwrap().sandboxes.iter().collect::<Vec<_>>());
+        let holds = &listed[0].holds;
+        assert_eq!(holds.process.as_ref().map(|i| (i.pid, i.token.as_str())), Some((1, "11111111-1111-4111-8111-111111111111")));
+        let text = |kind| Some(format!("{}-{kind}", ids[0]));
+        assert_eq!(
+            (holds.monitor_pid, &holds.address, &holds.tap, &holds.mac),
+            (Some(101), &text(Kind::Address), &text(Kind::Tap), &text(Kind::Mac))
+        );
+        assert_eq!(listed[2].holds.monitor_pid, None);
+        let mut told: Vec<&str> = broken.iter().map(|row| row.raw_id.as_str()).collect();
+        told.sort_unstable();
+        assert_eq!(told, ["../..", "vm-a", "vm-b"], "{broken:?}");
+    }
+
+    #[test]
+    fn only_a_sound_entry_that_is_more_than_a_name_is_in_use() {
+        let (_dir, mut store, ids) = with_three();
+        assert!(store.has_in_use(Kind::Tap).unwrap());
+        for (id, status) in ids.iter().zip(["reserved", "odd", "reserved"]) {
+            store.connection.execute("UPDATE ledger SET status = ?2 WHERE kind = 'tap' AND sandbox = ?1", [id.as_str(), status]).unwrap();
+        }
+        assert!(!store.has_in_use(Kind::Tap).unwrap());
+        store.write(Commit::Settled, |w| w.set_status_of_kind(&ids[2], Kind::Tap, Status::Intended)).unwrap();
+        assert!(store.has_in_use(Kind::Tap).unwrap() && store.has_in_use(Kind::NftElements).unwrap());
+    }
+
     #[test]
     fn a_stale_generation_changes_nothing() {
         let (_dir, mut store, id) = with_one();

@@ -1,14 +1,15 @@
 //! Does what a plan says, as far as it is still true.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use smolvm_host::effect::perform;
 use smolvm_host::fsx::remove_tree;
 use smolvm_host::lock::{self, Lock};
-use smolvm_host::store::{SharedPart, Store};
+use smolvm_host::store::{Found, SharedPart, Store, StoreError};
 use smolvm_model::effect::{Commit, Effect};
 use smolvm_model::error_code::ErrorCode;
+use smolvm_model::ledger::Entry;
 use smolvm_model::name::SandboxId;
 use smolvm_model::select::{Scope, Selection, Why, select};
 use smolvm_model::state::State;
@@ -20,17 +21,19 @@ use crate::delete::step_error;
 use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::network::{SharedOutcome, release_shared};
-use crate::observe::Looker;
-use crate::teardown::{HostEffects, Patience, Report, execute};
+use crate::observe::{Looker, Pids, process_of};
+use crate::teardown::{HostEffects, Patience, Report, StepReport, execute};
 
 /// How long one busy sandbox may hold the batch up: longer than a look takes the lock.
 const BATCH_WAIT: Duration = Duration::from_millis(100);
 /// How long a batch waits in all for monitors whose hypervisors are gone: writing down how takes them some 10 ms.
 const MONITOR_PATIENCE: Duration = Duration::from_secs(2);
-/// Sandboxes taken down together. Each needs a lock and two process handles open at once.
-const BATCH: usize = 500;
-/// Descriptors for a batch, and what the process has open anyway.
-const DESCRIPTORS: u64 = 4096;
+/// Sandboxes taken down together. More are not cheaper: what a batch costs beside its sandboxes is a few runs of `nft`.
+const BATCH: usize = 1000;
+/// Descriptors open at once for each of a batch: its lock and two process handles.
+const DESCRIPTORS_EACH: u64 = 3;
+/// Descriptors that the process has open anyway, or for a moment.
+const DESCRIPTORS_SPARE: u64 = 96;
 
 /// What `cleanup` did.
 #[derive(Debug)]
@@ -109,8 +112,7 @@ impl Smolvm {
     }
 
     fn apply_to(&self, store: &mut Store, targets: &[Target], report: &mut CleanupReport) {
-        raise_descriptor_limit();
-        for batch in targets.chunks(BATCH) {
+        for batch in targets.chunks(batch_size()) {
             self.remove_batch(store, batch, report);
         }
         if let Err(e) = self.remove_orphans(store, report) {
@@ -127,27 +129,44 @@ impl Smolvm {
     }
 
     fn remove_batch(&self, store: &mut Store, batch: &[Target], report: &mut CleanupReport) {
+        let locked = self.lock_batch(store, batch, report);
+        // One look for all of them, now that nobody else can be at work on any.
+        let found = match store.sandboxes(locked.iter().map(|(target, _)| &target.id)) {
+            Ok(found) => found,
+            Err(e) => {
+                let e = Error::from(e);
+                report.failed.extend(locked.iter().map(|(target, _)| failed_by(&target.id, &e)));
+                return;
+            }
+        };
+        let pids = Pids::for_records(self, found.len());
         let mut locks: Vec<(SandboxId, Lock)> = Vec::new();
-        let patience = Instant::now() + MONITOR_PATIENCE;
-        for target in batch {
-            match self.still_meant(store, target, &report.scope, patience) {
-                Ok(Some(lock)) => locks.push((target.id.clone(), lock)),
-                Ok(None) => report.deleted.push(target.id.clone()),
+        let mut meant: Vec<Found> = Vec::new();
+        for ((target, lock), found) in locked.into_iter().zip(found) {
+            match self.still_meant(target, found, &report.scope, &pids) {
+                Ok(Some(found)) => {
+                    meant.push(found);
+                    locks.push((target.id.clone(), lock));
+                }
+                Ok(None) => {
+                    let _ = lock.remove();
+                    report.deleted.push(target.id.clone());
+                }
                 Err(failed) => report.failed.push(failed),
             }
         }
-        let ids: Vec<SandboxId> = locks.iter().map(|(id, _)| id.clone()).collect();
-        let teardown = match self.remove_locked(store, &ids, Reason::Delete) {
+        let teardown = match self.remove_found(store, meant, Reason::Delete) {
             Ok(teardown) => teardown,
             Err(e) => {
-                report.failed.extend(ids.iter().map(|id| failed_by(id, &e)));
+                report.failed.extend(locks.iter().map(|(id, _)| failed_by(id, &e)));
                 return;
             }
         };
         report.freed_bytes += teardown.freed_bytes;
         report.steps.extend(step_views(&teardown));
+        let failures = teardown.failures();
         for (id, lock) in locks {
-            if let Some(step) = teardown.failure(&id) {
+            if let Some(step) = failures.get(&id) {
                 let e = step_error(&id, step);
                 report.failed.push(Failed { step: Some(step.step.entry.kind.to_string()), ..failed_by(&id, &e) });
             } else {
@@ -158,27 +177,51 @@ impl Smolvm {
         }
     }
 
-    /// Judges a target again under its lock; `None` when somebody else finished it.
-    fn still_meant(&self, store: &Store, target: &Target, scope: &Scope, patience: Instant) -> Result<Option<Lock>, Failed> {
-        let id = &target.id;
-        let fail = |e: Error| failed_by(id, &e);
-        if store.sandbox(id).map_err(|e| fail(e.into()))?.is_none() {
-            return Ok(None);
-        }
-        if target.why == Why::Stale {
-            self.hear_monitor(id, patience);
-        }
-        let lock = self.lock_for(id, BATCH_WAIT).map_err(fail)?;
-        let Some((record, entries)) = store.sandbox(id).map_err(|e| fail(e.into()))? else {
-            let _ = lock.remove();
-            return Ok(None);
+    /// Takes the lock of every target that still has a row; one that has none was finished by somebody else.
+    fn lock_batch<'t>(&self, store: &Store, batch: &'t [Target], report: &mut CleanupReport) -> Vec<(&'t Target, Lock)> {
+        let rows = match store.generations() {
+            Ok(rows) => rows,
+            Err(e) => {
+                let e = Error::from(e);
+                report.failed.extend(batch.iter().map(|target| failed_by(&target.id, &e)));
+                return Vec::new();
+            }
         };
-        let verdict = self.verdict(&record, &entries, Looker::Holder);
-        match select(scope, &candidate(&record, verdict)) {
+        let patience = Instant::now() + MONITOR_PATIENCE;
+        let mut locked = Vec::with_capacity(batch.len());
+        for target in batch {
+            if !rows.contains_key(target.id.as_str()) {
+                report.deleted.push(target.id.clone());
+                continue;
+            }
+            if target.why == Why::Stale {
+                self.hear_monitor(&target.id, patience);
+            }
+            match lock::take(&self.paths().lock(&target.id), BATCH_WAIT) {
+                Ok(lock) => locked.push((target, lock)),
+                Err(e) => report.failed.push(failed_by(&target.id, &e.into())),
+            }
+        }
+        locked
+    }
+
+    /// Judges a target again by what its row says under its lock; `None` when somebody else finished it.
+    fn still_meant(
+        &self,
+        target: &Target,
+        found: Result<Option<Found>, StoreError>,
+        scope: &Scope,
+        pids: &Pids,
+    ) -> Result<Option<Found>, Failed> {
+        let id = &target.id;
+        let Some(found) = found.map_err(|e| failed_by(id, &e.into()))? else { return Ok(None) };
+        let (record, entries) = &found;
+        let verdict = self.verdict_among(pids, record, process_of(record, entries), Looker::Holder);
+        match select(scope, &candidate(record, verdict)) {
             Selection::Unknown { evidence } => Err(unknown(id, &evidence)),
             // Whoever began to delete it and was killed wanted the same.
-            Selection::Target(_) if record.state == State::Deleting => Ok(Some(lock)),
-            Selection::Target(why) if why == target.why && record.generation == target.generation => Ok(Some(lock)),
+            Selection::Target(_) if record.state == State::Deleting => Ok(Some(found)),
+            Selection::Target(why) if why == target.why && record.generation == target.generation => Ok(Some(found)),
             Selection::Target(_) | Selection::Keep => Err(Failed {
                 id: id.to_string(),
                 error: "it changed after it was listed, so it was left alone".to_owned(),
@@ -200,11 +243,12 @@ impl Smolvm {
 
     /// Removes lock files of sandboxes that are in no record: their makers were killed before or after the row.
     fn sweep_locks(&self, store: &Store) -> Result<(), Error> {
+        let rows = store.generations()?;
         for entry in std::fs::read_dir(self.paths().locks()).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let id = name.to_str().and_then(|n| n.strip_suffix(".lock")).and_then(|n| n.parse::<SandboxId>().ok());
             let Some(id) = id else { continue };
-            if store.sandbox(&id).is_ok_and(|found| found.is_none()) {
+            if !rows.contains_key(id.as_str()) {
                 // Held: somebody is about to write the row.
                 let free = self.lock_for(&id, Duration::ZERO).ok().filter(|_| store.sandbox(&id).is_ok_and(|found| found.is_none()));
                 if let Some(lock) = free {
@@ -228,9 +272,8 @@ impl Smolvm {
             .filter(|o| o.doubt.is_some())
             .filter_map(|o| Some(o.entry.as_ref()?.sandbox.clone()))
             .collect();
-        let mut locks: Vec<(SandboxId, Lock)> = Vec::new();
-        let mut entries = Vec::new();
-        let mut indices = Vec::new();
+        let mut locks: BTreeMap<SandboxId, Lock> = BTreeMap::new();
+        let mut asked: Vec<(usize, Entry)> = Vec::new();
         for i in wanted {
             let orphan = &report.orphans[i];
             let Some(entry) = orphan.entry.clone() else {
@@ -250,27 +293,28 @@ impl Smolvm {
             if doubted.contains(&entry.sandbox) {
                 continue;
             }
-            if !locks.iter().any(|(id, _)| *id == entry.sandbox) {
+            if !locks.contains_key(&entry.sandbox) {
                 match self.lock_for(&entry.sandbox, BATCH_WAIT) {
-                    Ok(lock) => locks.push((entry.sandbox.clone(), lock)),
+                    Ok(lock) => drop(locks.insert(entry.sandbox.clone(), lock)),
                     Err(e) => {
                         report.failed.push(failed_by(&entry.sandbox, &e));
                         continue;
                     }
                 }
             }
-            // Somebody may have made a sandbox of that name since; then it is theirs.
-            if store.sandbox(&entry.sandbox).is_ok_and(|found| found.is_none()) {
-                entries.push(entry);
-                indices.push(i);
-            }
+            asked.push((i, entry));
         }
+        // Somebody may have made a sandbox of that name since; then it is theirs. Looked up under all the locks at once.
+        let rows = store.generations()?;
+        asked.retain(|(_, entry)| !rows.contains_key(entry.sandbox.as_str()));
+        let (indices, entries): (Vec<usize>, Vec<Entry>) = asked.into_iter().unzip();
         let teardown = execute(&Plan::teardown(&entries, Reason::Delete), &mut HostEffects::new(self, Patience::Short));
         report.freed_bytes += teardown.freed_bytes;
         report.steps.extend(step_views(&teardown));
+        let same = |e: &Entry| (e.kind, e.key.clone(), e.identity.as_ref().map(|identity| (identity.pid, identity.start_ticks)));
+        let steps: HashMap<_, &StepReport> = teardown.steps.iter().map(|step| (same(&step.step.entry), step)).collect();
         for (entry, i) in entries.iter().zip(indices) {
-            let step = teardown.steps.iter().find(|s| s.step.entry == *entry);
-            match step {
+            match steps.get(&same(entry)) {
                 Some(step) if step.outcome.is_settled() => report.orphans[i].removed = true,
                 Some(step) => {
                     let e = step_error(&entry.sandbox, step);
@@ -280,7 +324,7 @@ impl Smolvm {
             }
         }
         for (id, lock) in locks {
-            if store.sandbox(&id).is_ok_and(|found| found.is_none()) {
+            if !rows.contains_key(id.as_str()) {
                 let _ = lock.remove();
             }
         }
@@ -347,13 +391,26 @@ fn shared_report(outcome: SharedOutcome) -> SharedReport {
     SharedReport { kind: outcome.kind, key: outcome.key, outcome: text }
 }
 
-/// A batch opens more descriptors than the customary soft limit of 1,024 allows.
-fn raise_descriptor_limit() {
+/// As many as have descriptors: a full batch opens more than the customary soft limit of 1,024 allows.
+fn batch_size() -> usize {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let wanted = u64::try_from(BATCH).unwrap_or(u64::MAX).saturating_mul(DESCRIPTORS_EACH).saturating_add(DESCRIPTORS_SPARE);
     let limit = getrlimit(Resource::Nofile);
-    let wanted = limit.maximum.map_or(DESCRIPTORS, |max| max.min(DESCRIPTORS));
-    if limit.current.is_some_and(|current| current < wanted) {
-        // Refused, the batch runs into the limit and says so for each sandbox; nothing is lost.
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum });
-    }
+    let may = limit.maximum.map_or(wanted, |max| max.min(wanted));
+    let granted = match limit.current {
+        Some(current) if current < may => {
+            let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(may), maximum: limit.maximum });
+            if raised.is_ok() { may } else { current }
+        }
+        Some(_) | None => may,
+    };
+    fitting(granted)
 }
+
+/// The size of a batch for which so many descriptors are enough.
+fn fitting(descriptors: u64) -> usize {
+    usize::try_from(descriptors.saturating_sub(DESCRIPTORS_SPARE) / DESCRIPTORS_EACH).unwrap_or(BATCH).clamp(1, BATCH)
+}
+
+#[cfg(test)]
+mod tests;

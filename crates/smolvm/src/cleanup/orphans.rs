@@ -1,7 +1,7 @@
 //! What carries this installation's mark and is in no record.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use smolvm_host::engine::probe::Engine;
@@ -88,12 +88,12 @@ pub(crate) struct Seen {
     shared: Vec<(String, String)>,
 }
 
-/// Looks at the host. `wanted` says for which sandboxes processes are proven, which is the costly part.
-pub(crate) fn look(vm: &Smolvm, wanted: impl Fn(&SandboxId) -> bool) -> Seen {
-    let mut entries = processes(vm, wanted);
+/// Looks at the host. `wanted` says for which sandboxes something of a kind is proven, where that costs more than a list.
+pub(crate) fn look(vm: &Smolvm, wanted: impl Fn(Kind, &SandboxId) -> bool) -> Seen {
+    let mut entries = processes(vm, |id| wanted(Kind::Process, id));
     entries.extend(taps(vm).into_iter().map(|e| (e, None)));
     for kind in [Kind::RunDir, Kind::StateDir] {
-        entries.extend(dirs(vm, kind).into_iter().map(|e| (e, None)));
+        entries.extend(dirs(vm, kind, |id| wanted(kind, id)).into_iter().map(|e| (e, None)));
     }
     let (elements, shared) = filter_objects(vm);
     Seen { entries, elements, shared }
@@ -102,15 +102,26 @@ pub(crate) fn look(vm: &Smolvm, wanted: impl Fn(&SandboxId) -> bool) -> Seen {
 /// Adds to a sandbox's recorded entries what carries its mark and is not recorded as held: after a restored
 /// backup the row may know nothing of a hypervisor that runs.
 pub(crate) fn add_unrecorded(vm: &Smolvm, entries: &mut Vec<Entry>, ids: &BTreeSet<&SandboxId>) {
-    let Seen { entries: found, elements, .. } = look(vm, |id| ids.contains(id));
+    // A directory that is recorded as held is looked at by the teardown itself; its owner need not be read twice.
+    let is_dir = |e: &&Entry| matches!(e.kind, Kind::RunDir | Kind::StateDir) && e.status != Status::Reserved;
+    let held: HashSet<(Kind, &str)> = entries.iter().filter(is_dir).map(|e| (e.kind, e.key.as_str())).collect();
+    let Seen { entries: found, elements, .. } = look(vm, |kind, id| ids.contains(id) && !held.contains(&(kind, id.as_str())));
+    drop(held);
+    let mut keys: HashMap<(Kind, String), usize> = HashMap::new();
+    let mut processes: HashMap<(u32, u64), usize> = HashMap::new();
+    for (i, entry) in entries.iter().enumerate() {
+        keys.entry((entry.kind, entry.key.clone())).or_insert(i);
+        if let Some(identity) = &entry.identity {
+            processes.entry((identity.pid, identity.start_ticks)).or_insert(i);
+        }
+    }
     let sure = found.into_iter().filter(|(_, doubt)| doubt.is_none()).map(|(e, _)| e);
     for seen in sure.chain(elements).filter(|e| ids.contains(&e.sandbox)) {
-        let same = |e: &&mut Entry| match (&seen.identity, &e.identity) {
-            (Some(a), Some(b)) => (a.pid, a.start_ticks) == (b.pid, b.start_ticks),
-            (Some(_), None) => false,
-            (None, _) => e.kind == seen.kind && e.key == seen.key,
+        let same = match &seen.identity {
+            Some(identity) => processes.get(&(identity.pid, identity.start_ticks)),
+            None => keys.get(&(seen.kind, seen.key.clone())),
         };
-        match entries.iter_mut().find(same) {
+        match same.and_then(|i| entries.get_mut(*i)) {
             Some(recorded) if recorded.status == Status::Reserved => recorded.status = Status::Held,
             Some(_) => {}
             None => entries.push(seen),
@@ -209,13 +220,13 @@ fn unrecorded_shared(vm: &Smolvm, mut shared: Vec<(String, String)>, table: &Tab
     shared
 }
 
-fn dirs(vm: &Smolvm, kind: Kind) -> Vec<Entry> {
+fn dirs(vm: &Smolvm, kind: Kind, wanted: impl Fn(&SandboxId) -> bool) -> Vec<Entry> {
     let parent = if kind == Kind::RunDir { vm.paths().run.clone() } else { vm.paths().sandboxes() };
     let Ok(listing) = std::fs::read_dir(parent) else { return Vec::new() };
     listing
         .flatten()
         .filter_map(|entry| {
-            let id: SandboxId = entry.file_name().to_str()?.parse().ok()?;
+            let id: SandboxId = entry.file_name().to_str()?.parse().ok().filter(&wanted)?;
             let owner = std::fs::read_to_string(entry.path().join(OWNER)).ok()?;
             (owner.trim_end() == vm.mark(&id).to_string()).then(|| orphan_entry(id.clone(), kind, id.to_string(), None))
         })

@@ -1,6 +1,6 @@
 //! What `cleanup` would do, found by looking only.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use smolvm_host::store::{SandboxRecord, Store, Table};
 use smolvm_model::error_code::ErrorCode;
@@ -15,7 +15,7 @@ use crate::clock::now_ms;
 use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::list::by_sandbox;
-use crate::observe::Looker;
+use crate::observe::{Looker, Pids, process_of};
 
 /// Everything `cleanup` found. It is what the user is shown, and exactly what [`Smolvm::cleanup_apply`] does.
 #[derive(Debug, Clone)]
@@ -86,7 +86,8 @@ impl Smolvm {
         let store = self.look()?;
         let read = || store.as_ref().map_or_else(|| Ok(Table::default()), Store::table);
         let before = read()?;
-        let seen = orphans::look(self, |id| !before.sandboxes.iter().any(|r| r.id == *id));
+        let known: HashSet<&str> = before.sandboxes.iter().map(|r| r.id.as_str()).collect();
+        let seen = orphans::look(self, |_, id| !known.contains(id.as_str()));
         let table = read()?;
         let grouped = by_sandbox(&table);
         let mut plan = CleanupPlan {
@@ -97,10 +98,9 @@ impl Smolvm {
             orphans: orphans::find(self, scope, seen, &before, &table),
             steps: Vec::new(),
         };
-        for record in &table.sandboxes {
-            let entries = grouped.get(record.id.as_str()).copied().unwrap_or_default();
-            self.consider(&mut plan, store.as_ref(), record, entries);
-        }
+        let looks: Vec<Look<'_>> =
+            table.sandboxes.iter().map(|record| (record, grouped.get(record.id.as_str()).copied().unwrap_or_default())).collect();
+        self.consider(&mut plan, store.as_ref(), &looks);
         let mut told = BTreeSet::new();
         // A broken row and the entries under it are one trouble.
         for row in table.broken.iter().filter(|row| broken_is_meant(scope, &row.raw_id) && told.insert(row.raw_id.as_str())) {
@@ -128,20 +128,38 @@ impl Smolvm {
         Ok(plan)
     }
 
-    /// Judges one sandbox, with a second look where somebody may have finished between the look at its row and at its lock.
-    fn consider(&self, plan: &mut CleanupPlan, store: Option<&Store>, record: &SandboxRecord, entries: &[Entry]) {
-        let verdict = self.verdict(record, entries, Looker::Passer);
-        let doubtful = matches!(verdict, Verdict::Interrupted | Verdict::Stale);
-        match store.filter(|_| doubtful).map(|store| store.sandbox(&record.id)) {
-            Some(Ok(None)) => {}
-            Some(Ok(Some((fresh, entries)))) if fresh.generation != record.generation => {
-                judge_one(plan, &fresh, &entries, &self.verdict(&fresh, &entries, Looker::Passer));
+    /// Judges all, with a second look at the rows where somebody may have finished between the look at one and at its lock.
+    fn consider(&self, plan: &mut CleanupPlan, store: Option<&Store>, looks: &[Look<'_>]) {
+        let pids = Pids::for_records(self, looks.len());
+        let verdicts: Vec<Verdict> =
+            looks.iter().map(|(record, entries)| self.verdict_among(&pids, record, process_of(record, entries), Looker::Passer)).collect();
+        let is_doubtful = |verdict: &Verdict| matches!(verdict, Verdict::Interrupted | Verdict::Stale);
+        // After the last verdict, for all of them at once. A row that cannot be read again is told when it is to be removed.
+        let now: Option<HashMap<String, i64>> =
+            store.filter(|_| verdicts.iter().any(is_doubtful)).and_then(|store| store.generations().ok());
+        for ((record, entries), verdict) in looks.iter().zip(&verdicts) {
+            let now = now.as_ref().filter(|_| is_doubtful(verdict)).map(|now| now.get(record.id.as_str()));
+            let fresh = match now {
+                None => None,
+                Some(Some(generation)) if *generation == record.generation => None,
+                // Another command finished it.
+                Some(None) => continue,
+                Some(Some(_)) => match store.map(|store| store.sandbox(&record.id)) {
+                    Some(Ok(None)) => continue,
+                    Some(Ok(Some(fresh))) => Some(fresh),
+                    Some(Err(_)) | None => None,
+                },
+            };
+            match fresh {
+                Some((fresh, entries)) => judge_one(plan, &fresh, &entries, &self.verdict(&fresh, &entries, Looker::Passer)),
+                None => judge_one(plan, record, entries, verdict),
             }
-            // A row that became unreadable meanwhile is told when it is to be removed.
-            Some(Ok(Some(_)) | Err(_)) | None => judge_one(plan, record, entries, &verdict),
         }
     }
 }
+
+/// A row and its entries, as they were read together.
+type Look<'a> = (&'a SandboxRecord, &'a [Entry]);
 
 fn judge_one(plan: &mut CleanupPlan, record: &SandboxRecord, entries: &[Entry], verdict: &Verdict) {
     if *verdict == Verdict::Stale {

@@ -66,7 +66,7 @@ impl Smolvm {
                 .hint("use --net user or --net none")
                 .because(e)
         })?;
-        Ok(store.write(Commit::Range, |w| settle(w, POOL, pool, pool.to_string()))?)
+        Ok(store.write(Commit::Range, |w| settle(w, POOL, pool, &pool.to_string()))?)
     }
 
     fn uid_range(&self, store: &mut Store) -> Result<UidRange, Error> {
@@ -76,17 +76,17 @@ impl Smolvm {
         let used = accounts::used_ids().map_err(|e| Error::new(ErrorCode::Internal, "the host's accounts cannot be read").because(e))?;
         let range = UidRange::choose(&self.install, &used)
             .map_err(|e| Error::new(ErrorCode::ResourceExhausted, "no uids are free for hypervisors").because(e))?;
-        let start = store.write(Commit::Range, |w| settle(w, UIDS, range.start(), range.start().to_string()))?;
+        let start = store.write(Commit::Range, |w| settle(w, UIDS, range.start(), &range.start().to_string()))?;
         UidRange::from_start(start).map_err(|e| Error::new(ErrorCode::StateCorrupt, "the recorded range of uids is none").because(e))
     }
 }
 
 /// The choice that stands: the first command of an installation makes it, and another one may have been first since the look.
-fn settle<T: FromStr>(w: &Writing<'_>, key: &str, chosen: T, text: String) -> Result<T, StoreError> {
+fn settle<T: FromStr>(w: &Writing<'_>, key: &str, chosen: T, text: &str) -> Result<T, StoreError> {
     if let Some(standing) = w.meta(key)?.and_then(|text| text.parse().ok()) {
         return Ok(standing);
     }
-    w.set_meta(key, &text)?;
+    w.set_meta(key, text)?;
     Ok(chosen)
 }
 

@@ -12,7 +12,7 @@ use smolvm_host::net::uplink;
 use smolvm_host::store::{SharedPart, Store};
 use smolvm_model::effect::{Commit, Effect};
 use smolvm_model::error_code::ErrorCode;
-use smolvm_model::ledger::{Kind, Status};
+use smolvm_model::ledger::Kind;
 use smolvm_model::name::InstallId;
 use smolvm_model::network::{ElementKey, ElementOwner, Guest, IfName, table_name};
 
@@ -119,8 +119,7 @@ pub(crate) fn release_shared(vm: &Smolvm, store: &mut Store) -> Result<Vec<Share
 }
 
 fn in_use(store: &Store) -> Result<bool, Error> {
-    let busy = |kind: Kind, status: Status| matches!(kind, Kind::Tap | Kind::NftElements) && status != Status::Reserved;
-    Ok(store.table()?.entries.iter().any(|e| busy(e.kind, e.status)))
+    Ok(store.has_in_use(Kind::Tap)? || store.has_in_use(Kind::NftElements)?)
 }
 
 fn release_table(vm: &Smolvm) -> Result<&'static str, String> {

@@ -1,15 +1,14 @@
 //! Removes a sandbox's directories: checked for their owner, renamed into the trash, then unlinked.
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, openat, renameat_with, statat};
-use rustix::io::Errno;
+use rustix::io::{Errno, read, retry_on_intr};
 use smolvm_host::effect::perform;
-use smolvm_host::fsx::{create_private_dir, remove_tree, sync_dir};
+use smolvm_host::fsx::{FsError, Removed, create_private_dir, remove_tree, sync_dir};
 use smolvm_host::random;
 use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
@@ -22,11 +21,16 @@ use crate::installation::Smolvm;
 use crate::paths::OWNER;
 
 /// Longest owner file that is read: a mark has at most 82 bytes.
-const OWNER_CAP: u64 = 256;
+const OWNER_CAP: usize = 256;
 /// Run directories on their way out; it is there only while there are any.
 const TRASH: &str = ".trash";
 /// How often the trash is made anew: each time, another command was done with its own in that very moment.
 const TRIES: u32 = 64;
+/// Threads that unlink, at most. More than processors, for most of it is waiting: a file system that discards or
+/// commits at once lets each file wait for the device, and the device takes many requests at a time.
+const UNLINKERS: usize = 8;
+/// Directories for which a thread of its own pays.
+const PER_UNLINKER: usize = 16;
 
 /// Moves all of them away, makes that durable once, then unlinks. Returns the bytes freed as well.
 pub(super) fn remove(vm: &Smolvm, kind: Kind, entries: &[&Entry]) -> (Vec<Outcome>, u64) {
@@ -48,11 +52,16 @@ pub(super) fn remove(vm: &Smolvm, kind: Kind, entries: &[&Entry]) -> (Vec<Outcom
         Ok(fd) => fd,
         Err(e) => return fail_all(&e),
     };
+    // Drawn once for all of them: the names before it differ already.
+    let token = match random::bytes::<8>() {
+        Ok(bytes) => u64::from_le_bytes(bytes),
+        Err(e) => return fail_all(&e),
+    };
     let mut moved = Vec::new();
     let mut outcomes: Vec<Outcome> = entries
         .iter()
         .enumerate()
-        .map(|(i, entry)| match move_away(vm, &parent, &trash_path, &mut trash, entry) {
+        .map(|(i, entry)| match move_away(vm, &parent, (&trash_path, &mut trash), token, entry) {
             Ok(Moved::Away(name)) => {
                 moved.push((i, name));
                 Outcome::Released
@@ -73,8 +82,8 @@ pub(super) fn remove(vm: &Smolvm, kind: Kind, entries: &[&Entry]) -> (Vec<Outcom
     }
     let mut freed = 0;
     let emptied = perform(Effect::EmptyTrash, |_| {
-        for (i, name) in &moved {
-            match remove_tree(&trash, OsStr::new(name)) {
+        for ((i, _), removal) in moved.iter().zip(unlink_all(&trash, &moved)) {
+            match removal {
                 Ok(removed) => freed += removed.bytes,
                 Err(e) => outcomes[*i] = Outcome::Failed { code: io_code(&e.source), message: format!("{e}: {}", e.source) },
             }
@@ -88,6 +97,29 @@ pub(super) fn remove(vm: &Smolvm, kind: Kind, entries: &[&Entry]) -> (Vec<Outcom
         Ok(()) => (outcomes, freed),
         Err(e) => fail_all(&e),
     }
+}
+
+/// Unlinks all of them, each whatever becomes of the others; the results come in their order, however many threads there are.
+fn unlink_all(trash: &OwnedFd, moved: &[(usize, String)]) -> Vec<Result<Removed, FsError>> {
+    let unlink = |part: &[(usize, String)]| part.iter().map(|(_, name)| remove_tree(trash, OsStr::new(name))).collect();
+    let threads = UNLINKERS.min(moved.len().div_ceil(PER_UNLINKER));
+    if threads < 2 {
+        return unlink(moved);
+    }
+    let (first, rest) = moved.split_at(moved.len().div_ceil(threads));
+    std::thread::scope(|scope| {
+        let spawn = |part| std::thread::Builder::new().spawn_scoped(scope, move || unlink(part)).map_err(|_| part);
+        let others: Vec<_> = rest.chunks(first.len()).map(spawn).collect();
+        let mut results = unlink(first);
+        for other in others {
+            results.extend(match other {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                // No thread to be had: then it is done here.
+                Err(part) => unlink(part),
+            });
+        }
+        results
+    })
 }
 
 /// Unlinks what anybody left in the trash of run directories, and the trash.
@@ -122,7 +154,13 @@ enum Moved {
     Foreign(String),
 }
 
-fn move_away(vm: &Smolvm, parent: &OwnedFd, trash_path: &Path, trash: &mut OwnedFd, entry: &Entry) -> Result<Moved, std::io::Error> {
+fn move_away(
+    vm: &Smolvm,
+    parent: &OwnedFd,
+    (trash_path, trash): (&Path, &mut OwnedFd),
+    token: u64,
+    entry: &Entry,
+) -> Result<Moved, std::io::Error> {
     // The entry's key is the sandbox's id for both kinds; anything else in the ledger is not followed.
     let name = entry.sandbox.as_str();
     let dir = match openat(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
@@ -143,7 +181,6 @@ fn move_away(vm: &Smolvm, parent: &OwnedFd, trash_path: &Path, trash: &mut Owned
             });
         }
     }
-    let token = u64::from_le_bytes(random::bytes::<8>()?);
     let target = format!("{name}.{token:016x}");
     let mut tries = 1;
     loop {
@@ -164,9 +201,10 @@ fn move_away(vm: &Smolvm, parent: &OwnedFd, trash_path: &Path, trash: &mut Owned
 pub(super) fn owner(dir: impl AsFd) -> Result<Option<String>, std::io::Error> {
     match openat(dir, OWNER, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty()) {
         Ok(fd) => {
-            let mut bytes = Vec::new();
-            File::from(fd).take(OWNER_CAP).read_to_end(&mut bytes)?;
-            Ok(Some(String::from_utf8_lossy(&bytes).trim_end().to_owned()))
+            // A regular file gives all it has, up to the cap, in one read.
+            let mut bytes = [0; OWNER_CAP];
+            let length = retry_on_intr(|| read(&fd, &mut bytes))?;
+            Ok(Some(String::from_utf8_lossy(&bytes[..length]).trim_end().to_owned()))
         }
         Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(errno.into()),
@@ -230,6 +268,44 @@ mod tests {
             };
             assert_eq!((is, dir.exists()), (want, want != "released"), "{id}: {outcomes:?}");
         }
+    }
+
+    /// However many threads unlink: outcomes come in the order of the entries, and what cannot be removed keeps nothing else.
+    #[test]
+    fn of_many_one_that_cannot_be_unlinked_keeps_none_of_the_others() {
+        let (_dir, vm) = place();
+        let ids: Vec<String> = (0..100).map(|i| format!("vm-{i}")).collect();
+        for (i, id) in ids.iter().enumerate() {
+            let dir = vm.paths().sandbox(&id.parse().unwrap());
+            match i {
+                // Deeper than anything of ours is, so it is left alone.
+                41 => std::fs::create_dir_all(dir.join("d/".repeat(80))).unwrap(),
+                42 => {}
+                43 => {
+                    std::fs::create_dir(&dir).unwrap();
+                    std::fs::write(dir.join(OWNER), "mine").unwrap();
+                }
+                _ => {
+                    std::fs::create_dir(&dir).unwrap();
+                    std::fs::write(dir.join("data.img"), vec![1; 8192]).unwrap();
+                }
+            }
+        }
+        let entries: Vec<Entry> = ids.iter().map(|id| entry(id, Kind::StateDir)).collect();
+        let (outcomes, freed) = remove(&vm, Kind::StateDir, &entries.iter().collect::<Vec<_>>());
+        for (i, outcome) in outcomes.iter().enumerate() {
+            let want = match i {
+                41 => "failed",
+                42 => "already_gone",
+                43 => "refused",
+                _ => "released",
+            };
+            assert_eq!(outcome.as_str(), want, "{i}: {outcome:?}");
+        }
+        assert_eq!(freed, 97 * 8192);
+        let left = |dir| std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>();
+        assert_eq!(left(vm.paths().sandboxes()), ["vm-43"]);
+        assert!(matches!(&left(vm.paths().trash())[..], [name] if name.starts_with("vm-41.")));
     }
 
     /// Each takes the trash away whenever it finds it empty, under the feet of the others.

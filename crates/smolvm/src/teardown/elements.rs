@@ -1,5 +1,7 @@
 //! Removes filter elements in one transaction.
 
+use std::collections::HashMap;
+
 use smolvm_host::effect::Permit;
 use smolvm_host::net::nft::{self, NftError};
 use smolvm_model::error_code::ErrorCode;
@@ -18,14 +20,15 @@ pub(super) fn remove(permit: &Permit, vm: &Smolvm, entries: &[&Entry]) -> Vec<Ou
         Ok(elements) => elements.unwrap_or_default(),
         Err(e) => return vec![failed(&e); entries.len()],
     };
+    let present: HashMap<&ElementKey, &ElementOwner> = present.iter().map(|element| (&element.key, &element.owner)).collect();
     let mut outcomes: Vec<Option<Outcome>> = vec![None; entries.len()];
     let mut keys: Vec<ElementKey> = Vec::new();
     for (i, entry) in entries.iter().enumerate() {
-        let found = entry.key.parse::<ElementKey>().ok().and_then(|key| present.iter().find(|p| p.key == key));
+        let found = entry.key.parse::<ElementKey>().ok().and_then(|key| present.get_key_value(&key));
         match found {
             None => outcomes[i] = Some(Outcome::AlreadyGone),
-            Some(element) if element.owner == ElementOwner::Sandbox(vm.mark(&entry.sandbox)) => keys.push(element.key.clone()),
-            Some(element) => outcomes[i] = Some(Outcome::Refused { found_owner: format!("{:?}", element.owner) }),
+            Some((key, owner)) if **owner == ElementOwner::Sandbox(vm.mark(&entry.sandbox)) => keys.push((*key).clone()),
+            Some((_, owner)) => outcomes[i] = Some(Outcome::Refused { found_owner: format!("{owner:?}") }),
         }
     }
     let done = if keys.is_empty() { Ok(nft::Removal::Done) } else { nft::remove(permit, &vm.install, &keys) };

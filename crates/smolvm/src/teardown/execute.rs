@@ -1,6 +1,6 @@
 //! Runs a plan rank by rank, proves what it did, and writes it down.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use smolvm_host::store::{Store, Writing};
 use smolvm_model::effect::Commit;
@@ -35,6 +35,20 @@ impl Report {
     /// Whether everything of a sandbox is proven gone.
     pub(crate) fn is_clear(&self, id: &SandboxId) -> bool {
         self.steps.iter().all(|s| s.step.entry.sandbox != *id || s.outcome.is_settled())
+    }
+
+    /// The same as [`Report::failure`] for every sandbox that has one, in one pass over the steps.
+    pub(crate) fn failures(&self) -> HashMap<&SandboxId, &StepReport> {
+        let mut first = HashMap::new();
+        for step in self.steps.iter().filter(|s| matches!(s.outcome, Outcome::Failed { .. })) {
+            first.entry(&step.step.entry.sandbox).or_insert(step);
+        }
+        first
+    }
+
+    /// The sandboxes that [`Report::is_clear`] denies, in one pass over the steps.
+    pub(crate) fn unclear(&self) -> HashSet<&SandboxId> {
+        self.steps.iter().filter(|s| !s.outcome.is_settled()).map(|s| &s.step.entry.sandbox).collect()
     }
 }
 
@@ -80,11 +94,10 @@ fn run_rank(rank: Rank, entries: &[&Entry], effects: &mut dyn Effects) -> Vec<Ou
 
 /// Looks at the host once more: what is called gone and is there is a failure, whatever the step said.
 fn prove(report: &mut Report, effects: &mut dyn Effects) {
-    let checked = |s: &&mut StepReport| matches!(s.outcome, Outcome::Released | Outcome::AlreadyGone);
-    let mut settled: Vec<&mut StepReport> = report.steps.iter_mut().filter(checked).collect();
-    let entries: Vec<Entry> = settled.iter().map(|s| s.step.entry.clone()).collect();
-    let found = effects.still_there(&entries.iter().collect::<Vec<_>>());
-    for (step, found) in settled.iter_mut().zip(found) {
+    let checked = |s: &StepReport| matches!(s.outcome, Outcome::Released | Outcome::AlreadyGone);
+    let entries: Vec<&Entry> = report.steps.iter().filter(|s| checked(s)).map(|s| &s.step.entry).collect();
+    let found = effects.still_there(&entries);
+    for (step, found) in report.steps.iter_mut().filter(|s| checked(s)).zip(found) {
         step.outcome = match found {
             Sight::Gone => continue,
             Sight::There(what) => Outcome::Failed { code: ErrorCode::Internal, message: format!("still there after its removal: {what}") },
@@ -279,6 +292,9 @@ mod tests {
             settle_now(&mut store, &report).unwrap();
             assert!(report.is_clear(&id("b")) && !report.is_clear(&id("a")), "{kind}");
             assert_eq!(report.failure(&id("a")).map(|s| s.step.entry.kind), Some(kind));
+            // All at once they say the same as one by one.
+            assert_eq!(report.failures().into_iter().map(|(id, s)| (id.as_str(), s.step.entry.kind)).collect::<Vec<_>>(), [("a", kind)]);
+            assert_eq!(report.unclear(), std::collections::HashSet::from([&id("a")]));
             let left = store.table().unwrap().entries;
             for (kind, key) in &host.there {
                 assert!(left.iter().any(|e| e.kind == *kind && e.key == *key && e.status != Status::Reserved), "{kind} {key} is forgotten");

@@ -13,6 +13,7 @@ use smolvm_model::name::Mark;
 use smolvm_model::teardown::Outcome;
 
 use super::effects::{HostEffects, Patience, Sight};
+use crate::observe::Pids;
 
 /// After SIGKILL a process has only kernel work left; one that takes longer sits in uninterruptible sleep.
 const AFTER_KILL: Duration = Duration::from_secs(5);
@@ -166,12 +167,12 @@ impl HostEffects<'_> {
     }
 
     /// Which of the processes an entry means is still there.
-    pub(super) fn process_still_there(&self, meant: &Meant) -> Sight {
+    pub(super) fn process_still_there(&self, meant: &Meant, pids: &Pids) -> Sight {
         let identities = match meant {
             Ok(identities) => identities,
             Err(evidence) => return Sight::Unseen { code: ErrorCode::Refused, message: evidence.clone() },
         };
-        for identity in identities.iter().filter(|i| i.pid != self.own_pid) {
+        for identity in identities.iter().filter(|i| i.pid != self.own_pid && pids.may_live(i.pid)) {
             match self.vm.presence(identity) {
                 Presence::Alive => return Sight::There(format!("process {}", identity.pid)),
                 Presence::Gone | Presence::Recycled => {}

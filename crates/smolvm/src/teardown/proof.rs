@@ -1,5 +1,7 @@
 //! Looks at the host once more, each kind in one look, after everything was done.
 
+use std::collections::HashSet;
+
 use smolvm_host::net::{nft, tap};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind, Status};
@@ -7,9 +9,10 @@ use smolvm_model::network::ElementKey;
 
 use super::effects::{HostEffects, Sight};
 use super::{dirs, elements};
+use crate::observe::Pids;
 
 /// The keys of one kind that are there, or why that cannot be seen.
-type Present = Result<Vec<String>, (ErrorCode, String)>;
+type Present = Result<HashSet<String>, (ErrorCode, String)>;
 
 impl HostEffects<'_> {
     /// What is still there of each entry.
@@ -19,10 +22,11 @@ impl HostEffects<'_> {
         let is_process = |e: &&&Entry| matches!(e.kind, Kind::Process | Kind::Monitor);
         let processes: Vec<&Entry> = entries.iter().filter(is_process).copied().collect();
         let mut meant = self.processes_of(&processes).into_iter();
+        let pids = Pids::for_records(self.vm, processes.len());
         entries
             .iter()
             .map(|entry| match entry.kind {
-                Kind::Process | Kind::Monitor => meant.next().map_or(Sight::Gone, |meant| self.process_still_there(&meant)),
+                Kind::Process | Kind::Monitor => meant.next().map_or(Sight::Gone, |meant| self.process_still_there(&meant, &pids)),
                 Kind::NftElements => sight(&elements, entry, "nft element"),
                 Kind::Tap => sight(&taps, entry, "network device"),
                 Kind::RunDir | Kind::StateDir => dirs::still_there(self.vm, entry).map_or(Sight::Gone, Sight::There),
@@ -33,7 +37,7 @@ impl HostEffects<'_> {
 
     fn taps(&self, entries: &[&Entry]) -> Present {
         if entries.iter().all(|e| e.kind != Kind::Tap) {
-            return Ok(Vec::new());
+            return Ok(HashSet::new());
         }
         let links = tap::find_marked(&self.vm.install).map_err(|e| (ErrorCode::Internal, e.to_string()))?;
         Ok(links.into_iter().map(|l| l.name.to_string()).collect())
@@ -42,7 +46,7 @@ impl HostEffects<'_> {
     fn elements(&self, entries: &[&Entry]) -> Present {
         let touched = |e: &&Entry| e.kind == Kind::NftElements && e.status != Status::Reserved;
         if !entries.iter().any(touched) {
-            return Ok(Vec::new());
+            return Ok(HashSet::new());
         }
         let present = nft::elements(&self.vm.install).map_err(|e| (elements::code(&e), e.to_string()))?.unwrap_or_default();
         Ok(present.into_iter().map(|e| e.key).filter(|k| matches!(k, ElementKey::Source { .. })).map(|k| k.to_string()).collect())
@@ -74,6 +78,6 @@ mod tests {
         ] {
             assert_eq!(sight(&dark, &entry(status), "tap"), want, "{status:?}");
         }
-        assert_eq!(sight(&Ok(vec!["t".to_owned()]), &entry(Status::Held), "tap"), Sight::There("tap t".to_owned()));
+        assert_eq!(sight(&Ok(HashSet::from(["t".to_owned()])), &entry(Status::Held), "tap"), Sight::There("tap t".to_owned()));
     }
 }
