@@ -32,13 +32,11 @@ fn what_cannot_be_ended_is_told_and_keeps_all_it_may_still_use() {
     let freezer = Freezer::new();
     let stuck = |args: &[&str]| {
         let cmd = place.smolvm(args).arg("--json").timeout(BOOT);
-        match &freezer {
-            Some(_) => support::envelope(&cmd.run()),
-            None => {
-                let trace = place.scratch().join("trace");
-                support::envelope(&cmd.env("SMOLVM_TEST_TRACE", trace).env("SMOLVM_TEST_FAULT", "etimedout@before:end-hypervisors").run())
-            }
+        if freezer.is_some() {
+            return support::envelope(&cmd.run());
         }
+        let trace = place.scratch().join("trace");
+        support::envelope(&cmd.env("SMOLVM_TEST_TRACE", trace).env("SMOLVM_TEST_FAULT", "etimedout@before:end-hypervisors").run())
     };
     if let Some(freezer) = &freezer {
         freezer.freeze(pair.hypervisor.pid);

@@ -65,9 +65,8 @@ fn clean(bed: &Bed) -> Result<(f64, f64)> {
     let mut command = bed.command(&bed.smolvm, &["cleanup", "--force"]);
     let complaint = tempfile::tempfile().context("no temporary file")?;
     let begin = Instant::now();
-    let mut child = command.stdout(Stdio::piped()).stderr(complaint.try_clone()?).spawn().context("cannot run smolvm")?;
-    let mut said = Vec::new();
-    child.stdout.take().context("no stdout")?.read_to_end(&mut said).context("what cleanup says")?;
+    let said = tempfile::tempfile().context("no temporary file")?;
+    let child = command.stdout(said).stderr(complaint.try_clone()?).spawn().context("cannot run smolvm")?;
     let reaped = reap(child)?;
     let took = ms(begin.elapsed());
     ensure!(reaped.status.success(), "cleanup: {}\n{}", reaped.status, text(complaint)?);

@@ -22,7 +22,6 @@ const ALLOWED: &[(&str, &str)] = &[
     ("fuzz/src/memory.rs", "an allocator that counts"),
     ("crates/standin/src/sys.rs", "the program in the jail calls the kernel in ways no wrapper offers"),
     ("crates/testkit/src/netns.rs", "unshare(2) of one thread into a private network and mount namespace"),
-    ("xtask/src/bench/reap.rs", "wait4(2), for the memory that a process had at most"),
 ];
 
 /// Unlisted files with `unsafe`, listed files without, and blocks without a SAFETY comment.

@@ -27,7 +27,7 @@ const LARGEST: u64 = 15 << 40;
 const SPACE_MIB: u64 = 8;
 const BUILD_WAIT: Duration = Duration::from_mins(1);
 /// Part of the file's name: another layout gets other templates.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 
 /// Why a data disk cannot be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
