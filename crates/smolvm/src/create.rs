@@ -57,6 +57,15 @@ pub struct CreateRequest {
     pub accelerator: AcceleratorRequest,
 }
 
+/// A sandbox that this process made: its name, and what tells it from a later one of the same name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// Its name.
+    pub id: SandboxId,
+    /// Its row's number.
+    pub(crate) seq: i64,
+}
+
 impl CreateRequest {
     /// A request for an image, everything else by default.
     pub fn of(image: ImageName) -> Self {
@@ -77,19 +86,21 @@ impl CreateRequest {
 
 impl Smolvm {
     /// Makes a sandbox; on failure takes back what was made.
-    pub fn create(&self, request: &CreateRequest) -> Result<SandboxView, Error> {
-        let id = self.create_recorded(request)?;
-        Ok(self.inspect(&id)?.sandbox)
+    pub fn create(&self, request: &CreateRequest) -> Result<(Made, SandboxView), Error> {
+        let made = self.create_recorded(request)?;
+        let view = self.inspect(&made.id)?.sandbox;
+        Ok((made, view))
     }
 
-    /// The same, and only its id.
-    pub(crate) fn create_recorded(&self, request: &CreateRequest) -> Result<SandboxId, Error> {
+    /// The same without a look at it.
+    pub(crate) fn create_recorded(&self, request: &CreateRequest) -> Result<Made, Error> {
         let image = self.image(&request.image)?;
         let spec = spec_of(request, &image)?;
         capacity::check_create(self.paths(), &spec, request.disk.is_some())?;
         let mut store = self.store()?;
         let reservation = self.prepare_reservation(&mut store, spec.network)?;
-        let (id, lock) = self.insert(&mut store, request, &spec, &reservation)?;
+        let (made, lock) = self.insert(&mut store, request, &spec, &reservation)?;
+        let id = made.id.clone();
         match self.make_state_dir(&id, &spec) {
             Ok(()) => {
                 let done = store.write(Commit::Created, |w| -> Result<(), Error> {
@@ -98,7 +109,7 @@ impl Smolvm {
                     Ok(())
                 });
                 match done {
-                    Ok(()) => Ok(id),
+                    Ok(()) => Ok(made),
                     Err(e) => Err(self.roll_back(&mut store, &id, lock, e)),
                 }
             }
@@ -132,7 +143,7 @@ impl Smolvm {
         request: &CreateRequest,
         spec: &Spec,
         reservation: &network::Reservation,
-    ) -> Result<(SandboxId, Lock), Error> {
+    ) -> Result<(Made, Lock), Error> {
         let created_ms = now_ms();
         let expires_ms = request.ttl.map(|ttl| created_ms.saturating_add(i64::try_from(ttl.duration().as_millis()).unwrap_or(i64::MAX)));
         // A drawn name that is taken is drawn again; a chosen one that is taken is the user's to change.
@@ -142,8 +153,8 @@ impl Smolvm {
                 None => draw()?,
             };
             let lock = self.lock(&id)?;
-            let done = store.write(Commit::Create, |w| -> Result<(), Error> {
-                w.insert_sandbox(&NewSandbox { id: &id, spec, created_ms, expires_ms })?;
+            let done = store.write(Commit::Create, |w| -> Result<i64, Error> {
+                let seq = w.insert_sandbox(&NewSandbox { id: &id, spec, created_ms, expires_ms })?;
                 w.insert_entry(&Entry {
                     sandbox: id.clone(),
                     kind: Kind::StateDir,
@@ -151,10 +162,10 @@ impl Smolvm {
                     status: Status::Intended,
                     identity: None,
                 })?;
-                network::reserve(self, w, &id, reservation)
+                network::reserve(self, w, &id, reservation).map(|()| seq)
             });
             match done {
-                Ok(()) => return Ok((id, lock)),
+                Ok(seq) => return Ok((Made { id, seq }, lock)),
                 Err(e) if e.code == ErrorCode::AlreadyExists && request.name.is_none() => {}
                 Err(e) if e.code == ErrorCode::AlreadyExists => {
                     return Err(Error::new(ErrorCode::AlreadyExists, format!("a sandbox \"{id}\" exists already"))

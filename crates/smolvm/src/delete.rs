@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use smolvm_host::lock::Lock;
-use smolvm_host::store::{Found, Store};
+use smolvm_host::store::{Found, SandboxRecord, Store};
 use smolvm_model::effect::Commit;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::Entry;
@@ -12,6 +12,7 @@ use smolvm_model::state::State;
 use smolvm_model::teardown::{Outcome, Plan, Reason};
 
 use crate::cleanup::add_unrecorded;
+use crate::create::Made;
 use crate::error::Error;
 use crate::installation::{LOCK_WAIT, Smolvm};
 use crate::network;
@@ -42,11 +43,26 @@ pub enum IfMissing {
 impl Smolvm {
     /// Deletes sandboxes together; each that fails leaves the others alone.
     pub fn delete(&self, ids: &[SandboxId], if_missing: IfMissing) -> Result<Deletion, Error> {
-        self.delete_within(ids, if_missing, LOCK_WAIT)
+        self.delete_meant(ids, if_missing, LOCK_WAIT, |_| true)
     }
 
-    /// The same, waiting longer for a command or a monitor that is at work on them.
-    pub(crate) fn delete_within(&self, ids: &[SandboxId], if_missing: IfMissing, wait: Duration) -> Result<Deletion, Error> {
+    /// Deletes a sandbox that this process made, and not another that has its name by now.
+    pub fn delete_made(&self, made: &Made) -> Result<Deletion, Error> {
+        self.delete_made_within(made, LOCK_WAIT)
+    }
+
+    /// The same, waiting longer for a command or a monitor that is at work on it.
+    pub(crate) fn delete_made_within(&self, made: &Made, wait: Duration) -> Result<Deletion, Error> {
+        self.delete_meant(std::slice::from_ref(&made.id), IfMissing::Ignore, wait, |record| record.seq == made.seq)
+    }
+
+    fn delete_meant(
+        &self,
+        ids: &[SandboxId],
+        if_missing: IfMissing,
+        wait: Duration,
+        is_meant: impl Fn(&SandboxRecord) -> bool,
+    ) -> Result<Deletion, Error> {
         let mut deletion = Deletion::default();
         let Some(mut store) = self.store_if_any()? else {
             if if_missing == IfMissing::Fail {
@@ -60,7 +76,7 @@ impl Smolvm {
         unique.sort();
         unique.dedup();
         for id in unique {
-            match self.lock_existing(&store, id, wait) {
+            match self.lock_meant(&store, id, wait, &is_meant) {
                 Ok(Some(lock)) => locks.push((id.clone(), lock)),
                 Ok(None) if if_missing == IfMissing::Ignore => {}
                 Ok(None) => deletion.failed.push((id.clone(), Error::no_such_sandbox(id))),
@@ -88,16 +104,30 @@ impl Smolvm {
 
     /// The sandbox's lock if there is such a sandbox once the lock is held.
     pub(crate) fn lock_existing(&self, store: &Store, id: &SandboxId, wait: Duration) -> Result<Option<Lock>, Error> {
+        self.lock_meant(store, id, wait, &|_| true)
+    }
+
+    fn lock_meant(
+        &self,
+        store: &Store,
+        id: &SandboxId,
+        wait: Duration,
+        is_meant: &dyn Fn(&SandboxRecord) -> bool,
+    ) -> Result<Option<Lock>, Error> {
         if store.sandbox(id)?.is_none() {
             return Ok(None);
         }
         let lock = self.lock_for(id, wait)?;
-        if store.sandbox(id)?.is_none() {
-            // Somebody else deleted it while this waited.
-            lock.remove()?;
-            return Ok(None);
+        match store.sandbox(id)? {
+            Some((record, _)) if is_meant(&record) => Ok(Some(lock)),
+            // Another of the same name: its lock file is its own.
+            Some(_) => Ok(None),
+            None => {
+                // Somebody else deleted it while this waited.
+                lock.remove()?;
+                Ok(None)
+            }
         }
-        Ok(Some(lock))
     }
 
     /// The one removal: all sandboxes together. The caller holds their locks.
@@ -161,4 +191,50 @@ pub(crate) fn step_error(id: &SandboxId, step: &StepReport) -> Error {
         _ => format!("when the cause is gone: smolvm delete {id}"),
     };
     Error::new(code, format!("the {} {} of \"{id}\" could not be released: {message}", entry.kind, entry.key)).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use smolvm_host::store::NewSandbox;
+    use smolvm_model::engine::AcceleratorRequest;
+    use smolvm_model::quantity::{Cpus, DiskSize, Memory};
+    use smolvm_model::spec::{NetworkMode, Spec};
+
+    use super::*;
+    use crate::installation::Settings;
+    use crate::paths::Paths;
+
+    /// `run` takes away what it made; meanwhile somebody deleted that and made another of the name.
+    #[test]
+    fn a_later_sandbox_of_the_same_name_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let vm = Smolvm::open(Settings::new(Paths::beneath(dir.path()))).unwrap();
+        let mut store = vm.store().unwrap();
+        let spec = Spec {
+            image: "minimal".parse().unwrap(),
+            image_digest: "d".to_owned(),
+            cpus: Cpus::default(),
+            memory: Memory::from_mib(128).unwrap(),
+            disk: DiskSize::default(),
+            network: NetworkMode::None,
+            env: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            accelerator: AcceleratorRequest::Auto,
+        };
+        let id: SandboxId = "vm-a".parse().unwrap();
+        let mut make = || {
+            let new = NewSandbox { id: &id, spec: &spec, created_ms: 0, expires_ms: None };
+            Made { id: id.clone(), seq: store.write(Commit::Create, |w| w.insert_sandbox(&new)).unwrap() }
+        };
+        let first = make();
+        assert_eq!(vm.delete_made(&first).unwrap().deleted, std::slice::from_ref(&id));
+        let second = make();
+        assert_ne!(first, second);
+        let deletion = vm.delete_made(&first).unwrap();
+        assert!(deletion.deleted.is_empty() && deletion.failed.is_empty(), "{deletion:?}");
+        assert_eq!(vm.list().unwrap().sandboxes.len(), 1, "another's sandbox was deleted");
+        assert_eq!(vm.delete_made(&second).unwrap().deleted, [id]);
+    }
 }

@@ -5,8 +5,7 @@ use std::time::Duration;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
 
-use crate::create::CreateRequest;
-use crate::delete::IfMissing;
+use crate::create::{CreateRequest, Made};
 use crate::error::Error;
 use crate::exec::{ExecIo, ExecOutcome, ExecSpec};
 use crate::installation::Smolvm;
@@ -51,7 +50,8 @@ impl Smolvm {
     /// signal came; what a SIGKILL of this process leaves has the prefix that `cleanup` looks for.
     pub fn run(&self, request: &RunRequest, io: ExecIo<'_>) -> Result<RunOutcome, Error> {
         let signals = io.signals;
-        let id = self.create_recorded(&request.create)?;
+        let made = self.create_recorded(&request.create)?;
+        let id = made.id.clone();
         let interrupted = || signals.is_some_and(has_signal);
         let result = if interrupted() {
             Err(stopped_early())
@@ -61,7 +61,7 @@ impl Smolvm {
         };
         let leftover = match request.keep {
             Keep::Keep => None,
-            Keep::Remove => self.remove_after_run(&id),
+            Keep::Remove => self.remove_after_run(&made),
         };
         match result {
             Ok(exec) => Ok(RunOutcome { id, exec, leftover }),
@@ -75,8 +75,8 @@ impl Smolvm {
         }
     }
 
-    fn remove_after_run(&self, id: &SandboxId) -> Option<Error> {
-        match self.delete_within(std::slice::from_ref(id), IfMissing::Ignore, REMOVAL_WAIT) {
+    fn remove_after_run(&self, made: &Made) -> Option<Error> {
+        match self.delete_made_within(made, REMOVAL_WAIT) {
             Ok(deletion) => deletion.failed.into_iter().next().map(|(_, e)| e),
             Err(e) => Some(e),
         }

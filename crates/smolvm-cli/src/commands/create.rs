@@ -1,10 +1,8 @@
 //! `create`: a sandbox that stays until somebody removes it.
 
-use std::slice;
-
 use clap::Args;
 use serde_json::json;
-use smolvm::delete::IfMissing;
+use smolvm::create::Made;
 use smolvm::logs::LogKind;
 use smolvm::view::SandboxView;
 use smolvm::{Error, Smolvm, start};
@@ -54,10 +52,10 @@ impl Verbal for Create {
         let vm = context.open()?;
         let progress = Progress::of(self.format(), self.common.quiet, "Creating a sandbox");
         let request = self.sandbox.request(self.image.clone());
-        let mut sandbox = vm.create(&request)?;
+        let (made, mut sandbox) = vm.create(&request)?;
         if self.start {
             progress.say(format!("Starting \"{}\"", sandbox.id));
-            sandbox = self.start(&vm, &sandbox)?;
+            sandbox = self.start(&vm, &made)?;
         }
         drop(progress);
         if self.common.verbose && self.start {
@@ -71,13 +69,12 @@ impl Verbal for Create {
 
 impl Create {
     /// A sandbox that this very command made and could not start is of no use to anybody.
-    fn start(&self, vm: &Smolvm, sandbox: &SandboxView) -> Result<SandboxView, Problem> {
-        let id: SandboxId =
-            sandbox.id.parse().map_err(|e| Problem::new(ErrorCode::Internal, "the new sandbox has no valid name").because(&e))?;
+    fn start(&self, vm: &Smolvm, made: &Made) -> Result<SandboxView, Problem> {
+        let id = &made.id;
         let deadline = self.timeout.map_or(start::DEADLINE, Span::duration);
-        vm.start(&id, None, deadline).map_err(|e| {
-            let console = last_lines(vm, &id);
-            let leftover = match vm.delete(slice::from_ref(&id), IfMissing::Ignore) {
+        vm.start(id, None, deadline).map_err(|e| {
+            let console = last_lines(vm, id);
+            let leftover = match vm.delete_made(made) {
                 Ok(deletion) => deletion.failed.into_iter().next().map(|(_, e)| e),
                 Err(e) => Some(e),
             };
@@ -86,7 +83,7 @@ impl Create {
                     tell(&format!("console: {line}"));
                 }
             }
-            not_started(e, &console, leftover, &id)
+            not_started(e, &console, leftover, id)
         })
     }
 }

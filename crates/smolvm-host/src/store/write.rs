@@ -50,14 +50,14 @@ impl Store {
 }
 
 impl Writing<'_> {
-    /// Inserts a sandbox in state `creating`, generation 0.
-    pub fn insert_sandbox(&self, new: &NewSandbox<'_>) -> Result<(), StoreError> {
+    /// Inserts a sandbox in state `creating`, generation 0; gives its `seq`, which no later one of the same name will have.
+    pub fn insert_sandbox(&self, new: &NewSandbox<'_>) -> Result<i64, StoreError> {
         let done = self
             .tx
             .prepare_cached("INSERT INTO sandbox (id, state, spec, created_ms, expires_ms) VALUES (?1, ?2, ?3, ?4, ?5)")?
             .execute(params![new.id.as_str(), State::Creating.as_str(), spec_to_json(new.spec), new.created_ms, new.expires_ms]);
         match done {
-            Ok(_) => Ok(()),
+            Ok(_) => Ok(self.tx.last_insert_rowid()),
             Err(e) if is_constraint(&e) => Err(StoreError::NameTaken),
             Err(e) => Err(e.into()),
         }
