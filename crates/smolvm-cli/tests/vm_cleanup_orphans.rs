@@ -6,7 +6,7 @@ mod support;
 
 use std::path::Path;
 
-use support::{Impostor, Place, assert_ends, rows, tree};
+use support::{Impostor, Place, Pty, assert_ends, rows, tree};
 use testkit::FakeStranger;
 
 /// Takes the database away, as a disk that lost a file does.
@@ -31,6 +31,18 @@ fn without_a_database_everything_is_found_by_its_mark() {
     lose_database(&place);
 
     let before = tree(place.home());
+    // `list` shows at once what costs nothing to see, and where more is told.
+    let data = place.ok(&["list"]);
+    let seen: Vec<(&str, &str)> =
+        data["orphans"].as_array().unwrap().iter().map(|o| (o["id"].as_str().unwrap(), o["kind"].as_str().unwrap())).collect();
+    for id in ["named", "vm-auto", "seeded"] {
+        for kind in ["tap", "run_dir", "state_dir"] {
+            assert!(seen.contains(&(id, kind)), "{id} {kind}: {data:#}");
+        }
+    }
+    let mut person = Pty::smolvm(&place, &["list"]);
+    assert!(person.expect("9 things on this host are in no record").contains("named, seeded, vm-auto; see: smolvm doctor"));
+    drop(person);
     let dry = place.cleanup(&["--dry-run"]);
     dry.assert_ok();
     assert!(dry.targets().is_empty() && dry.stale().is_empty(), "{}", dry.shown());

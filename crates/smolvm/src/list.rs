@@ -1,8 +1,11 @@
 //! `list`: every sandbox, in order of creation.
 
+use std::collections::HashSet;
+
 use smolvm_host::store::{BrokenRow, Listed, Table};
 use smolvm_model::ledger::Entry;
 
+use crate::cleanup::glimpse;
 use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::observe::{Looker, Pids};
@@ -15,21 +18,45 @@ pub struct Listing {
     pub sandboxes: Vec<SandboxView>,
     /// Rows that are no valid sandbox.
     pub broken: Vec<BrokenRow>,
+    /// Directories and TAPs with this installation's mark whose sandbox is in no record; `doctor` looks for more.
+    pub orphans: Vec<Unrecorded>,
+}
+
+/// Something on the host that no record knows.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Unrecorded {
+    /// The sandbox in its mark.
+    pub id: String,
+    /// What it is.
+    pub kind: &'static str,
+    /// Which one.
+    pub key: String,
 }
 
 impl Smolvm {
     /// Every sandbox, held against the host. Changes nothing.
     pub fn list(&self) -> Result<Listing, Error> {
-        let Some(store) = self.look()? else { return Ok(Listing::default()) };
+        let Some(store) = self.look()? else {
+            return Ok(Listing { orphans: glimpse(self, |_| false).into_iter().map(unrecorded).collect(), ..Listing::default() });
+        };
         let (rows, broken) = store.listing()?;
+        let ids: HashSet<&str> =
+            rows.iter().map(|row| row.record.id.as_str()).chain(broken.iter().map(|row| row.raw_id.as_str())).collect();
+        let mut orphans = glimpse(self, |id| ids.contains(id.as_str()));
+        // One that is made right now was recorded since the look.
+        orphans.retain(|entry| matches!(store.sandbox(&entry.sandbox), Ok(None)));
         let pids = Pids::for_records(self, rows.len());
         let shown = |Listed { record, holds }| {
             let verdict = self.verdict_among(&pids, &record, holds.process.as_ref(), Looker::Passer);
             view(record, holds, &verdict)
         };
         let sandboxes = rows.into_iter().map(shown).collect();
-        Ok(Listing { sandboxes, broken })
+        Ok(Listing { sandboxes, broken, orphans: orphans.into_iter().map(unrecorded).collect() })
     }
+}
+
+fn unrecorded(entry: Entry) -> Unrecorded {
+    Unrecorded { id: entry.sandbox.to_string(), kind: entry.kind.as_str(), key: entry.key }
 }
 
 /// The entries of each sandbox; the table holds them sorted by sandbox.

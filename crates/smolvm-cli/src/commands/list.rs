@@ -1,10 +1,11 @@
 //! `list`: every sandbox.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use clap::Args;
 use serde::Serialize;
-use smolvm::list::Listing;
+use smolvm::list::{Listing, Unrecorded};
 use smolvm::view::SandboxView;
 use smolvm_model::quantity::display_bytes;
 use smolvm_model::state::State;
@@ -36,13 +37,22 @@ impl Verbal for List {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let Listing { mut sandboxes, broken } = context.open()?.list()?;
+        let Listing { mut sandboxes, broken, orphans } = context.open()?.list()?;
         sandboxes.retain(|sandbox| self.filter.iter().all(|filter| filter.matches(sandbox)));
         if !broken.is_empty() && !self.common.json {
             note(&format!("{} rows of the ledger are no valid sandboxes; drop them with: smolvm doctor --fix", broken.len()));
         }
-        let data =
-            || Data { sandboxes: &sandboxes, broken: broken.iter().map(|row| Broken { id: &row.raw_id, problem: &row.problem }).collect() };
+        if !orphans.is_empty() && !self.common.json {
+            let of: BTreeSet<&str> = orphans.iter().map(|orphan| orphan.id.as_str()).collect();
+            let shown: Vec<&str> = of.iter().take(3).copied().collect();
+            let more = if of.len() > 3 { ", …" } else { "" };
+            note(&format!("{} things on this host are in no record, of {}{more}; see: smolvm doctor", orphans.len(), shown.join(", ")));
+        }
+        let data = || Data {
+            orphans: &orphans,
+            sandboxes: &sandboxes,
+            broken: broken.iter().map(|row| Broken { id: &row.raw_id, problem: &row.problem }).collect(),
+        };
         Ok(Reply::new(self.format(), data, || if self.common.quiet { ids(&sandboxes) } else { table(&sandboxes, self.common.verbose) }))
     }
 }
@@ -51,6 +61,7 @@ impl Verbal for List {
 struct Data<'a> {
     sandboxes: &'a [SandboxView],
     broken: Vec<Broken<'a>>,
+    orphans: &'a [Unrecorded],
 }
 
 #[derive(Serialize)]

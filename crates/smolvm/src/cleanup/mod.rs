@@ -16,6 +16,6 @@ mod written;
 pub use apply::{CleanupReport, SharedReport};
 pub use fingerprint::PLAN_VERSION;
 pub use orphans::Orphan;
-pub(crate) use orphans::add_unrecorded;
+pub(crate) use orphans::{add_unrecorded, glimpse};
 pub use plan::{CleanupPlan, Failed, StepView, Target};
 pub use written::{WrittenPlan, WrittenPlanError};

@@ -99,6 +99,18 @@ pub(crate) fn look(vm: &Smolvm, wanted: impl Fn(Kind, &SandboxId) -> bool) -> Se
     Seen { entries, elements, shared }
 }
 
+/// What a look that costs next to nothing shows of sandboxes that are not `known`: directories and TAPs.
+///
+/// Processes and filter elements are not looked for; who has those usually has one of these, too.
+pub(crate) fn glimpse(vm: &Smolvm, known: impl Fn(&SandboxId) -> bool) -> Vec<Entry> {
+    let mut found = taps(vm);
+    found.retain(|entry| !known(&entry.sandbox));
+    for kind in [Kind::RunDir, Kind::StateDir] {
+        found.extend(dirs(vm, kind, |id| !known(id)));
+    }
+    found
+}
+
 /// Adds to a sandbox's recorded entries what carries its mark and is not recorded as held: after a restored
 /// backup the row may know nothing of a hypervisor that runs.
 pub(crate) fn add_unrecorded(vm: &Smolvm, entries: &mut Vec<Entry>, ids: &BTreeSet<&SandboxId>) {
