@@ -96,9 +96,7 @@ impl Smolvm {
                 deletion.deleted.push(id);
             }
         }
-        if let Err(e) = network::release_shared(self, &mut store) {
-            deletion.shared = Some(e);
-        }
+        deletion.shared = network::release_shared(self, &mut store).and_then(|parts| network::unreleased(&parts)).err();
         Ok(deletion)
     }
 

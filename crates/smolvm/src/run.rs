@@ -77,7 +77,7 @@ impl Smolvm {
 
     fn remove_after_run(&self, made: &Made) -> Option<Error> {
         match self.delete_made_within(made, REMOVAL_WAIT) {
-            Ok(deletion) => deletion.failed.into_iter().next().map(|(_, e)| e),
+            Ok(deletion) => deletion.failed.into_iter().next().map(|(_, e)| e).or(deletion.shared),
             Err(e) => Some(e),
         }
     }

@@ -203,9 +203,12 @@ impl Smolvm {
     /// Takes back what a failed start made, and records why it failed.
     fn unwind(&self, store: &mut Store, id: &SandboxId, cause: Error) -> Error {
         let failure = Failure { code: cause.code.to_string(), message: cause.one_line(), during: "start".to_owned() };
-        let outcome = self.release_run(store, id, State::Failed, Some(&failure)).and_then(|()| network::release_shared(self, store));
+        let outcome = self
+            .release_run(store, id, State::Failed, Some(&failure))
+            .and_then(|()| network::release_shared(self, store))
+            .and_then(|parts| network::unreleased(&parts));
         match outcome {
-            Ok(_) => cause,
+            Ok(()) => cause,
             Err(e) => Error {
                 recovery: Some(format!("what it left could not all be taken back ({}): smolvm delete {id}", e.one_line())),
                 ..cause

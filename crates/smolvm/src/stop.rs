@@ -34,12 +34,12 @@ impl Smolvm {
             Admission::AlreadySo => {}
             Admission::ReclaimThenGo => {
                 self.reclaim(&mut store, &record)?;
-                network::release_shared(self, &mut store)?;
+                network::unreleased(&network::release_shared(self, &mut store)?)?;
             }
             Admission::Go => {
                 let stopped = self.stop_running(&mut store, &record, deadline);
-                network::release_shared(self, &mut store)?;
-                stopped?;
+                let shared = network::release_shared(self, &mut store).and_then(|parts| network::unreleased(&parts));
+                stopped.and(shared)?;
             }
             Admission::Refused(refusal) => return Err(Error::refused_by_state(id, refusal)),
         }

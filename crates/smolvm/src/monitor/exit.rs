@@ -147,7 +147,7 @@ fn release_after_poweroff(serving: &mut Loop<'_>, exit: &Exit) -> Result<(), Err
     if row_of(&store, serving)?.is_some_and(|state| state != State::Stopping) {
         serving.vm.release_run(&mut store, serving.id, State::Stopped, None)?;
         store.write(Commit::Exit, |w| w.set_exit(serving.id, Some(exit)))?;
-        crate::network::release_shared(serving.vm, &mut store)?;
+        crate::network::unreleased(&crate::network::release_shared(serving.vm, &mut store)?)?;
     }
     Ok(())
 }

@@ -6,4 +6,4 @@ mod shared;
 
 pub(crate) use raise::raise;
 pub(crate) use reserve::{Reservation, reserve};
-pub(crate) use shared::{SharedOutcome, release_shared};
+pub(crate) use shared::{SharedOutcome, release_shared, unreleased};

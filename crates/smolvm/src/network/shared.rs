@@ -20,6 +20,8 @@ use super::raise::nft_error;
 use crate::error::Error;
 use crate::installation::Smolvm;
 
+/// Why a table stays that somebody without a record still uses; `cleanup` says so, and `list` and `doctor` show who.
+const STILL_USED: &str = "elements that are in no record stand in it";
 const TABLE: &str = "nft_table";
 const FORWARDING: &str = "forwarding";
 const OFF: &str = "0";
@@ -50,6 +52,15 @@ pub(crate) struct SharedOutcome {
     pub(crate) key: String,
     /// `released`, `already_gone`, `kept: …`, or the failure.
     pub(crate) result: Result<&'static str, String>,
+}
+
+/// What could not be put back, as an error; it stays on record, and whoever releases next tries again.
+pub(crate) fn unreleased(outcomes: &[SharedOutcome]) -> Result<(), Error> {
+    let failed = outcomes.iter().find_map(|part| part.result.as_ref().err().filter(|why| *why != STILL_USED).map(|why| (part, why)));
+    failed.map_or(Ok(()), |(SharedOutcome { kind, key, .. }, why)| {
+        Err(Error::new(ErrorCode::Internal, format!("what no sandbox needs any more could not be put back: {kind} {key}: {why}"))
+            .hint("when the cause is gone: smolvm cleanup --force"))
+    })
 }
 
 /// Notes the table and switches forwarding on where replies come back. Under the network lock.
@@ -130,7 +141,7 @@ fn release_table(vm: &Smolvm) -> Result<&'static str, String> {
     };
     // Elements without a record are orphans: reported, and removed only when they were asked for.
     if guests {
-        return Err("elements that are in no record stand in it".to_owned());
+        return Err(STILL_USED.to_owned());
     }
     perform(Effect::DropTable, |permit| nft::drop_table(permit, &vm.install).map_err(nft_error))
         .map(|()| "released")
