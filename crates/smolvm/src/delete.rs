@@ -193,16 +193,13 @@ pub(crate) fn step_error(id: &SandboxId, step: &StepReport) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use smolvm_host::store::NewSandbox;
-    use smolvm_model::engine::AcceleratorRequest;
-    use smolvm_model::quantity::{Cpus, DiskSize, Memory};
-    use smolvm_model::spec::{NetworkMode, Spec};
+    use smolvm_model::spec::NetworkMode;
 
     use super::*;
     use crate::installation::Settings;
     use crate::paths::Paths;
+    use crate::testing::spec;
 
     /// `run` takes away what it made; meanwhile somebody deleted that and made another of the name.
     #[test]
@@ -210,17 +207,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let vm = Smolvm::open(Settings::new(Paths::beneath(dir.path()))).unwrap();
         let mut store = vm.store().unwrap();
-        let spec = Spec {
-            image: "minimal".parse().unwrap(),
-            image_digest: "d".to_owned(),
-            cpus: Cpus::default(),
-            memory: Memory::from_mib(128).unwrap(),
-            disk: DiskSize::default(),
-            network: NetworkMode::None,
-            env: BTreeMap::new(),
-            labels: BTreeMap::new(),
-            accelerator: AcceleratorRequest::Auto,
-        };
+        let spec = spec(NetworkMode::None);
         let id: SandboxId = "vm-a".parse().unwrap();
         let mut make = || {
             let new = NewSandbox { id: &id, spec: &spec, created_ms: 0, expires_ms: None };

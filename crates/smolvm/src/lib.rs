@@ -43,6 +43,8 @@ pub mod setup;
 pub mod start;
 pub mod stop;
 mod teardown;
+#[cfg(test)]
+mod testing;
 pub mod time;
 pub mod view;
 

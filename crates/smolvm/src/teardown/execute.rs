@@ -138,15 +138,14 @@ pub(crate) fn settle_now(store: &mut Store, report: &Report) -> Result<(), Error
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
     use smolvm_host::store::{NewSandbox, Store};
-    use smolvm_model::engine::AcceleratorRequest;
-    use smolvm_model::quantity::{Cpus, DiskSize, Memory};
-    use smolvm_model::spec::{NetworkMode, Spec};
+    use smolvm_model::spec::NetworkMode;
     use smolvm_model::teardown::Reason;
 
     use super::*;
+    use crate::testing::spec;
 
     /// A host that is a set of keys, with one that will not go.
     #[derive(Default)]
@@ -213,20 +212,6 @@ mod tests {
         name.parse().unwrap()
     }
 
-    fn spec() -> Spec {
-        Spec {
-            image: "minimal".parse().unwrap(),
-            image_digest: "d".to_owned(),
-            cpus: Cpus::default(),
-            memory: Memory::from_mib(128).unwrap(),
-            disk: DiskSize::default(),
-            network: NetworkMode::Tap,
-            env: BTreeMap::new(),
-            labels: BTreeMap::new(),
-            accelerator: AcceleratorRequest::Auto,
-        }
-    }
-
     fn ledger(names: &[&str]) -> (tempfile::TempDir, Store, Vec<Entry>) {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(&dir.path().join("state.db")).unwrap();
@@ -239,7 +224,7 @@ mod tests {
                 .collect();
             store
                 .write(Commit::Create, |w| {
-                    w.insert_sandbox(&NewSandbox { id: &id, spec: &spec(), created_ms: 0, expires_ms: None })?;
+                    w.insert_sandbox(&NewSandbox { id: &id, spec: &spec(NetworkMode::Tap), created_ms: 0, expires_ms: None })?;
                     mine.iter().try_for_each(|e| w.insert_entry(e))
                 })
                 .unwrap();

@@ -1,32 +1,19 @@
-use std::collections::BTreeMap;
-
 use smolvm_host::store::NewSandbox;
 use smolvm_model::effect::Commit;
-use smolvm_model::engine::AcceleratorRequest;
 use smolvm_model::ledger::{Kind, Status};
-use smolvm_model::quantity::{Cpus, DiskSize, Memory};
-use smolvm_model::spec::{NetworkMode, Spec};
+use smolvm_model::spec::NetworkMode;
 
 use super::*;
 use crate::installation::Settings;
 use crate::paths::{OWNER, Paths};
+use crate::testing::spec;
 
 /// Sandboxes whose creation was interrupted, each with its directory.
 fn interrupted(ids: &[SandboxId]) -> (tempfile::TempDir, Smolvm, Store) {
     let dir = tempfile::tempdir().unwrap();
     let vm = Smolvm::open(Settings::new(Paths::beneath(dir.path()))).unwrap();
     let mut store = vm.store().unwrap();
-    let spec = Spec {
-        image: "minimal".parse().unwrap(),
-        image_digest: "d".to_owned(),
-        cpus: Cpus::default(),
-        memory: Memory::from_mib(128).unwrap(),
-        disk: DiskSize::default(),
-        network: NetworkMode::None,
-        env: BTreeMap::new(),
-        labels: BTreeMap::new(),
-        accelerator: AcceleratorRequest::Auto,
-    };
+    let spec = spec(NetworkMode::None);
     for id in ids {
         let entry = Entry { sandbox: id.clone(), kind: Kind::StateDir, key: id.to_string(), status: Status::Intended, identity: None };
         store
