@@ -99,8 +99,11 @@ fn uncovered(scenario: &Scenario) -> (Vec<String>, usize) {
     let log = place.scratch().join("strace");
     let product = testkit::prerequisite::smolvm_bin();
     let words = ["-f", "-q", "-y", "-s", "256", "-e", CALLS, "-e", "signal=none", "-o"];
+    // The quick way stops at these calls only, and leaves a filter behind that needs its tracer: not for who stays.
+    let quick: &[&str] = if scenario.name == matrix::START.name { &[] } else { &["--seccomp-bpf"] };
     let mut tracer = place
         .cmd("strace")
+        .args(quick)
         .args(&words)
         .arg(&log)
         .arg(&product)
@@ -112,7 +115,9 @@ fn uncovered(scenario: &Scenario) -> (Vec<String>, usize) {
     let text = testkit::until(&format!("{}: the end of the verb", scenario.name), matrix::PATIENCE, || {
         let text = std::fs::read_to_string(&log).ok()?;
         let verb = text.split(' ').next()?;
-        (text.contains(&format!("\n{verb} +++ ")) || tracer.has_ended()).then_some(text)
+        // Short pids are filled up with spaces.
+        let ended = text.lines().any(|line| line.strip_prefix(verb).is_some_and(|rest| rest.trim_start().starts_with("+++ ")));
+        (ended || tracer.has_ended()).then_some(text)
     });
     tracer.signal(Signal::KILL);
     let ran = tracer.wait();

@@ -42,7 +42,7 @@ pub fn remove(cache: &Path) -> Result<Removed, ImageError> {
         removed.entries += 1;
     }
     // Ours only when nobody else keeps locks there.
-    let _ = std::fs::remove_dir(layout::locks(cache));
+    let _ = perform(Effect::RemoveCache, |_| std::fs::remove_dir(layout::locks(cache)));
     Ok(removed)
 }
 

@@ -35,7 +35,7 @@ impl Smolvm {
         let removed = image::remove(cache).map_err(|e| failure::of("the cache", e))?;
         let measured = remove_measured(cache)?;
         // Ours to take only when it is empty; somebody's link to a shared cache stays in any case.
-        let _ = std::fs::remove_dir(cache);
+        let _ = perform(Effect::RemoveCache, |_| std::fs::remove_dir(cache));
         Ok(RemoveReport {
             entries: removed.entries + measured.entries,
             freed_bytes: removed.bytes + measured.bytes,
