@@ -58,7 +58,7 @@ names! {
         Tap = "tap",
         /// The monitor's process.
         Monitor = "monitor",
-        /// The monitor's lock, socket and logs.
+        /// The monitor's socket. Its logs lie in a directory that is on record as a whole.
         MonitorFiles = "monitor-files",
         /// The hypervisor's process with its jail, and the network helper's.
         Hypervisor = "hypervisor",
