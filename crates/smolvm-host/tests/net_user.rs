@@ -95,6 +95,23 @@ impl Behind {
         }
     }
 
+    /// Asks for the gateway again and again, as a kernel does: QEMU connects each of its two streams in a thread
+    /// of its own, and what arrives on the first before the second is connected is lost.
+    fn asks_until_answered(&self) {
+        let answered = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let deadline = Instant::now() + PATIENCE;
+                while !answered.load(Ordering::Relaxed) && Instant::now() < deadline {
+                    self.frame(&arp_request(self.guest.mac, self.guest.address, pool().gateway()));
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            });
+            self.expect("the gateway's address", is_arp_reply);
+            answered.store(true, Ordering::Relaxed);
+        });
+    }
+
     fn stop(&mut self) -> Health {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().expect("the relay panicked")
@@ -348,8 +365,7 @@ fn qemu_takes_the_descriptor_and_carries_frames_both_ways() {
         let mut qemu = qemu_between(&fd, &theirs);
         drop((fd, theirs));
         let behind = Behind::hold(guest, net, ours);
-        behind.frame(&arp_request(behind.guest.mac, behind.guest.address, pool().gateway()));
-        behind.expect("the gateway's address", is_arp_reply);
+        behind.asks_until_answered();
         behind.udp(SERVER, 7, "through QEMU");
         assert_eq!(heard(&server).1, "through QEMU");
         assert_eq!(behind.expect("the answer", read_udp).2, "re: through QEMU");
