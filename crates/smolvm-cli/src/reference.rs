@@ -92,8 +92,13 @@ fn cli_page() -> String {
         if command.get_name() == "sandbox" {
             continue;
         }
+        let name = command.get_name().to_owned();
         let help = help_of(command);
-        let _ = write!(page, "\n### {}\n\n```\n{help}```\n", command.get_name());
+        let _ = write!(page, "\n### {name}\n\n```\n{help}```\n");
+        for verb in command.get_subcommands_mut() {
+            let help = help_of(verb);
+            let _ = write!(page, "\n### {name} {}\n\n```\n{help}```\n", verb.get_name());
+        }
     }
     page
 }
@@ -146,7 +151,13 @@ fn the_error_page_is_current() {
 fn every_visible_command_has_help_with_an_example() {
     let mut root = tree();
     root.build();
-    for command in root.get_subcommands_mut().filter(|command| !command.is_hide_set() && command.get_name() != "sandbox") {
+    let shown = |command: &&mut clap::Command| !command.is_hide_set() && command.get_name() != "sandbox";
+    let verbs = |command: &mut clap::Command| {
+        let verbs: Vec<clap::Command> = command.get_subcommands().cloned().collect();
+        if verbs.is_empty() { vec![command.clone()] } else { verbs }
+    };
+    for mut command in root.get_subcommands_mut().filter(shown).flat_map(verbs) {
+        let command = &mut command;
         let help = help_of(command);
         assert!(help.contains("Example"), "{}", command.get_name());
         assert!(help.contains("smolvm "), "{}", command.get_name());

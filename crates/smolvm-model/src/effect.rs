@@ -44,7 +44,7 @@ names! {
         CacheFile = "cache-file",
         /// A sandbox's directory with its owner file.
         StateDir = "state-dir",
-        /// Its data disk.
+        /// Its data disk: made, and made again at the first start, with what its template has mounted.
         DataDisk = "data-disk",
         /// The directory of a run, with its owner file.
         RunDir = "run-dir",
@@ -92,6 +92,8 @@ names! {
         Workdir = "workdir",
         /// A kernel, an initramfs or an image gets its final name.
         Publish = "publish",
+        /// A template loses its name.
+        DropTemplate = "drop-template",
         /// A name is pointed at what was published.
         PointName = "point-name",
         /// What `setup` made is taken away.
@@ -188,6 +190,7 @@ impl Effect {
             | Self::PackageLists
             | Self::Workdir
             | Self::Publish
+            | Self::DropTemplate
             | Self::PointName
             | Self::RemoveCache => Announcement::BySelf,
         }
@@ -209,9 +212,16 @@ impl Commit {
     pub const fn intends(self) -> &'static [Effect] {
         match self {
             Self::Create => &[Effect::StateDir, Effect::DataDisk],
-            Self::Start => {
-                &[Effect::RunDir, Effect::EnvFile, Effect::Filter, Effect::Tap, Effect::Monitor, Effect::MonitorFiles, Effect::Hypervisor]
-            }
+            Self::Start => &[
+                Effect::DataDisk,
+                Effect::RunDir,
+                Effect::EnvFile,
+                Effect::Filter,
+                Effect::Tap,
+                Effect::Monitor,
+                Effect::MonitorFiles,
+                Effect::Hypervisor,
+            ],
             Self::Share => &[Effect::Forwarding, Effect::Filter],
             Self::Stop | Self::Delete => TEARDOWN,
             Self::Adopt => &[Effect::DropTable, Effect::CloseForwarding],
@@ -236,7 +246,7 @@ impl Commit {
     pub const fn records(self) -> &'static [Effect] {
         match self {
             Self::Created => &[Effect::StateDir, Effect::DataDisk],
-            Self::Raised => &[Effect::RunDir, Effect::EnvFile, Effect::Forwarding, Effect::Filter, Effect::Tap],
+            Self::Raised => &[Effect::DataDisk, Effect::RunDir, Effect::EnvFile, Effect::Forwarding, Effect::Filter, Effect::Tap],
             Self::MonitorKnown => &[Effect::Monitor, Effect::MonitorFiles],
             Self::HypervisorKnown => &[Effect::Hypervisor],
             Self::Settled | Self::Deleted => TEARDOWN,

@@ -58,6 +58,8 @@ fn host_messages() {
         vec![
             ("boot", HostMessage::Boot(boot(None))),
             ("boot_with_network", HostMessage::Boot(boot(Some(network())))),
+            ("park", HostMessage::Park { network: true, fresh_disk: true }),
+            ("clock", HostMessage::Clock { time: UnixTime { secs: 1_795_000_000, nanos: 5 } }),
             ("ping", HostMessage::Ping { seq: 7 }),
             ("shutdown", HostMessage::Shutdown { grace_ms: 2000 }),
         ],
@@ -82,6 +84,8 @@ fn agent_messages() {
             ("ready", AgentMessage::Ready(ready(None))),
             ("ready_with_network", AgentMessage::Ready(ready(Some("10.88.0.2".to_owned())))),
             ("failed", AgentMessage::Failed { step: "overlay".to_owned(), message: "no disk".to_owned() }),
+            ("parked", AgentMessage::Parked),
+            ("clock", AgentMessage::Clock { time: UnixTime { secs: 1_795_000_000, nanos: 6 } }),
             ("pong", AgentMessage::Pong { seq: 7 }),
             ("halted", AgentMessage::Halted),
         ],

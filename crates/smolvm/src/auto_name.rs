@@ -30,6 +30,12 @@ pub(crate) fn from_random(bytes: [u8; 8]) -> Option<SandboxId> {
     format!("{}{}-{}-{tail}", IdPrefix::AUTO, pick(&FIRST, bytes[0]), pick(&SECOND, bytes[1])).parse().ok()
 }
 
+/// The name of a sandbox that lives until it is parked.
+pub(crate) fn for_template(bytes: [u8; 5]) -> Option<SandboxId> {
+    let tail: String = bytes.iter().map(|b| char::from(TAIL[usize::from(b % 32)])).collect();
+    format!("{}template-{tail}", IdPrefix::AUTO).parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
@@ -94,14 +95,23 @@ impl Smolvm {
 
     /// The same without a look at it.
     pub(crate) fn create_recorded(&self, request: &CreateRequest) -> Result<Made, Error> {
-        let image = self.image(&request.image)?;
-        let spec = spec_of(request, &image)?;
+        let spec = self.spec_for(request)?;
         capacity::check_create(self.paths(), &spec, request.disk.is_some())?;
+        self.create_from(request.name.as_ref(), request.ttl.map(Span::duration), &spec)
+    }
+
+    /// What a request comes to, with every default filled in.
+    pub(crate) fn spec_for(&self, request: &CreateRequest) -> Result<Spec, Error> {
+        spec_of(request, &self.image(&request.image)?)
+    }
+
+    /// Makes exactly this; a name is drawn if none is given.
+    pub(crate) fn create_from(&self, name: Option<&SandboxId>, ttl: Option<Duration>, spec: &Spec) -> Result<Made, Error> {
         let mut store = self.store()?;
         let reservation = self.prepare_reservation(&mut store, spec.network)?;
-        let (made, lock) = self.insert(&mut store, request, &spec, &reservation)?;
+        let (made, lock) = self.insert(&mut store, (name, ttl), spec, &reservation)?;
         let id = made.id.clone();
-        match self.make_state_dir(&id, &spec) {
+        match self.make_state_dir(&id, spec) {
             Ok(()) => {
                 let done = store.write(Commit::Created, |w| -> Result<(), Error> {
                     w.set_status(Kind::StateDir, id.as_str(), Status::Held)?;
@@ -140,15 +150,15 @@ impl Smolvm {
     fn insert(
         &self,
         store: &mut Store,
-        request: &CreateRequest,
+        (name, ttl): (Option<&SandboxId>, Option<Duration>),
         spec: &Spec,
         reservation: &network::Reservation,
     ) -> Result<(Made, Lock), Error> {
         let created_ms = now_ms();
-        let expires_ms = request.ttl.map(|ttl| created_ms.saturating_add(i64::try_from(ttl.duration().as_millis()).unwrap_or(i64::MAX)));
+        let expires_ms = ttl.map(|ttl| created_ms.saturating_add(i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX)));
         // A drawn name that is taken is drawn again; a chosen one that is taken is the user's to change.
         for _ in 0..8 {
-            let id = match &request.name {
+            let id = match name {
                 Some(id) => id.clone(),
                 None => draw()?,
             };
@@ -166,7 +176,7 @@ impl Smolvm {
             });
             match done {
                 Ok(seq) => return Ok((Made { id, seq }, lock)),
-                Err(e) if e.code == ErrorCode::AlreadyExists && request.name.is_none() => {}
+                Err(e) if e.code == ErrorCode::AlreadyExists && name.is_none() => {}
                 Err(e) if e.code == ErrorCode::AlreadyExists => {
                     return Err(Error::new(ErrorCode::AlreadyExists, format!("a sandbox \"{id}\" exists already"))
                         .hint(format!("choose another name, or remove it: smolvm delete {id}")));

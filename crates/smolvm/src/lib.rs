@@ -43,6 +43,7 @@ pub mod setup;
 pub mod start;
 pub mod stop;
 mod teardown;
+pub mod template;
 #[cfg(test)]
 mod testing;
 pub mod time;

@@ -62,6 +62,11 @@ impl Paths {
         self.sandbox(id).join(DISK)
     }
 
+    /// What is about to become one sandbox's data disk.
+    pub fn new_disk(&self, id: &SandboxId) -> PathBuf {
+        self.sandbox(id).join(NEW_DISK)
+    }
+
     /// What is about to be unlinked.
     pub fn trash(&self) -> PathBuf {
         self.state.join("trash")
@@ -80,6 +85,8 @@ impl Paths {
 
 /// Name of the data disk in a sandbox's directory.
 pub const DISK: &str = "data.img";
+/// Name of a data disk that is not whole yet.
+const NEW_DISK: &str = "data.img.new";
 /// Name of the file that carries the mark in a directory of ours.
 pub const OWNER: &str = "owner";
 /// Name of the monitor's socket in the run directory.

@@ -9,7 +9,7 @@ use crate::create::{CreateRequest, Made};
 use crate::error::Error;
 use crate::exec::{ExecIo, ExecOutcome, ExecSpec};
 use crate::installation::Smolvm;
-use crate::start;
+use crate::start::{StartFrom, StartOptions};
 
 /// How long the removal waits for a monitor that is just writing down that its guest powered itself off.
 const REMOVAL_WAIT: Duration = Duration::from_secs(20);
@@ -32,6 +32,8 @@ pub struct RunRequest {
     pub exec: ExecSpec,
     /// What becomes of the sandbox.
     pub keep: Keep,
+    /// Where the guest comes from.
+    pub from: StartFrom,
 }
 
 /// What became of it.
@@ -56,7 +58,7 @@ impl Smolvm {
         let result = if interrupted() {
             Err(stopped_early())
         } else {
-            self.start_unless(&id, None, start::DEADLINE, signals)
+            self.start_unless(&id, StartOptions { from: request.from, ..StartOptions::default() }, signals)
                 .and_then(|_| if interrupted() { Err(stopped_early()) } else { self.exec(&id, &request.exec, io) })
         };
         let leftover = match request.keep {

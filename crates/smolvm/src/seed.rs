@@ -4,6 +4,7 @@
 use std::net::Ipv4Addr;
 use std::process::Child;
 
+use smolvm_host::image::template::DiskState;
 use smolvm_host::proc::identity;
 use smolvm_host::random;
 use smolvm_host::store::{NewSandbox, Store};
@@ -41,7 +42,7 @@ impl Smolvm {
         let mut store = self.store()?;
         let _lock = self.lock(id)?;
         let (record, entries) = store.sandbox(id)?.ok_or_else(|| Error::no_such_sandbox(id))?;
-        let plan = self.plan_start(&record, None)?;
+        let plan = self.plan_start(&record.spec, None, DiskState::Fresh)?;
         begin(&mut store, &record, &plan)?;
         make_run_dir(self, id)?;
         // The descriptor goes at once: the TAP is persistent, as under a hypervisor that was killed.
@@ -82,7 +83,7 @@ impl Smolvm {
         let mut store = self.store()?;
         let look = |store: &Store| store.sandbox(first)?.map(|(record, _)| record).ok_or_else(|| Error::no_such_sandbox(first));
         let record = look(&store)?;
-        begin(&mut store, &record, &self.plan_start(&record, None)?)?;
+        begin(&mut store, &record, &self.plan_start(&record.spec, None, DiskState::Fresh)?)?;
         let run = look(&store)?.run.ok_or_else(|| odd("a start that has no run"))?;
         self.delete(std::slice::from_ref(first), IfMissing::Fail)?;
         let mut number = u32::try_from(store.count()?).map_err(|_| odd("too many rows"))?;

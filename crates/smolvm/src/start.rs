@@ -1,64 +1,94 @@
-//! `start`: boot a sandbox and wait for its agent.
+//! `start`: fork or boot a sandbox, and wait for its agent.
 //!
 //! ```text
-//!   lock ─► admit ─► check ─► record intents ─► run dir, TAP, rules ─► monitor ─► (it records, boots) ─► ready
+//!   lock ─► admit ─► check ─► template ─► record intents ─► run dir, TAP, rules ─► monitor ─► (it records, boots) ─► ready
 //!                                   │                                     └─ failed, silent: unwind ─► Failed
 //!                                   └─ killed here or later: the row says `starting`, the ledger what to look for
 //! ```
 
-use std::io::{BufRead, BufReader, Write};
+mod plan;
+mod wait;
+
+use std::io::{ErrorKind, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use smolvm_host::effect::perform_once;
-use smolvm_host::engine::accel;
-use smolvm_host::engine::probe::Engine;
-use smolvm_host::image;
-use smolvm_host::random;
-use smolvm_host::store::{Failure, Run, SandboxRecord, Store};
+use smolvm_host::effect::{perform, perform_once};
+use smolvm_host::fsx::{FsError, copy_sparse};
+use smolvm_host::image::template::{DiskState, Draft};
+use smolvm_host::store::{Failure, SandboxRecord, Store};
 use smolvm_model::effect::{Commit, Effect};
-use smolvm_model::engine::{AcceleratorRequest, decide};
+use smolvm_model::engine::AcceleratorRequest;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind, Status};
-use smolvm_model::name::{LaunchToken, SandboxId};
+use smolvm_model::name::SandboxId;
 use smolvm_model::spec::NetworkMode;
 use smolvm_model::state::{Admission, Event, Request, State, next};
 use smolvm_model::teardown::Reason;
 
-use crate::capacity;
-use crate::clock::now_ms;
 use crate::create::make_run_dir;
 use crate::error::{Error, io_code};
 use crate::installation::{LOCK_WAIT, Smolvm};
-use crate::monitor::{MonitorConfig, MonitorNetwork, Report};
+use crate::monitor::{MonitorConfig, MonitorMemory, MonitorNetwork, Report};
 use crate::network;
 use crate::observe::Looker;
 use crate::paths::MONITOR_LOG;
 use crate::view::SandboxView;
 
+use plan::disk_of;
+pub(crate) use plan::{BOOTED, StartPlan};
+pub(crate) use wait::Patience;
+use wait::wait_for_report;
+
 /// How long a boot may take until the agent answers; TCG boots in about one second.
 pub const DEADLINE: Duration = Duration::from_mins(1);
 
+/// Where a guest comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum StartFrom {
+    /// From a template, which is made if there is none; where that cannot be, it boots.
+    #[default]
+    Template,
+    /// It boots.
+    Boot,
+}
+
+/// How a sandbox is to be started.
+#[derive(Debug, Clone, Copy)]
+pub struct StartOptions {
+    /// Another accelerator than the one it was created with.
+    pub accelerator: Option<AcceleratorRequest>,
+    /// Where the guest comes from.
+    pub from: StartFrom,
+    /// How long it may take.
+    pub deadline: Duration,
+}
+
+impl Default for StartOptions {
+    fn default() -> Self {
+        Self { accelerator: None, from: StartFrom::Template, deadline: DEADLINE }
+    }
+}
+
 impl Smolvm {
     /// Boots a sandbox; returns when its agent has answered. One that runs already is left alone.
-    pub fn start(&self, id: &SandboxId, accelerator: Option<AcceleratorRequest>, deadline: Duration) -> Result<SandboxView, Error> {
-        self.start_unless(id, accelerator, deadline, None)
+    pub fn start(&self, id: &SandboxId, options: StartOptions) -> Result<SandboxView, Error> {
+        self.start_unless(id, options, None)
     }
 
     /// The same, given up and taken back as soon as `signals` can be read.
     pub(crate) fn start_unless(
         &self,
         id: &SandboxId,
-        accelerator: Option<AcceleratorRequest>,
-        deadline: Duration,
+        options: StartOptions,
         signals: Option<BorrowedFd<'_>>,
     ) -> Result<SandboxView, Error> {
+        let patience = Patience::new(options.deadline, signals);
         let missing = || Error::no_such_sandbox(id);
         let mut store = self.store_if_any()?.ok_or_else(missing)?;
         let _lock = self.lock_existing(&store, id, LOCK_WAIT)?.ok_or_else(missing)?;
@@ -69,73 +99,47 @@ impl Smolvm {
             Admission::ReclaimThenGo => self.reclaim(&mut store, &record)?,
             Admission::Refused(refusal) => return Err(Error::refused_by_state(id, refusal)),
         };
-        let plan = self.plan_start(&record, accelerator)?;
-        begin(&mut store, &record, &plan)?;
-        match self.bring_up(&mut store, id, &plan, Patience { deadline, signals }) {
+        let plan = self.plan_start(&record.spec, options.accelerator, disk_of(&record))?;
+        let plan = self.choose_origin(plan, &record.spec, options.from, patience)?;
+        let failed = match self.carry_out(&mut store, &record, &plan, patience) {
+            Ok(()) => return Ok(self.inspect(id)?.sandbox),
+            Err(e) => e,
+        };
+        if !(plan.is_fork() && may_boot_instead(failed.code)) {
+            return Err(self.unwind(&mut store, id, failed.about(id)));
+        }
+        // What the template did wrong, the next one may do right; this sandbox does not wait for it.
+        self.release_run(&mut store, id, State::Stopped, None)?;
+        self.discard_template(&plan);
+        let (record, _) = store.sandbox(id)?.ok_or_else(missing)?;
+        let reason = format!("the template could not be forked: {}", failed.one_line());
+        let plan = self.plan_start(&record.spec, options.accelerator, disk_of(&record))?.boots(reason);
+        match self.carry_out(&mut store, &record, &plan, patience) {
             Ok(()) => Ok(self.inspect(id)?.sandbox),
             Err(e) => Err(self.unwind(&mut store, id, e.about(id))),
         }
     }
 
-    /// Everything that can be refused is refused here, with nothing made.
-    pub(crate) fn plan_start(&self, record: &SandboxRecord, accelerator: Option<AcceleratorRequest>) -> Result<StartPlan, Error> {
-        let spec = &record.spec;
-        capacity::check_start(self.paths(), spec)?;
-        let image = self.image_of(record).map_err(|e| {
-            Error::new(ErrorCode::MissingDependency, format!("the image \"{}\" this sandbox was made from is gone", spec.image))
-                .hint(format!("smolvm setup --image {}; a new sandbox then uses the new image", spec.image))
-                .because(e)
-        })?;
-        let boot = image::boot_files(&self.paths().cache).map_err(|e| {
-            let way = if matches!(e, image::ImageError::NoAgent) {
-                "cargo xtask build   makes a smolvm that carries the agent"
-            } else {
-                "smolvm setup"
-            };
-            Error::new(ErrorCode::MissingDependency, "the guest's kernel is not prepared").hint(way).because(e)
-        })?;
-        let engine = Engine::find(self.settings.hypervisor.as_deref(), &self.paths().cache).map_err(|e| {
-            Error::new(ErrorCode::MissingDependency, "the hypervisor cannot be used")
-                .hint("apt-get install --no-install-recommends qemu-system-x86")
-                .because(e)
-        })?;
-        let request = accelerator.unwrap_or(spec.accelerator);
-        let choice = decide(request, &accel::host_speed(&self.paths().cache, &self.boot_id).kvm).map_err(|e| {
-            Error::new(ErrorCode::Unsupported, "the accelerator cannot be used").hint("leave --accel away, or use --accel tcg").because(e)
-        })?;
-        let token = LaunchToken::from_random(random::bytes().map_err(|e| Error::new(ErrorCode::Internal, "no random bytes").because(e))?);
-        Ok(StartPlan {
-            token,
-            run: Run {
-                accelerator: choice.accelerator.as_str().to_owned(),
-                accelerator_reason: choice.reason,
-                started_ms: now_ms(),
-                enforced: serde_json::Value::Null,
-                kernel: boot.kernel_release.clone(),
-                hypervisor: engine.version.to_string(),
-                agent: String::new(),
-            },
-            kernel: boot.kernel,
-            initramfs: boot.initramfs,
-            image: image.path,
-            network: spec.network,
-            cpus: spec.cpus.get(),
-            memory_mib: spec.memory.mib(),
-            disk_bytes: spec.disk.bytes(),
-        })
+    /// Starts what becomes a template; it is parked instead of running, and its monitor ends.
+    pub(crate) fn start_parked(&self, id: &SandboxId, draft: &Draft, disk: DiskState, patience: Patience<'_>) -> Result<(), Error> {
+        let missing = || Error::no_such_sandbox(id);
+        let mut store = self.store_if_any()?.ok_or_else(missing)?;
+        let _lock = self.lock_existing(&store, id, LOCK_WAIT)?.ok_or_else(missing)?;
+        let (record, _) = store.sandbox(id)?.ok_or_else(missing)?;
+        let plan = self.plan_start(&record.spec, None, disk)?.parks(draft);
+        self.carry_out(&mut store, &record, &plan, patience)
     }
 
-    /// The very image the sandbox was made from: its disk is a layer over that one's files.
-    fn image_of(&self, record: &SandboxRecord) -> Result<image::Image, image::ImageError> {
-        let digest = record
-            .spec
-            .image_digest
-            .parse()
-            .map_err(|_| image::ImageError::NotFound { name: record.spec.image.to_string(), available: Vec::new() })?;
-        image::resolve_digest(&self.paths().cache, &digest)
+    /// Records and makes what was decided.
+    fn carry_out(&self, store: &mut Store, record: &SandboxRecord, plan: &StartPlan, patience: Patience<'_>) -> Result<(), Error> {
+        begin(store, record, plan)?;
+        self.bring_up(store, &record.id, plan, patience)
     }
 
     fn bring_up(&self, store: &mut Store, id: &SandboxId, plan: &StartPlan, patience: Patience<'_>) -> Result<(), Error> {
+        if let Some(from) = &plan.disk_from {
+            perform(Effect::DataDisk, |_| self.renew_disk(id, from, plan.disk_bytes))?;
+        }
         make_run_dir(self, id)?;
         let (record, entries) = store.sandbox(id)?.ok_or_else(|| Error::no_such_sandbox(id))?;
         self.write_env(id, &record.spec.env)?;
@@ -163,6 +167,7 @@ impl Smolvm {
             token: plan.token.to_string(),
             cpus: plan.cpus,
             memory_mib: plan.memory_mib,
+            memory: plan.memory.clone(),
             accelerator: plan.run.accelerator.clone(),
             kernel: plan.kernel.clone(),
             initramfs: plan.initramfs.clone(),
@@ -176,7 +181,25 @@ impl Smolvm {
         let answer = wait_for_report(socket, patience);
         // The monitor outlives this command. Should it have ended, it is reaped here.
         let _ = child.try_wait();
-        answer
+        match (answer?, &plan.memory) {
+            (Report::Parked, MonitorMemory::Park { .. }) | (Report::Ready, MonitorMemory::Boot | MonitorMemory::Fork { .. }) => Ok(()),
+            (Report::Ready | Report::Parked | Report::Failed { .. }, _) => {
+                Err(Error::new(ErrorCode::Internal, "the monitor did something else than it was told"))
+            }
+        }
+    }
+
+    /// Puts a copy of what the template has mounted in the place of a disk with nothing on it.
+    fn renew_disk(&self, id: &SandboxId, from: &Path, bytes: u64) -> Result<(), Error> {
+        let (copy, disk) = (self.paths().new_disk(id), self.paths().disk(id));
+        let made = match copy_sparse(from, &copy, bytes) {
+            // Left by a start that was killed.
+            Err(e) if e.source.kind() == ErrorKind::AlreadyExists => {
+                std::fs::remove_file(&copy).map_err(FsError::on("remove", &copy)).and_then(|()| copy_sparse(from, &copy, bytes))
+            }
+            other => other,
+        };
+        Ok(made.and_then(|()| std::fs::rename(&copy, &disk).map_err(FsError::on("replace", &disk)))?)
     }
 
     /// Starts the monitor in a process group of its own, out of reach of a terminal's Ctrl-C, its standard output a socket to this process.
@@ -282,18 +305,9 @@ pub(crate) fn begin(store: &mut Store, record: &SandboxRecord, plan: &StartPlan)
     })
 }
 
-/// One start, decided.
-#[derive(Debug)]
-pub(crate) struct StartPlan {
-    pub(crate) token: LaunchToken,
-    run: Run,
-    kernel: std::path::PathBuf,
-    initramfs: std::path::PathBuf,
-    image: std::path::PathBuf,
-    network: NetworkMode,
-    cpus: u8,
-    memory_mib: u32,
-    disk_bytes: u64,
+/// Whether booting may do what forking did not: it took no longer than it may, and nobody wants to stop.
+fn may_boot_instead(code: ErrorCode) -> bool {
+    !matches!(code, ErrorCode::Interrupted | ErrorCode::Timeout)
 }
 
 /// One id per sandbox, the same at every start of it, and no secret.
@@ -305,54 +319,4 @@ fn machine_id(vm: &Smolvm, id: &SandboxId) -> String {
 fn user_network(vm: &Smolvm, id: &SandboxId) -> MonitorNetwork {
     let mac = smolvm_host::install::mac_for(&vm.mark(id)).to_string();
     MonitorNetwork::User { mac, address: Ipv4Addr::new(10, 0, 2, 15), gateway: Ipv4Addr::new(10, 0, 2, 2) }
-}
-
-/// How long a start is waited for.
-#[derive(Debug, Clone, Copy)]
-struct Patience<'a> {
-    deadline: Duration,
-    /// Readable once the caller was told to give up.
-    signals: Option<BorrowedFd<'a>>,
-}
-
-/// Waits until the monitor has something to say.
-fn wait_for_word(socket: &UnixStream, patience: Patience<'_>) -> Result<(), Error> {
-    let late = || {
-        Error::new(ErrorCode::Timeout, format!("the guest did not answer within {} s", patience.deadline.as_secs()))
-            .hint("smolvm logs NAME shows its console; smolvm doctor shows how fast guests run here")
-    };
-    let until = Instant::now() + patience.deadline;
-    let mut fds = vec![PollFd::new(socket, PollFlags::IN)];
-    fds.extend(patience.signals.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-    loop {
-        let timeout = Timespec::try_from(until.saturating_duration_since(Instant::now())).ok();
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(0) => return Err(late()),
-            Ok(_) if fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) => {
-                return Err(Error::new(ErrorCode::Interrupted, "interrupted while the sandbox started"));
-            }
-            Ok(_) => return Ok(()),
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(Error::new(ErrorCode::Internal, "the monitor cannot be waited for").because(e)),
-        }
-    }
-}
-
-fn wait_for_report(socket: UnixStream, patience: Patience<'_>) -> Result<(), Error> {
-    wait_for_word(&socket, patience)?;
-    let lost = |e: std::io::Error| Error::new(io_code(&e), "the monitor cannot be heard").because(e);
-    // A monitor writes its line in one piece.
-    socket.set_read_timeout(Some(Duration::from_secs(5))).map_err(lost)?;
-    let mut line = String::new();
-    BufReader::new(socket).read_line(&mut line).map_err(lost)?;
-    match serde_json::from_str::<Report>(&line) {
-        Ok(Report::Ready) => Ok(()),
-        Ok(Report::Failed { code, message, recovery }) => {
-            let code = ErrorCode::ALL.into_iter().find(|c| c.as_str() == code).unwrap_or(ErrorCode::Internal);
-            Err(Error { recovery, ..Error::new(code, message) })
-        }
-        // It says why it cannot go on; what keeps it from that is a signal, or a defect that its log tells.
-        Err(_) => Err(Error::new(ErrorCode::GuestError, "the monitor was killed before it could say anything")
-            .hint("smolvm start NAME; smolvm logs NAME --log monitor")),
-    }
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use smolvm_host::store::{Exit, Holds, SandboxRecord};
+use smolvm_host::store::{Exit, Holds, Run, SandboxRecord};
 use smolvm_model::ledger::{Entry, Kind};
 use smolvm_model::spec::NetworkMode;
 use smolvm_model::state::Verdict;
 
 use crate::observe::process_of;
+use crate::start::BOOTED;
 
 /// One sandbox. Fields are only ever added.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -36,8 +37,10 @@ pub struct SandboxView {
     pub memory_mib: u32,
     /// Size of the data disk.
     pub disk_bytes: u64,
-    /// `cold` until templates exist.
-    pub started_from: &'static str,
+    /// `template` or `cold`: how the present or last run began.
+    pub started_from: String,
+    /// Which template, or why none.
+    pub started_from_reason: Option<String>,
     /// The user's labels.
     pub labels: BTreeMap<String, String>,
     /// Creation, RFC 3339.
@@ -123,6 +126,9 @@ pub(crate) fn view(record: SandboxRecord, holds: Holds, verdict: &Verdict) -> Sa
     };
     let claims = record.state.claims_process();
     let process = holds.process.filter(|_| claims).map(|i| ProcessView { pid: i.pid, monitor_pid: holds.monitor_pid });
+    // A record that was written before there were templates does not say.
+    let origin = |run: &Run| Some((run.started_from.clone(), run.started_from_reason.clone())).filter(|(from, _)| !from.is_empty());
+    let (started_from, started_from_reason) = record.run.as_ref().and_then(origin).unzip();
     let (accelerator, accelerator_reason) = record.run.map(|run| (run.accelerator, run.accelerator_reason)).unzip();
     SandboxView {
         id: record.id.to_string(),
@@ -139,7 +145,8 @@ pub(crate) fn view(record: SandboxRecord, holds: Holds, verdict: &Verdict) -> Sa
         cpus: record.spec.cpus.get(),
         memory_mib: record.spec.memory.mib(),
         disk_bytes: record.spec.disk.bytes(),
-        started_from: "cold",
+        started_from: started_from.unwrap_or_else(|| BOOTED.to_owned()),
+        started_from_reason,
         labels: record.spec.labels.into_iter().map(|(k, v)| (k.to_string(), v)).collect(),
         created_at: crate::time::rfc3339(record.created_ms),
         expires_at: record.expires_ms.map(crate::time::rfc3339),

@@ -87,7 +87,7 @@ pub(crate) fn open_descriptors() -> Vec<usize> {
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
-fn errno(error: std::io::Error) -> i32 {
+pub(crate) fn errno(error: std::io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EINVAL)
 }
 

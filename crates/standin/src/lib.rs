@@ -25,9 +25,24 @@ pub struct Targets {
     pub file_size: u64,
     /// The libraries' directory, to have one more file that is mounted.
     pub library: String,
+    /// The template to go for, by a fork; then nothing else is tried.
+    #[serde(default)]
+    pub template: Option<Template>,
     /// What to do when all was tried.
     pub then: Then,
 }
+
+/// Where a template is on the host.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Template {
+    /// Its memory.
+    pub memory: String,
+    /// The state of its devices.
+    pub devices: String,
+}
+
+/// Bytes of a template's memory that are mapped; it is longer.
+pub const MAPPED: usize = 4096;
 
 /// The end of a stand-in.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

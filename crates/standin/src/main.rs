@@ -6,6 +6,7 @@
 
 mod attempts;
 mod sys;
+mod template;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -21,7 +22,7 @@ fn main() -> ExitCode {
         Some("--version") => println!("QEMU emulator version 7.2.22 (stand-in)"),
         Some("-L") => println!("/usr/share/qemu\n/usr/share/seabios"),
         Some("--outside") => outside(),
-        Some("-name") => inside(),
+        Some("-name") => inside(args.iter().any(|arg| arg == "-incoming")),
         // Run once more by itself, to see whether it can.
         Some("--nothing") => {}
         _ => return ExitCode::from(2),
@@ -29,20 +30,36 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn inside() {
+fn inside(is_fork: bool) {
     let inherited = attempts::open_descriptors();
     // The launcher believes no hypervisor without a seccomp filter. This one forbids nothing, so that
     // what is tested is the jail alone.
     sys::allow_everything_filter().expect("a seccomp filter");
+    // As QEMU does: it looks at another file first, and asks for the memory before it answers.
+    let memory = is_fork.then(|| {
+        File::options().read(true).write(true).open("/dev/null").expect("a call that is not for us passes");
+        template::open_to_read_and_write().expect("the memory")
+    });
     let mut qmp = sys::adopt(fd::QMP);
     qmp.write_all(b"{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n").expect("greet");
     let mut line = String::new();
     BufReader::new(&qmp).read_line(&mut line).expect("qmp_capabilities");
     qmp.write_all(b"{\"return\": {}, \"id\": 0}\r\n").expect("answer");
+    if is_fork {
+        template::restore(&mut qmp).expect("the commands of a restore");
+    }
     line.clear();
     BufReader::new(sys::adopt(fd::AGENT)).read_line(&mut line).expect("targets");
     let targets: Targets = serde_json::from_str(&line).expect("targets as JSON");
     let mut console = sys::adopt(fd::CONSOLE);
+    if let (Some(memory), Some(paths)) = (memory, targets.template.clone()) {
+        let held = template::Held { memory, devices: sys::adopt(fd::DEVICES), paths };
+        for attempt in template::ALL {
+            say(&mut console, attempt.name, (attempt.run)(&held));
+        }
+        say(&mut console, "open the name again", template::open_the_name_again());
+        return say(&mut console, END, Ok(()));
+    }
     for attempt in attempts::ALL {
         say(&mut console, attempt.name, (attempt.run)(&targets));
     }
@@ -64,6 +81,14 @@ fn outside() {
     std::io::stdin().read_to_string(&mut text).expect("targets");
     let targets: Targets = serde_json::from_str(&text).expect("targets as JSON");
     let mut out = sys::adopt(1);
+    if let Some(paths) = targets.template.clone() {
+        let open = |path: &str| File::options().read(true).write(true).open(path).expect("the template");
+        let held = template::Held { memory: open(&paths.memory), devices: open(&paths.devices), paths };
+        for attempt in template::ALL {
+            say(&mut out, attempt.name, (attempt.run)(&held));
+        }
+        return;
+    }
     for attempt in attempts::ALL.iter().filter(|a| !a.name.starts_with("inside") && !a.name.starts_with("may")) {
         let result = sys::in_child(|| (attempt.run)(&targets));
         say(&mut out, attempt.name, result);

@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 use std::time::Duration;
 
-use smolvm_host::jail::{JailError, JailIdentity, JailSpec, Limits, spawn};
+use smolvm_host::jail::{JailError, JailIdentity, JailSpec, Limits, Opens, spawn};
 use support::{Bench, Caller, JAIL_UID, line, status};
 
 /// A kernel QEMU takes: enough of an ELF with a PVH note to be loaded; the guest runs into a halt.
@@ -180,6 +180,7 @@ fn a_jail_is_refused_where_it_could_not_hold() {
         identity,
         groups: Vec::new(),
         limits: Limits { file_size: 0, open_files: 16, threads: None },
+        opens: Opens::Kernel,
     };
     // This test runs in a process of several threads.
     assert!(matches!(spawn(&spec(JailIdentity::Uid(JAIL_UID))), Err(JailError::Threads { .. })));

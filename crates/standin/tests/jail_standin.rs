@@ -14,8 +14,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use standin::{END, Targets, Then, Tried};
-use support::{Bench, Caller, command, line};
+use standin::{END, Targets, Template, Then, Tried};
+use support::{Bench, Caller, NOBODY, command, line};
 
 /// Succeeds in the jail on purpose, or is forbidden by QEMU's own seccomp filter only, which the
 /// stand-in runs without.
@@ -57,6 +57,7 @@ impl Host {
             victim_pid: i32::try_from(victim.id()).unwrap(),
             file_size: bench.data_size,
             library: library.display().to_string(),
+            template: None,
             then,
         };
         Self { targets, victim, _unix: unix, _abstract: listening, _tcp: tcp }
@@ -113,6 +114,64 @@ fn everything_succeeds_outside() {
     let failed: Vec<_> = tried.iter().filter(|(_, errno)| **errno != 0).collect();
     assert!(failed.is_empty(), "{failed:#?}");
     assert!(tried.len() > 28, "{tried:#?}");
+}
+
+/// A template as the cache has it: its owner may write it, and nobody else may even read it.
+fn template(bench: &Bench) -> Template {
+    let owner = match bench.caller {
+        Caller::Root => 0,
+        Caller::Nobody => NOBODY,
+    };
+    let make = |name: &str, length: usize| {
+        let path = bench.path(name);
+        std::fs::write(&path, vec![7; length]).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        chown(&path, Some(owner), Some(owner)).unwrap();
+        path.display().to_string()
+    };
+    Template { memory: make("memory", 64 << 20), devices: make("devices", 4096) }
+}
+
+fn no_fork_can_write_its_template(caller: Caller) {
+    let bench = Bench::new(caller).with_standin();
+    let mut host = Host::new(&bench, Then::Exit);
+    let template = template(&bench);
+    host.targets.template = Some(template.clone());
+    let mut started = bench.start(Some(&host.targets), "console");
+    assert!(started.pid() > 1);
+    let tried = report(&mut started.out);
+    assert!(tried.len() > 15, "the stand-in stopped early: {tried:#?}");
+    let broken: Vec<_> = tried.iter().filter(|(what, errno)| (**errno == 0) != what.starts_with("may ")).collect();
+    assert!(broken.is_empty(), "as {caller:?}: {broken:#?}\nof {tried:#?}");
+    assert_eq!(tried["open the name again"], 38, "ENOSYS: nobody answers any more");
+    assert!(std::fs::read(&template.memory).unwrap() == vec![7; 64 << 20], "the memory has changed");
+    assert!(std::fs::read(&template.devices).unwrap() == vec![7; 4096], "the devices have changed");
+    assert_eq!(line(&mut started.out)["outcome"], "exit status 0");
+}
+
+#[test]
+fn no_fork_of_root_can_write_its_template() {
+    no_fork_can_write_its_template(Caller::Root);
+}
+
+#[test]
+fn no_fork_of_an_ordinary_user_can_write_its_template() {
+    no_fork_can_write_its_template(Caller::Nobody);
+}
+
+/// The control: whoever may open it, and is in no jail, can do all of that.
+#[test]
+fn a_template_can_be_written_outside() {
+    let bench = Bench::new(Caller::Root);
+    let mut host = Host::new(&bench, Then::Exit);
+    host.targets.template = Some(template(&bench));
+    let mut child = command(&bench.path("standin")).arg("--outside").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    serde_json::to_writer(child.stdin.take().unwrap(), &host.targets).unwrap();
+    let tried = report(std::io::BufReader::new(child.stdout.take().unwrap()));
+    child.wait().unwrap();
+    let failed: Vec<_> = tried.iter().filter(|(_, errno)| **errno != 0).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    assert!(tried.len() > 15, "{tried:#?}");
 }
 
 #[test]

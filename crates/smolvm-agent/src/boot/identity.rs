@@ -2,8 +2,10 @@
 
 use std::fs::{File, Metadata};
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
+use rustix::fs::{Mode, OFlags, open, openat};
 use smolvm_proto::BootConfig;
 
 use super::failed;
@@ -57,6 +59,39 @@ pub(super) fn place(config: &BootConfig) -> Result<Placed, BootFailure> {
         }
     }
     Ok(Placed::Layer)
+}
+
+/// The layer in memory between image and disk, of a root that was put together before it was known who the guest is.
+///
+/// The kernel leaves open what an overlay shows of changes below it. These are made before anybody has asked for the
+/// names: so they are found when they are looked for first, as on a file system that was mounted with them.
+pub(super) struct Layer {
+    etc: OwnedFd,
+}
+
+impl Layer {
+    /// Makes it, empty; the image's `/etc` must be a directory for it to lie over.
+    pub(super) fn make() -> Result<Self, BootFailure> {
+        let (layer, image) = (format!("{IDENTITY}/etc"), format!("{LOWER}/etc"));
+        let shipped = look(&image)?.filter(Metadata::is_dir);
+        let shipped = shipped.ok_or_else(|| BootFailure { step: STEP, message: format!("{image} is no directory") })?;
+        make_directory(IDENTITY).map_err(failed(STEP, IDENTITY))?;
+        make_directory(&layer).map_err(failed(STEP, &layer))?;
+        adopt(&layer, &shipped)?;
+        let etc = open(&layer, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(failed(STEP, &layer))?;
+        Ok(Self { etc })
+    }
+
+    /// Says who the guest is.
+    pub(super) fn fill(self, config: &BootConfig) -> Result<(), BootFailure> {
+        for (name, text, mode) in files(config) {
+            let fail = |what| failed(STEP, what);
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+            let file = openat(&self.etc, name, flags, Mode::from_raw_mode(mode)).map_err(fail(name))?;
+            File::from(file).write_all(text.as_bytes()).map_err(|e| BootFailure { step: STEP, message: format!("{name}: {e}") })?;
+        }
+        Ok(())
+    }
 }
 
 /// Writes the files into the root as it stands.

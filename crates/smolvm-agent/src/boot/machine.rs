@@ -4,6 +4,7 @@ use rustix::process::Pid;
 use rustix::system::RebootCommand;
 use smolvm_proto::{BootConfig, Ready, UnixTime};
 
+use super::identity::{Layer, Placed};
 use super::modules::Group;
 use super::overlay::{Disk, Upper};
 use super::steps::Steps;
@@ -14,40 +15,22 @@ use crate::serve::{BootFailure, Guest};
 pub(super) struct Machine {
     /// What mounting the root image gave, once it was tried.
     image: Option<Result<(), BootFailure>>,
+    /// The network device, if it was made ready before it was known who the guest is.
+    raised: Option<network::Raised>,
+    has_loopback: bool,
     steps: Steps,
     disk: Option<Disk>,
+    /// The layer that says who the guest is, where the root was put together before that was known.
+    identity: Option<Layer>,
 }
 
 impl Machine {
     /// A guest that can be talked to.
     pub(super) fn new(steps: Steps) -> Self {
-        Self { image: None, steps, disk: None }
-    }
-}
-
-impl Guest for Machine {
-    fn prepare(&mut self) {
-        self.steps.done("hello");
-        self.image.get_or_insert_with(overlay::mount_image);
-        self.steps.done("image");
+        Self { image: None, raised: None, has_loopback: false, steps, disk: None, identity: None }
     }
 
-    fn boot(&mut self, config: &BootConfig) -> Result<Ready, BootFailure> {
-        self.steps.done("wait");
-        self.image.get_or_insert_with(overlay::mount_image).clone()?;
-        entropy::set_clock(config.time)?;
-        let entropy_bytes = entropy::seed(&config.entropy)?;
-        identity::set_hostname(&config.hostname)?;
-        self.steps.done("entropy");
-        network::loopback()?;
-        let address = match &config.network {
-            Some(wanted) => {
-                modules::load(Group::Net)?;
-                Some(network::configure(wanted)?)
-            }
-            None => None,
-        };
-        self.steps.done("network");
+    fn put_root_together(&mut self, config: &BootConfig) -> Result<(), BootFailure> {
         overlay::mount_upper(if config.data_disk { Upper::DataDisk } else { Upper::Memory })?;
         self.steps.done("disk");
         let placed = identity::place(config)?;
@@ -58,15 +41,80 @@ impl Guest for Machine {
         overlay::switch_root()?;
         mounts::finish()?;
         // What the layer does not show is written now: an `/etc` that the guest made anew hides it.
-        identity::write(config)?;
+        identity::write(config)
+    }
+}
+
+fn now() -> UnixTime {
+    let (secs, nanos) = crate::sys::clock::wall();
+    UnixTime { secs, nanos }
+}
+
+impl Guest for Machine {
+    fn prepare(&mut self) {
+        self.steps.done("hello");
+        self.image.get_or_insert_with(overlay::mount_image);
+        self.steps.done("image");
+    }
+
+    fn park(&mut self, network: bool, fresh_disk: bool) -> Result<(), BootFailure> {
+        self.image.get_or_insert_with(overlay::mount_image).clone()?;
+        network::loopback()?;
+        self.has_loopback = true;
+        if network {
+            modules::load(Group::Net)?;
+            self.raised = Some(network::raise()?);
+        }
+        if fresh_disk {
+            overlay::mount_upper(Upper::DataDisk)?;
+            self.identity = Some(Layer::make()?);
+            self.disk = Some(overlay::assemble(Placed::Layer)?);
+            modules::forget();
+            overlay::switch_root()?;
+            mounts::finish()?;
+            rustix::fs::sync();
+        }
+        // A fork's steps are counted from its own beginning.
+        self.steps = Steps::start();
+        Ok(())
+    }
+
+    fn set_clock(&mut self, time: UnixTime) -> Result<UnixTime, BootFailure> {
+        entropy::set_clock(time)?;
+        Ok(now())
+    }
+
+    fn boot(&mut self, config: &BootConfig) -> Result<Ready, BootFailure> {
+        self.steps.done("wait");
+        self.image.get_or_insert_with(overlay::mount_image).clone()?;
+        entropy::set_clock(config.time)?;
+        let entropy_bytes = entropy::seed(&config.entropy)?;
+        identity::set_hostname(&config.hostname)?;
+        self.steps.done("entropy");
+        if !std::mem::replace(&mut self.has_loopback, true) {
+            network::loopback()?;
+        }
+        let address = match &config.network {
+            Some(wanted) => {
+                if self.raised.is_none() {
+                    modules::load(Group::Net)?;
+                }
+                Some(network::configure(wanted, self.raised.take())?)
+            }
+            None => None,
+        };
+        self.steps.done("network");
+        match self.identity.take() {
+            Some(layer) => layer.fill(config)?,
+            None => self.put_root_together(config)?,
+        }
         let machine_id = identity::machine_id()?;
         self.steps.done("root");
-        let (secs, nanos) = crate::sys::clock::wall();
         Ok(Ready {
             hostname: identity::hostname(),
             machine_id,
             address,
-            time: UnixTime { secs, nanos },
+            time: now(),
             entropy_bytes,
             uptime_ms: crate::sys::clock::uptime_us() / 1000,
             steps: self.steps.taken(),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use smolvm_proto::{
     AgentMessage, AttachRequest, BootConfig, Channel, ExecErrorKind, ExecExit, ExecRequest, Frame, FrameKind, FrameRef, HostMessage,
-    StreamControl, decode,
+    StreamControl, UnixTime, decode,
 };
 
 use super::Server;
@@ -53,6 +53,8 @@ impl Server<'_> {
         match request {
             Request::Attach(request) => self.attach(&request),
             Request::Host(HostMessage::Boot(config)) => self.boot(&config),
+            Request::Host(HostMessage::Park { network, fresh_disk }) => self.park(network, fresh_disk),
+            Request::Host(HostMessage::Clock { time }) => self.set_clock(time),
             Request::Host(HostMessage::Ping { seq }) => self.say(&AgentMessage::Pong { seq }),
             Request::Host(HostMessage::Shutdown { grace_ms }) => {
                 let act = self.phase.ask(Duration::from_millis(grace_ms), Instant::now());
@@ -93,6 +95,40 @@ impl Server<'_> {
             None => return,
         };
         self.say(&answer);
+    }
+
+    /// Only a guest that is nobody yet can become the template of many.
+    fn park(&mut self, network: bool, fresh_disk: bool) {
+        if self.boot.is_some() {
+            return;
+        }
+        self.work_ahead();
+        let answer = match self.guest.park(network, fresh_disk) {
+            Ok(()) => {
+                if fresh_disk {
+                    self.rehearse();
+                }
+                AgentMessage::Parked
+            }
+            Err(failure) => AgentMessage::Failed { step: failure.step.to_owned(), message: failure.message },
+        };
+        self.say(&answer);
+    }
+
+    /// Runs a command as every fork will run its first, so that what it reads is in memory.
+    fn rehearse(&mut self) {
+        self.warm = true;
+        let Some(child) = self.starter.warm_up() else { return };
+        // It is this one that is waited for, and there is nobody else.
+        let _ = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty());
+    }
+
+    fn set_clock(&mut self, time: UnixTime) {
+        match self.guest.set_clock(time) {
+            Ok(time) => self.say(&AgentMessage::Clock { time }),
+            // Unanswered, it is the host's to decide what becomes of such a guest.
+            Err(failure) => crate::log::line(failure),
+        }
     }
 
     pub(super) fn has_booted(&self) -> bool {

@@ -63,13 +63,13 @@ impl Starter {
     /// The first command of a fresh guest pays for everything that is met for the first time: the way of an `execve`
     /// through the kernel, the shell's or the C library's pages. Paid here, it goes on while the host is still
     /// writing down that the guest is ready. It is reaped like any orphan, and how it ends is nobody's business.
-    pub(crate) fn warm_up(&mut self) {
+    pub(crate) fn warm_up(&mut self) -> Option<Pid> {
         let request = ExecRequest { argv: vec!["true".to_owned()], ..ExecRequest::default() };
-        let Ok(account) = self.users.resolve(None) else { return };
+        let account = self.users.resolve(None).ok()?;
         let Command { candidates, argv, env, cwd } = Command::prepare(&request, &account);
         let null = self.null.as_fd();
         let plan = Plan { candidates: &candidates, argv: &argv, env: &env, cwd: &cwd, ids: None, stdio: [null; 3] };
-        let _ = self.spawner.spawn(&plan);
+        self.spawner.spawn(&plan).ok()
     }
 
     /// Starts the command of a request, or says why it never ran.

@@ -1,7 +1,7 @@
 //! The seam between serving and the machine that is served.
 
 use rustix::process::Pid;
-use smolvm_proto::{BootConfig, Ready};
+use smolvm_proto::{BootConfig, Ready, UnixTime};
 
 /// A step of the boot that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,6 +18,12 @@ pub(crate) trait Guest {
     /// Does what is the same for every guest of a kind. Called once, when the host was greeted: it makes up its
     /// mind while this goes on. A failure is told by [`Guest::boot`].
     fn prepare(&mut self);
+
+    /// Does what else is the same for every guest of a kind: it is parked, and forked many times.
+    fn park(&mut self, network: bool, fresh_disk: bool) -> Result<(), BootFailure>;
+
+    /// Sets the clock; gives what it then shows.
+    fn set_clock(&mut self, time: UnixTime) -> Result<UnixTime, BootFailure>;
 
     /// Makes the guest what the host asked for.
     fn boot(&mut self, config: &BootConfig) -> Result<Ready, BootFailure>;
@@ -40,6 +46,16 @@ pub(crate) struct Bystander;
 
 impl Guest for Bystander {
     fn prepare(&mut self) {}
+
+    fn park(&mut self, _network: bool, _fresh_disk: bool) -> Result<(), BootFailure> {
+        Ok(())
+    }
+
+    /// The clock here is not its to set.
+    fn set_clock(&mut self, _time: UnixTime) -> Result<UnixTime, BootFailure> {
+        let (secs, nanos) = crate::sys::clock::wall();
+        Ok(UnixTime { secs, nanos })
+    }
 
     fn boot(&mut self, config: &BootConfig) -> Result<Ready, BootFailure> {
         if config.data_disk {

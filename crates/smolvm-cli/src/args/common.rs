@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use smolvm::create::CreateRequest;
+use smolvm::start::StartFrom;
 use smolvm_model::engine::AcceleratorRequest;
 use smolvm_model::name::SandboxId;
 use smolvm_model::quantity::{Cpus, DiskSize, Memory, Span};
@@ -31,37 +32,73 @@ impl Common {
     }
 }
 
+/// What machine a sandbox is.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Machine")]
+pub(crate) struct MachineOptions {
+    /// Virtual processors [default: 1]
+    #[arg(long, value_name = "N")]
+    cpus: Option<Cpus>,
+    /// Memory: 512, 512M, 2G [default: 512M; minimal: 128M]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<Memory>,
+    /// Size of its disk, sparse [default: 8G]
+    #[arg(long, value_name = "SIZE")]
+    disk_size: Option<DiskSize>,
+    /// tap (needs root), user or none [default: tap, or user without the rights]
+    #[arg(long, value_name = "MODE")]
+    net: Option<NetworkMode>,
+    /// auto, kvm or tcg
+    #[arg(long, value_name = "ACCEL", default_value = "auto")]
+    accel: AcceleratorRequest,
+}
+
+impl MachineOptions {
+    /// What the library is asked for.
+    pub(crate) fn request(&self, image: ImageName) -> CreateRequest {
+        CreateRequest {
+            cpus: self.cpus,
+            memory: self.memory,
+            disk: self.disk_size,
+            network: self.net,
+            accelerator: self.accel,
+            ..CreateRequest::of(image)
+        }
+    }
+}
+
 /// What a new sandbox can be told; `create` and `run` share it.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sandbox")]
 pub(crate) struct SandboxOptions {
     /// Its name and the guest's hostname; one is made up without it
     #[arg(long, value_name = "NAME")]
-    pub(crate) name: Option<SandboxId>,
-    /// Virtual processors [default: 1]
-    #[arg(long, value_name = "N")]
-    pub(crate) cpus: Option<Cpus>,
-    /// Memory: 512, 512M, 2G [default: 512M; minimal: 128M]
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) memory: Option<Memory>,
-    /// Size of its disk, sparse [default: 8G]
-    #[arg(long, value_name = "SIZE")]
-    pub(crate) disk_size: Option<DiskSize>,
-    /// tap (needs root), user or none [default: tap, or user without the rights]
-    #[arg(long, value_name = "MODE")]
-    pub(crate) net: Option<NetworkMode>,
+    name: Option<SandboxId>,
     /// A variable for every command in it; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = variable)]
     pub(crate) env: Vec<(VarName, String)>,
     /// A mark of your own; may be repeated
     #[arg(short, long, value_name = "KEY=VALUE", value_parser = label)]
-    pub(crate) label: Vec<(LabelKey, String)>,
+    label: Vec<(LabelKey, String)>,
     /// Time to live: 30s, 5m, 1h30m; `cleanup` takes it after that
     #[arg(long, value_name = "DURATION")]
-    pub(crate) ttl: Option<Span>,
-    /// auto, kvm or tcg
-    #[arg(long, value_name = "ACCEL", default_value = "auto")]
-    pub(crate) accel: AcceleratorRequest,
+    ttl: Option<Span>,
+    #[command(flatten)]
+    machine: MachineOptions,
+}
+
+/// Where a guest comes from.
+#[derive(Debug, Args)]
+pub(crate) struct Origin {
+    /// Boot it, instead of forking a template
+    #[arg(long)]
+    cold: bool,
+}
+
+impl Origin {
+    pub(crate) fn wanted(&self) -> StartFrom {
+        if self.cold { StartFrom::Boot } else { StartFrom::Template }
+    }
 }
 
 impl SandboxOptions {
@@ -69,15 +106,10 @@ impl SandboxOptions {
     pub(crate) fn request(&self, image: ImageName) -> CreateRequest {
         CreateRequest {
             name: self.name.clone(),
-            cpus: self.cpus,
-            memory: self.memory,
-            disk: self.disk_size,
-            network: self.net,
             env: collect(&self.env),
             labels: collect(&self.label),
             ttl: self.ttl,
-            accelerator: self.accel,
-            ..CreateRequest::of(image)
+            ..self.machine.request(image)
         }
     }
 }

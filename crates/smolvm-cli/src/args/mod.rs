@@ -11,10 +11,10 @@ use std::path::PathBuf;
 use clap::builder::styling::{Style, Styles};
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub(crate) use common::{Common, SandboxOptions, collect, variable};
+pub(crate) use common::{Common, MachineOptions, Origin, SandboxOptions, collect, variable};
 pub(crate) use usage::{Wrong, path_of, wants_json, wrong};
 
-use crate::commands::{cleanup, completion, create, delete, doctor, exec, inspect, list, logs, run, setup, start, stop, version};
+use crate::commands::{cleanup, completion, create, delete, doctor, exec, inspect, list, logs, run, setup, start, stop, template, version};
 
 const ABOUT: &str = "Disposable Linux computers: microVMs with their own kernel, removed without a trace";
 const AFTER: &str = "\
@@ -61,6 +61,12 @@ pub(crate) enum Command {
     Sandbox {
         #[command(subcommand)]
         verb: Verb,
+    },
+    /// Booted machines from which sandboxes are forked
+    #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+    Template {
+        #[command(subcommand)]
+        verb: template::TemplateVerb,
     },
     /// Prints the names of all sandboxes, for shell completion.
     #[command(name = "__complete-names", hide = true)]

@@ -61,9 +61,9 @@ fn shortened(message: &str) -> String {
 
 /// The command that helps with `path`.
 fn help_of(path: &str) -> String {
-    match path.rsplit('.').next() {
-        Some(verb) if verb != "smolvm" => format!("smolvm {verb} --help"),
-        _ => "smolvm --help".to_owned(),
+    match path.strip_prefix("sandbox.").unwrap_or(path) {
+        "smolvm" => "smolvm --help".to_owned(),
+        words => format!("smolvm {} --help", words.replace('.', " ")),
     }
 }
 
@@ -79,15 +79,14 @@ pub(crate) fn path_of(argv: &[OsString], tree: &clap::Command) -> String {
         let value = std::mem::replace(&mut skip, *word == "--home");
         !value && !word.to_string_lossy().starts_with('-')
     });
-    let mut name = names.next();
-    if name.is_some_and(|first| first == "sandbox") {
-        name = names.next().or(name);
+    let mut next_of = |tree: &'_ clap::Command| names.next().and_then(OsStr::to_str).and_then(|word| tree.find_subcommand(word)).cloned();
+    let Some(first) = next_of(tree) else { return "smolvm".to_owned() };
+    if !first.has_subcommands() {
+        return crate::commands::dotted(None, first.get_name()).to_owned();
     }
-    let known = name.and_then(OsStr::to_str).and_then(|word| tree.find_subcommand(word)).map(clap::Command::get_name);
-    match known {
-        Some(verb) => crate::commands::dotted(verb).to_owned(),
-        None => "smolvm".to_owned(),
-    }
+    let group = Some(first.get_name()).filter(|name| *name != "sandbox");
+    let second = next_of(&first);
+    second.map_or("smolvm", |verb| crate::commands::dotted(group, verb.get_name())).to_owned()
 }
 
 fn words(argv: &[OsString]) -> impl Iterator<Item = &OsStr> {
@@ -110,6 +109,10 @@ mod tests {
             ("smolvm --home /x ls --nope", "sandbox.list"),
             ("smolvm sandbox rm", "sandbox.delete"),
             ("smolvm cleanup --all --prefix a", "cleanup"),
+            ("smolvm template ls --nope", "template.list"),
+            ("smolvm template", "smolvm"),
+            ("smolvm build --nope", "smolvm"),
+            ("smolvm sandbox doctor --nope", "doctor"),
             ("smolvm sandbox", "smolvm"),
             ("smolvm frobnicate", "smolvm"),
             ("smolvm --nope", "smolvm"),

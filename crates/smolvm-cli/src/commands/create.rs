@@ -4,8 +4,9 @@ use clap::Args;
 use serde_json::json;
 use smolvm::create::Made;
 use smolvm::logs::LogKind;
+use smolvm::start::{DEADLINE, StartOptions};
 use smolvm::view::SandboxView;
-use smolvm::{Error, Smolvm, start};
+use smolvm::{Error, Smolvm};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
 use smolvm_model::quantity::Span;
@@ -13,7 +14,7 @@ use smolvm_model::spec::ImageName;
 
 use super::Verbal;
 use super::start::started;
-use crate::args::{Common, SandboxOptions};
+use crate::args::{Common, Origin, SandboxOptions};
 use crate::context::Context;
 use crate::output::{Format, Problem, Progress, Reply, note, tell};
 
@@ -35,6 +36,8 @@ pub(crate) struct Create {
     /// How long the start may take
     #[arg(long, value_name = "DURATION", requires = "start")]
     timeout: Option<Span>,
+    #[command(flatten)]
+    origin: Origin,
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
@@ -71,8 +74,8 @@ impl Create {
     /// A sandbox that this very command made and could not start is of no use to anybody.
     fn start(&self, vm: &Smolvm, made: &Made) -> Result<SandboxView, Problem> {
         let id = &made.id;
-        let deadline = self.timeout.map_or(start::DEADLINE, Span::duration);
-        vm.start(id, None, deadline).map_err(|e| {
+        let deadline = self.timeout.map_or(DEADLINE, Span::duration);
+        vm.start(id, StartOptions { accelerator: None, from: self.origin.wanted(), deadline }).map_err(|e| {
             let console = last_lines(vm, id);
             let leftover = match vm.delete_made(made) {
                 Ok(deletion) => deletion.failed.into_iter().next().map(|(_, e)| e),

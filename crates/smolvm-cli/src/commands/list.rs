@@ -111,7 +111,8 @@ pub(super) fn state(sandbox: &SandboxView) -> String {
     }
 }
 
-fn age(created_at: &str) -> String {
+/// How long ago a moment was.
+pub(super) fn age(created_at: &str) -> String {
     let since = created_at.parse().ok().map(|then: jiff::Timestamp| jiff::Timestamp::now().as_second() - then.as_second());
     since.map_or_else(String::new, ago)
 }

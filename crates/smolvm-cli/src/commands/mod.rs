@@ -15,6 +15,7 @@ pub(crate) mod setup;
 pub(crate) mod start;
 pub(crate) mod stop;
 mod streams;
+pub(crate) mod template;
 pub(crate) mod version;
 
 use std::ffi::OsString;
@@ -26,6 +27,7 @@ use crate::args::{self, CleanupCli, Cli, Verb, Wrong};
 use crate::context::Context;
 use crate::exit;
 use crate::output::{Format, Problem, Reply, emit};
+use template::TemplateVerb;
 
 /// A verb with its arguments.
 pub(crate) trait Verbal {
@@ -55,6 +57,11 @@ pub(crate) fn dispatch(argv: &[OsString]) -> u8 {
     let context = Context { home: cli.home };
     match cli.command {
         args::Command::Verb(verb) | args::Command::Sandbox { verb } => act_on(verb, &context),
+        args::Command::Template { verb } => match verb {
+            TemplateVerb::List(v) => act(v, &context),
+            TemplateVerb::Build(v) => act(v, &context),
+            TemplateVerb::Delete(v) => act(v, &context),
+        },
         args::Command::CompleteNames => complete_names::run(&context),
     }
 }
@@ -105,9 +112,9 @@ fn decline(argv: &[OsString], e: clap::Error, path: Option<&str>) -> u8 {
     }
 }
 
-/// The dotted path of a verb of that name.
-pub(crate) fn dotted(verb: &str) -> &'static str {
-    const PATHS: [&str; 14] = [
+/// The dotted path of a verb of that name: of the group `template`, or of no other group.
+pub(crate) fn dotted(group: Option<&str>, verb: &str) -> &'static str {
+    const PATHS: [&str; 17] = [
         run::Run::PATH,
         create::Create::PATH,
         start::Start::PATH,
@@ -122,6 +129,13 @@ pub(crate) fn dotted(verb: &str) -> &'static str {
         cleanup::Cleanup::PATH,
         completion::Completion::PATH,
         version::Version::PATH,
+        template::List::PATH,
+        template::Build::PATH,
+        template::Delete::PATH,
     ];
-    PATHS.into_iter().find(|path| path.rsplit('.').next() == Some(verb)).unwrap_or("smolvm")
+    let is = |path: &&str| match path.split_once('.') {
+        Some((of, name)) => name == verb && of == group.unwrap_or("sandbox"),
+        None => *path == verb && group.is_none(),
+    };
+    PATHS.into_iter().find(is).unwrap_or("smolvm")
 }

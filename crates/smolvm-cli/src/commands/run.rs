@@ -11,7 +11,7 @@ use smolvm_model::spec::ImageName;
 use super::Verbal;
 use super::exec::{ExecOptions, captured, not_run, took, verdict};
 use super::streams::{Captured, Screen};
-use crate::args::{Common, SandboxOptions, collect};
+use crate::args::{Common, Origin, SandboxOptions, collect};
 use crate::context::Context;
 use crate::exit;
 use crate::output::{Format, Problem, Progress, Reply, note, tell};
@@ -37,6 +37,8 @@ pub(crate) struct Run {
     #[arg(long)]
     keep: bool,
     #[command(flatten)]
+    origin: Origin,
+    #[command(flatten)]
     common: Common,
     /// The command and its arguments
     #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
@@ -60,6 +62,7 @@ impl Verbal for Run {
             create: self.sandbox.request(self.image.clone()),
             exec: self.options.spec(self.command.clone(), collect(&self.sandbox.env)),
             keep: if self.keep { Keep::Keep } else { Keep::Remove },
+            from: self.origin.wanted(),
         };
         let ended = |e: smolvm::Error| not_run(e.into());
         if self.common.json {

@@ -2,13 +2,14 @@
 
 use clap::Args;
 use serde_json::json;
+use smolvm::start::{DEADLINE, StartOptions};
 use smolvm::view::SandboxView;
 use smolvm_model::engine::AcceleratorRequest;
 use smolvm_model::name::SandboxId;
 use smolvm_model::quantity::Span;
 
 use super::Verbal;
-use crate::args::Common;
+use crate::args::{Common, Origin};
 use crate::context::Context;
 use crate::output::{Format, Problem, Progress, Reply, tell};
 
@@ -30,6 +31,8 @@ pub(crate) struct Start {
     #[arg(long, value_name = "DURATION")]
     timeout: Option<Span>,
     #[command(flatten)]
+    origin: Origin,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -43,8 +46,8 @@ impl Verbal for Start {
     fn run(self, context: &Context) -> Result<Reply, Problem> {
         let vm = context.open()?;
         let progress = Progress::of(self.format(), self.common.quiet, format!("Starting \"{}\"", self.name));
-        let deadline = self.timeout.map_or(smolvm::start::DEADLINE, Span::duration);
-        let sandbox = vm.start(&self.name, self.accel, deadline)?;
+        let deadline = self.timeout.map_or(DEADLINE, Span::duration);
+        let sandbox = vm.start(&self.name, StartOptions { accelerator: self.accel, from: self.origin.wanted(), deadline })?;
         drop(progress);
         if self.common.verbose {
             started(&sandbox);
@@ -58,4 +61,7 @@ pub(super) fn started(sandbox: &SandboxView) {
     let accelerator = sandbox.accelerator.as_deref().unwrap_or("an unknown accelerator");
     let reason = sandbox.accelerator_reason.as_deref().unwrap_or("no reason recorded");
     tell(&format!("Sandbox \"{}\" runs with {accelerator}: {reason}", sandbox.id));
+    if let Some(why) = &sandbox.started_from_reason {
+        tell(&format!("It was started from {}: {why}", sandbox.started_from));
+    }
 }

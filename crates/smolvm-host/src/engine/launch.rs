@@ -5,31 +5,30 @@
 //!                                                                     │ any failure after this kills and reaps it
 //! ```
 
-use crate::effect::Permit;
+mod running;
+
 use std::fs::File;
-use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustix::pipe::{PipeFlags, pipe_with};
-use smolvm_model::engine::{Accelerator, LaunchArgs, MachineShape, NetDevice, NetKind, argv, fd, qemu_argv};
+use smolvm_model::engine::{Accelerator, GuestMemory, LaunchArgs, MachineShape, NetDevice, NetKind, argv, fd, qemu_argv};
 use smolvm_model::name::{LaunchToken, MacAddr, Mark};
 
+use super::migration;
 use super::probe::Engine;
-use super::qmp::{self, QmpMessage, QmpStream};
-use crate::jail::{self, Enforced, JailError, JailFile, JailIdentity, JailSpec, Limits, inspect};
-use crate::proc::{identity, kill};
+use super::qmp::{self, Qmp, QmpError, QmpStream};
+use crate::effect::Permit;
+use crate::jail::{self, Enforced, JailError, JailFile, JailIdentity, JailSpec, Jailed, Limits, Opens, inspect};
+use crate::proc::identity;
+pub use running::outcome;
+use running::{GREETING_PATIENCE, Running};
 
-/// From exec to the first answer takes about 30 ms; a host that swaps may need seconds.
-const GREETING_PATIENCE: Duration = Duration::from_secs(20);
-/// What is kept of the last words of a hypervisor that died.
-const STDERR_CAP: u64 = 4096;
+/// Loading takes about 10 ms.
+const RESTORE_PATIENCE: Duration = Duration::from_secs(20);
 /// QEMU opens about thirty descriptors for a microvm, and two more per KVM queue.
 const OPEN_FILES: u64 = 256;
 /// Threads besides one per virtual processor: main loop, RCU, QMP, and the pool for disk requests (64).
@@ -46,6 +45,44 @@ pub struct NetAttach {
     pub mac: MacAddr,
 }
 
+/// Where the guest's memory comes from.
+#[derive(Debug)]
+pub enum Memory {
+    /// Its own, empty: the machine boots.
+    Anonymous,
+    /// Files that become a template's: the machine boots, and can then be parked ([`migration::park`]).
+    Parked {
+        /// The memory: as long as that, open for reading and writing.
+        memory: File,
+        /// The devices: open for writing.
+        devices: File,
+    },
+    /// A template's files, open for reading only.
+    Forked {
+        /// The memory.
+        memory: File,
+        /// The devices.
+        devices: File,
+    },
+}
+
+impl Memory {
+    fn in_argv(&self) -> GuestMemory {
+        match self {
+            Self::Anonymous => GuestMemory::Anonymous,
+            Self::Parked { .. } => GuestMemory::Parked,
+            Self::Forked { .. } => GuestMemory::Forked,
+        }
+    }
+
+    fn files(self) -> Option<(File, OwnedFd)> {
+        match self {
+            Self::Anonymous => None,
+            Self::Parked { memory, devices } | Self::Forked { memory, devices } => Some((memory, devices.into())),
+        }
+    }
+}
+
 /// One start of one hypervisor.
 #[derive(Debug)]
 pub struct LaunchRequest<'a> {
@@ -57,6 +94,8 @@ pub struct LaunchRequest<'a> {
     pub token: &'a LaunchToken,
     /// The machine.
     pub shape: MachineShape,
+    /// Where its memory comes from.
+    pub memory: Memory,
     /// The host's time stamp counter frequency ([`super::accel::HostSpeed`]).
     pub tsc_khz: Option<u32>,
     /// An ELF kernel; readable by the identity below (mode 0644).
@@ -88,6 +127,8 @@ pub struct Launched {
     pub exe: (u64, u64),
     /// The control socket, greeted and negotiated: ready for commands ([`super::qmp::Qmp::resume`]).
     pub qmp: UnixStream,
+    /// What was read from it beyond the last answer.
+    pub qmp_stream: QmpStream,
     /// The agent's byte stream.
     pub agent: UnixStream,
     /// The serial console, to be read (a socket: do not shut down its other direction).
@@ -138,6 +179,12 @@ pub enum LaunchError {
         /// Its words.
         description: String,
     },
+    /// The file with the guest's memory could not be handed over.
+    #[error("the guest's memory cannot be handed to the hypervisor")]
+    Memory(#[source] std::io::Error),
+    /// The template's devices could not be loaded.
+    #[error("the template cannot be forked")]
+    Restore(#[from] QmpError),
     /// It did not greet in time.
     #[error("the hypervisor did not greet within {} s", GREETING_PATIENCE.as_secs())]
     Silent,
@@ -187,6 +234,8 @@ pub fn launch(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Launched, 
     let (stderr, stderr_theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| system("make a pipe")(e.into()))?;
     let null: OwnedFd = File::options().read(true).write(true).open("/dev/null").map_err(system("open /dev/null"))?.into();
 
+    let memory = request.memory.in_argv();
+    let template = request.memory.files();
     let (root, data): (OwnedFd, OwnedFd) = (request.root_image.into(), request.data_disk.into());
     let sockets: [OwnedFd; 3] = [qmp_theirs.into(), agent_theirs.into(), console_theirs.into()];
     let mut fds = vec![
@@ -200,16 +249,19 @@ pub fn launch(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Launched, 
         (&sockets[2], fd::CONSOLE),
     ];
     fds.extend(request.net.as_ref().map(|net| (&net.fd, fd::NET)));
+    fds.extend(template.as_ref().map(|(_, devices)| (devices, fd::DEVICES)));
 
     let args = LaunchArgs {
         mark: request.mark.clone(),
         token: request.token.clone(),
         shape: request.shape,
+        memory,
         net: request.net.as_ref().map(|net| NetDevice { kind: net.kind, mac: net.mac }),
         tsc_khz: request.tsc_khz,
     };
     let program = request.engine.binary.target.clone();
     let (devices, groups) = devices(request.shape.accelerator, request.identity)?;
+    let opens = if template.is_some() { Opens::Caller } else { Opens::Kernel };
     let spec = JailSpec {
         argv: qemu_argv(&program.to_string_lossy(), &args),
         program,
@@ -224,34 +276,61 @@ pub fn launch(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Launched, 
             // Another process of the same user would count too.
             threads: matches!(request.identity, JailIdentity::Uid(_)).then_some(THREADS + u64::from(request.shape.cpus.get())),
         },
+        opens,
     };
     let jailed = jail::spawn(&spec)?;
     drop(spec);
     drop((sockets, stderr_theirs, root, data, request.net));
 
+    let exe = (request.engine.binary.id.dev, request.engine.binary.id.ino);
+    let believed = believe(jailed, memory, template.as_ref().map(|(file, _)| file), &qmp, &stderr)?;
+    let Believed { pid, pidfd, start_ticks, enforced, qmp_stream } = believed;
+    Ok(Launched { pid, pidfd, start_ticks, exe, qmp, qmp_stream, agent, console: console.into(), stderr, enforced })
+}
+
+/// A hypervisor that has answered and was looked at.
+struct Believed {
+    pid: u32,
+    pidfd: OwnedFd,
+    start_ticks: u64,
+    enforced: Enforced,
+    qmp_stream: QmpStream,
+}
+
+/// Waits until it has answered, looks at what is enforced on it, and only then gives a fork its guest.
+fn believe(jailed: Jailed, memory: GuestMemory, file: Option<&File>, qmp: &UnixStream, stderr: &OwnedFd) -> Result<Believed, LaunchError> {
     let mut running = Running { pidfd: Some(jailed.pidfd) };
-    running.negotiate(&qmp, &stderr)?;
-    let mut enforced = inspect::read(Path::new("/proc"), jailed.pid)?;
+    let opens = if jailed.opens.is_some() { Opens::Caller } else { Opens::Kernel };
+    if let (Some(file), Some(listener)) = (file, &jailed.opens) {
+        running.hand_over(file, listener, stderr)?;
+    }
+    // Never again will it open a file to read and write.
+    drop(jailed.opens);
+    running.negotiate(qmp, stderr)?;
+    let mut enforced = inspect::read(Path::new("/proc"), jailed.pid, opens)?;
     if let Some(breach) = enforced.breach() {
         return Err(LaunchError::Breach(breach));
     }
+    let qmp_stream = match memory {
+        GuestMemory::Anonymous | GuestMemory::Parked => QmpStream::default(),
+        GuestMemory::Forked => restore(qmp)?,
+    };
     enforced.landlock_abi = jailed.landlock_abi;
     enforced.missing = jailed.missing;
-    let seen = identity::look(Path::new("/proc"), jailed.pid).map_err(system("read the hypervisor's start time"))?;
+    let seen = identity::look(Path::new("/proc"), jailed.pid)
+        .map_err(|source| LaunchError::System { action: "read the hypervisor's start time", source })?;
     let (Some(seen), Some(pidfd)) = (seen, running.pidfd.take()) else {
         return Err(LaunchError::Died { outcome: Outcome::Unknown, stderr: String::new() });
     };
-    Ok(Launched {
-        pid: jailed.pid,
-        pidfd,
-        start_ticks: seen.start_ticks,
-        exe: (request.engine.binary.id.dev, request.engine.binary.id.ino),
-        qmp,
-        agent,
-        console: console.into(),
-        stderr,
-        enforced,
-    })
+    Ok(Believed { pid: jailed.pid, pidfd, start_ticks: seen.start_ticks, enforced, qmp_stream })
+}
+
+/// Loads a template's devices and lets the machine run; gives what was read beyond the last answer.
+fn restore(qmp: &UnixStream) -> Result<QmpStream, LaunchError> {
+    let socket = qmp.try_clone().map_err(|source| LaunchError::System { action: "share the control socket", source })?;
+    let mut session = Qmp::resume(socket, RESTORE_PATIENCE);
+    migration::restore(&mut session)?;
+    Ok(session.into_stream())
 }
 
 /// Every file it sees: its own, the kernel, the initramfs.
@@ -296,95 +375,4 @@ fn devices(accelerator: Accelerator, identity: JailIdentity) -> Result<(Vec<Path
         }
     }
     Ok((devices, groups))
-}
-
-/// A hypervisor that is killed and reaped unless it was taken out.
-struct Running {
-    pidfd: Option<OwnedFd>,
-}
-
-impl Running {
-    /// Takes the greeting and opens the session.
-    ///
-    /// QEMU greets early and answers late: the reply comes from its main loop, so it says that the
-    /// whole machine was made. Nothing behind the reply is read: it is for whoever gets the socket.
-    fn negotiate(&mut self, qmp: &UnixStream, stderr: &OwnedFd) -> Result<(), LaunchError> {
-        let deadline = Instant::now() + GREETING_PATIENCE;
-        let mut stream = QmpStream::default();
-        loop {
-            let mut byte = [0];
-            match recv(qmp, &mut byte[..], RecvFlags::DONTWAIT) {
-                Ok((_, 0)) | Err(Errno::CONNRESET) => return Err(self.death(stderr)),
-                Ok(_) => {}
-                Err(Errno::AGAIN | Errno::INTR) => {
-                    self.await_byte(qmp, stderr, deadline)?;
-                    continue;
-                }
-                Err(errno) => return Err(LaunchError::System { action: "hear from the hypervisor", source: errno.into() }),
-            }
-            for message in stream.feed(&byte).map_err(LaunchError::Garbage)? {
-                match message {
-                    QmpMessage::Greeting => {
-                        let line = qmp::command("qmp_capabilities", None, 0);
-                        // A few bytes into an empty socket: all of them or none.
-                        let _ = send(qmp, &line, SendFlags::NOSIGNAL);
-                    }
-                    QmpMessage::Return { .. } => return Ok(()),
-                    QmpMessage::Error { description, .. } => return Err(LaunchError::Refused { description }),
-                    QmpMessage::Event { .. } => {}
-                }
-            }
-        }
-    }
-
-    fn await_byte(&mut self, qmp: &UnixStream, stderr: &OwnedFd, deadline: Instant) -> Result<(), LaunchError> {
-        let Some(pidfd) = &self.pidfd else { return Err(LaunchError::Silent) };
-        let left = deadline.saturating_duration_since(Instant::now());
-        let time = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
-        let mut set = [PollFd::new(qmp, PollFlags::IN), PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
-        match poll(&mut set, Some(&time)) {
-            Ok(0) => Err(LaunchError::Silent),
-            Ok(_) if !set[1].revents().is_empty() => Err(self.death(stderr)),
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(errno) => Err(LaunchError::System { action: "wait for the hypervisor", source: errno.into() }),
-        }
-    }
-
-    fn death(&mut self, stderr: &OwnedFd) -> LaunchError {
-        let outcome = match self.pidfd.take() {
-            Some(pidfd) => {
-                // It closed its control socket: it is ending, or had better.
-                let _ = kill::wait_all(std::slice::from_ref(&pidfd), Duration::from_millis(500));
-                let _ = kill::kill(&pidfd);
-                outcome(&pidfd)
-            }
-            None => Outcome::Unknown,
-        };
-        let mut words = Vec::new();
-        if let Ok(stderr) = stderr.try_clone() {
-            let _ = File::from(stderr).take(STDERR_CAP).read_to_end(&mut words);
-        }
-        LaunchError::Died { outcome, stderr: String::from_utf8_lossy(&words).trim().to_owned() }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(pidfd) = &self.pidfd {
-            let _ = kill::kill(pidfd);
-            let _ = jail::reap(pidfd);
-        }
-    }
-}
-
-/// Takes the status of a child that has ended or is being killed.
-pub fn outcome(pidfd: &OwnedFd) -> Outcome {
-    match jail::reap(pidfd) {
-        Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
-            (Some(status), _) => Outcome::Exited(status),
-            (None, Some(signal)) => Outcome::Signalled(signal),
-            (None, None) => Outcome::Unknown,
-        },
-        Ok(None) | Err(_) => Outcome::Unknown,
-    }
 }

@@ -4,6 +4,7 @@
 //!   probe   binary ──► version, libraries, firmware (cached by inode, verified by stat)
 //!   accel   /dev/kvm ──► ns per guest instruction; TSC frequency (cached per boot)
 //!   launch  both + files + sockets ──► jail ──► a hypervisor that has greeted on QMP, and what was enforced on it
+//!   migration  a template's devices: written when it is parked, loaded by each fork
 //!   qmp     its control socket: a blocking client, and a parser for poll loops
 //! ```
 //!
@@ -16,5 +17,6 @@ mod elf;
 pub mod fuzzing;
 mod kvm_ioctl;
 pub mod launch;
+pub mod migration;
 pub mod probe;
 pub mod qmp;

@@ -169,6 +169,12 @@ impl Engine {
         Ok(engine)
     }
 
+    /// Which file the hypervisor is, without asking it anything.
+    pub fn executable(explicit: Option<&Path>) -> Option<FileId> {
+        let path = explicit.map(Path::to_owned).or_else(|| tool::find(PROGRAM))?;
+        FileId::of(&path).ok()
+    }
+
     /// Whether every file is still the one that was listed.
     pub fn is_unchanged(&self) -> bool {
         std::iter::once(&self.binary).chain(&self.libraries).all(|f| FileId::of(&f.source).is_ok_and(|id| id == f.id))

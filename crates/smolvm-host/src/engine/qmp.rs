@@ -204,6 +204,11 @@ impl Qmp {
         self.next_id += 1;
         let deadline = Instant::now() + self.patience;
         self.write(&command(name, arguments, id), deadline, name)?;
+        self.answer(id, name, deadline)
+    }
+
+    /// Waits for the answer to the command with this number.
+    fn answer(&mut self, id: u64, name: &str, deadline: Instant) -> Result<Value, QmpError> {
         loop {
             match self.next(deadline, name)? {
                 QmpMessage::Return { id: Some(of), value } if of == id => return Ok(value),
@@ -220,6 +225,32 @@ impl Qmp {
                 QmpMessage::Return { .. } | QmpMessage::Error { .. } | QmpMessage::Greeting => {}
             }
         }
+    }
+
+    /// Runs several commands, sent together; the first that fails is told, and the others are run all the same.
+    pub fn execute_all(&mut self, commands: &[(&str, Option<Value>)]) -> Result<(), QmpError> {
+        let deadline = Instant::now() + self.patience;
+        let (first, mut lines) = (self.next_id, Vec::new());
+        for (name, arguments) in commands {
+            lines.extend_from_slice(&command(name, arguments.clone(), self.next_id));
+            self.next_id += 1;
+        }
+        let all = commands.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        self.write(&lines, deadline, &all)?;
+        let mut outcome = Ok(());
+        for (id, (name, _)) in (first..).zip(commands) {
+            let answer = self.answer(id, name, deadline).map(drop);
+            match answer {
+                Err(QmpError::Refused { .. }) | Ok(()) => outcome = outcome.and(answer),
+                Err(lost) => return Err(lost),
+            }
+        }
+        outcome
+    }
+
+    /// Ends the session here; whoever goes on reads what comes next with the stream.
+    pub fn into_stream(self) -> QmpStream {
+        self.stream
     }
 
     /// The oldest event that nobody took yet; waits up to the client's patience for one.

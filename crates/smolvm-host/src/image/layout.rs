@@ -32,6 +32,11 @@ pub(super) fn disks(cache: &Path) -> PathBuf {
     cache.join("disks")
 }
 
+/// Parked machines.
+pub(super) fn templates(cache: &Path) -> PathBuf {
+    cache.join("templates")
+}
+
 /// Our own package lists and apt's other state.
 pub(super) fn apt(cache: &Path) -> PathBuf {
     cache.join("apt")

@@ -12,6 +12,7 @@
 //!   cache/  images/<digest>/{image.ext4,manifest.json}  images/by-name/<name>
 //!           kernels/<release>-<digest>/{vmlinux,modules/,manifest.json}  kernels/current
 //!           initramfs/<digest>/{initramfs.cpio,manifest.json}            initramfs/current
+//!           templates/<key>/{memory,devices,manifest.json}
 //!           disks/  apt/  locks/  tmp/<artefact>.<random>/
 //! ```
 //!
@@ -43,6 +44,7 @@ mod progress;
 mod remove;
 mod signature;
 mod store;
+pub mod template;
 mod workdir;
 
 pub use apt::{AptError, SkipReason, SourceProblem};

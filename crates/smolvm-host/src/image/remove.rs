@@ -14,11 +14,11 @@ use crate::fsx::{FsError, Removed, remove_tree};
 use crate::lock;
 
 /// Everything beneath the cache that this module makes; the rest of the cache is somebody else's.
-const MADE: [&str; 6] = ["images", "kernels", "initramfs", "disks", "apt", "tmp"];
+const MADE: [&str; 7] = ["templates", "images", "kernels", "initramfs", "disks", "apt", "tmp"];
 /// Locks whose holders are at work on one of those.
 const WAIT: Duration = Duration::from_secs(2);
 
-/// Removes kernels, initramfs, images, data disk templates and package lists.
+/// Removes templates, kernels, initramfs, images, data disk templates and package lists.
 ///
 /// Refuses (lock busy) while a build is under way. Whether sandboxes still need an image is for the caller to know.
 pub fn remove(cache: &Path) -> Result<Removed, ImageError> {
@@ -58,7 +58,7 @@ fn locks(cache: &Path) -> Result<Vec<String>, FsError> {
 
 fn is_build_lock(name: &str) -> bool {
     name.strip_suffix(".lock").is_some_and(|artefact| {
-        matches!(artefact, "apt" | "kernel" | "initramfs") || artefact.starts_with("image-") || artefact.starts_with("disk-")
+        matches!(artefact, "apt" | "kernel" | "initramfs") || ["image-", "disk-", "template-"].iter().any(|kind| artefact.starts_with(kind))
     })
 }
 

@@ -9,6 +9,7 @@
 use std::ffi::{CStr, c_char, c_int, c_long};
 use std::ptr;
 
+use super::opens;
 use super::plan::Plan;
 use super::step::Step;
 
@@ -23,7 +24,8 @@ const ASIDE: c_int = 100;
 pub(super) const STATUS: c_int = 10;
 const GO: c_int = 11;
 const LANDLOCK: c_int = 12;
-const AFTER_KEPT: u32 = 13;
+const OPENS: c_int = 13;
+const AFTER_KEPT: u32 = 14;
 
 /// `clone(2)`: in the child this never returns.
 ///
@@ -66,6 +68,7 @@ fn enter(plan: &Plan) -> Outcome {
     signals();
     landlock(plan)?;
     lifeline()?;
+    hold_opens(plan)?;
     report(STATUS, Step::Armed, 0);
     wait_for_go()?;
     // SAFETY: program, argv and envp are null-terminated and live as long as the plan.
@@ -161,7 +164,7 @@ fn host_name() -> Outcome {
 
 fn descriptors(plan: &Plan) -> Outcome {
     let at = |e| (Step::Descriptors, e);
-    let kept = [Some((plan.status, STATUS)), Some((plan.go, GO)), plan.landlock.map(|fd| (fd, LANDLOCK))];
+    let kept = [Some((plan.status, STATUS)), Some((plan.go, GO)), plan.landlock.map(|fd| (fd, LANDLOCK)), plan.opens.map(|fd| (fd, OPENS))];
     let moves = || plan.fds.iter().copied().chain(kept.iter().flatten().copied());
     // SAFETY: these calls take numbers only. First every descriptor is copied to a free number out of
     // the way, then from there to its place, so that no copy lands on one that is still needed; then
@@ -254,6 +257,14 @@ fn landlock(plan: &Plan) -> Outcome {
     // SAFETY: ours, and not used again.
     unsafe { libc::close(LANDLOCK) };
     Ok(())
+}
+
+/// Last of all: it takes a promise of no new privileges, and this process opens no more files.
+fn hold_opens(plan: &Plan) -> Outcome {
+    if plan.opens.is_none() {
+        return Ok(());
+    }
+    opens::hold(OPENS).map_err(|e| (Step::Opens, e))
 }
 
 /// After the change of ids, which clears it.

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::spawn::Opens;
+
 /// The namespaces that are looked at, by their names in `/proc/PID/ns`.
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
 /// Those without which there is no jail.
@@ -130,7 +132,9 @@ impl Enforced {
 }
 
 /// Reads what is enforced on a process, compared with the calling one.
-pub fn read(proc: &Path, pid: u32) -> Result<Enforced, InspectError> {
+///
+/// A filter that only holds its opens protects from nothing, so it does not count.
+pub fn read(proc: &Path, pid: u32, opens: Opens) -> Result<Enforced, InspectError> {
     let dir = proc.join(pid.to_string());
     let status = read_file(&dir, "status")?;
     let limits = read_file(&dir, "limits")?;
@@ -150,7 +154,7 @@ pub fn read(proc: &Path, pid: u32) -> Result<Enforced, InspectError> {
         gid: same_ids(&status, "Gid")?,
         capabilities_empty,
         no_new_privs: field(&status, "NoNewPrivs") == Some("1"),
-        seccomp: field(&status, "Seccomp") == Some("2"),
+        seccomp: field(&status, "Seccomp") == Some("2") && filters(&status) > uncounted(opens),
         namespaces,
         read_only: mounts.lines().all(is_read_only),
         mounts: u32::try_from(mounts.lines().count()).unwrap_or(u32::MAX),
@@ -186,6 +190,18 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
+/// How many seccomp filters are on; a kernel that does not count (before 5.9) has one if it has any.
+fn filters(status: &str) -> u32 {
+    field(status, "Seccomp_filters").map_or(1, |count| count.parse().unwrap_or(0))
+}
+
+fn uncounted(opens: Opens) -> u32 {
+    match opens {
+        Opens::Kernel => 0,
+        Opens::Caller => 1,
+    }
+}
+
 fn hex(status: &str, name: &'static str) -> Result<u64, InspectError> {
     field(status, name).and_then(|v| u64::from_str_radix(v, 16).ok()).ok_or(InspectError::Field { file: "status", field: name })
 }
@@ -218,7 +234,7 @@ mod tests {
 
     #[test]
     fn this_very_process_is_not_jailed() {
-        let me = read(Path::new("/proc"), std::process::id()).unwrap();
+        let me = read(Path::new("/proc"), std::process::id(), Opens::Kernel).unwrap();
         assert!(me.namespaces.is_empty() && !me.read_only && me.mounts > 0);
         assert!(me.breach().is_some());
     }

@@ -21,10 +21,12 @@ pub mod check;
 mod child;
 pub mod inspect;
 mod landlock;
+mod opens;
 mod plan;
 mod spawn;
 mod step;
 
 pub use inspect::{Enforced, Missing};
-pub use spawn::{JailError, JailFile, JailIdentity, JailSpec, Jailed, Limits, reap, spawn};
+pub use opens::Listener;
+pub use spawn::{JailError, JailFile, JailIdentity, JailSpec, Jailed, Limits, Opens, reap, spawn};
 pub use step::Step;

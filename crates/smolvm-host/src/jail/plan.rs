@@ -53,6 +53,7 @@ pub(super) struct Plan {
     pub groups: Vec<u32>,
     pub id_maps: Option<IdMaps>,
     pub landlock: Option<c_int>,
+    pub opens: Option<c_int>,
     pub status: c_int,
     pub go: c_int,
     /// Set by the child once the pipes stand at their own numbers.
@@ -69,6 +70,7 @@ pub(super) struct Pipes<'a> {
     pub status: BorrowedFd<'a>,
     pub go: BorrowedFd<'a>,
     pub landlock: Option<BorrowedFd<'a>>,
+    pub opens: Option<BorrowedFd<'a>>,
 }
 
 impl Plan {
@@ -98,13 +100,14 @@ impl Plan {
             files,
             devices,
             fds: spec.fds.iter().map(|(fd, target)| (fd.as_raw_fd(), *target)).collect(),
-            aside: vec![Cell::new(-1); spec.fds.len() + 3],
+            aside: vec![Cell::new(-1); spec.fds.len() + 4],
             limits: spec.limits.table(),
             uid,
             gid,
             groups: spec.groups.clone(),
             id_maps,
             landlock: pipes.landlock.map(|fd| fd.as_raw_fd()),
+            opens: pipes.opens.map(|fd| fd.as_raw_fd()),
             status: pipes.status.as_raw_fd(),
             go: pipes.go.as_raw_fd(),
             moved: Cell::new(false),

@@ -4,6 +4,7 @@ use std::ffi::c_int;
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
 use super::child::{self, REPORT, STATUS, landlock_abi};
+use super::opens::Listener;
 use super::plan::{Pipes, Plan};
 use super::step::Step;
 use super::{inspect::Missing, landlock};
@@ -85,6 +87,17 @@ pub struct JailSpec<'a> {
     pub groups: Vec<u32>,
     /// Its limits.
     pub limits: Limits,
+    /// Who answers when it opens a file to read and write.
+    pub opens: Opens,
+}
+
+/// Who answers when the program opens a file to read and write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opens {
+    /// The kernel, as always.
+    Kernel,
+    /// The caller, with a descriptor of its choice ([`Jailed::opens`]).
+    Caller,
 }
 
 /// A started program.
@@ -98,6 +111,8 @@ pub struct Jailed {
     pub landlock_abi: Option<u32>,
     /// What this host could not give.
     pub missing: Vec<Missing>,
+    /// Where its opens wait for an answer; only with [`Opens::Caller`].
+    pub opens: Option<Listener>,
 }
 
 /// Why nothing was started.
@@ -199,12 +214,22 @@ pub fn spawn(spec: &JailSpec<'_>) -> Result<Jailed, JailError> {
     let (status_read, status_write) = pipe_with(PipeFlags::CLOEXEC).map_err(on("make a pipe"))?;
     let (go_read, go_write) = pipe_with(PipeFlags::CLOEXEC).map_err(on("make a pipe"))?;
     let landlock = landlock::ruleset(spec)?;
-    let pipes = Pipes { status: status_write.as_fd(), go: go_read.as_fd(), landlock: landlock.as_ref().map(AsFd::as_fd) };
+    let (opens, opens_theirs) = match spec.opens {
+        Opens::Kernel => None,
+        Opens::Caller => Some(UnixStream::pair().map_err(|source| JailError::System { action: "make a socket", source })?),
+    }
+    .unzip();
+    let pipes = Pipes {
+        status: status_write.as_fd(),
+        go: go_read.as_fd(),
+        landlock: landlock.as_ref().map(AsFd::as_fd),
+        opens: opens_theirs.as_ref().map(AsFd::as_fd),
+    };
     let plan = Plan::new(spec, identity, &pipes)?;
     let mut missing = Vec::new();
     let (pid, pidfd) = clone(&plan, identity, &mut missing)?;
     // The child has copies; with these closed an end of file means that it ended, or executed.
-    drop((status_write, go_read));
+    drop((status_write, go_read, opens_theirs));
     let mut child = Unfinished { pidfd: Some(pidfd), go: Some(go_write) };
     let deadline = Instant::now() + PATIENCE;
     let mut status = File::from(status_read);
@@ -213,6 +238,8 @@ pub fn spawn(spec: &JailSpec<'_>) -> Result<Jailed, JailError> {
         Some((step, errno)) => return Err(failed(step, errno)),
         None => return Err(JailError::ChildLost),
     }
+    let received = opens.as_ref().map(|socket| Listener::receive(socket.as_fd())).transpose();
+    let opens = received.map_err(|source| JailError::System { action: "take over the program's opens", source })?;
     // The same rule decides whether the kernel may deliver the signal that is sent when this process dies.
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {
         rustix::process::test_kill_process(pid).map_err(|errno| JailError::NoLifeline(errno.into()))?;
@@ -232,7 +259,7 @@ pub fn spawn(spec: &JailSpec<'_>) -> Result<Jailed, JailError> {
         missing.push(Missing::new("own uid", "an ordinary user cannot give it one; its ids are the caller's"));
     }
     let pid = u32::try_from(pid).map_err(|_| JailError::ChildLost)?;
-    Ok(Jailed { pid, pidfd, landlock_abi: landlock.is_some().then(landlock_abi).flatten(), missing })
+    Ok(Jailed { pid, pidfd, landlock_abi: landlock.is_some().then(landlock_abi).flatten(), missing, opens })
 }
 
 fn failed(step: Step, errno: i32) -> JailError {

@@ -38,6 +38,8 @@ pub enum Step {
     NoNewPrivileges,
     /// Enter the Landlock domain.
     Landlock,
+    /// Have its opens held.
+    Opens,
     /// Ask the kernel to end this process with its parent.
     Lifeline,
     /// Wait for the parent's word.
@@ -47,7 +49,7 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 21] = [
         Self::Armed,
         Self::MapIds,
         Self::PrivateMounts,
@@ -65,6 +67,7 @@ impl Step {
         Self::Capabilities,
         Self::NoNewPrivileges,
         Self::Landlock,
+        Self::Opens,
         Self::Lifeline,
         Self::Go,
         Self::Exec,
@@ -96,6 +99,7 @@ impl std::fmt::Display for Step {
             Self::Capabilities => "drop capabilities",
             Self::NoNewPrivileges => "forbid new privileges",
             Self::Landlock => "enter its landlock domain",
+            Self::Opens => "have its opens held",
             Self::Lifeline => "tie it to its monitor",
             Self::Go => "wait for its monitor",
             Self::Exec => "start the program",

@@ -60,6 +60,12 @@ pub struct Run {
     /// Version of the agent that answered.
     #[serde(default)]
     pub agent: String,
+    /// `cold` or `template`.
+    #[serde(default)]
+    pub started_from: String,
+    /// Which template, or why none.
+    #[serde(default)]
+    pub started_from_reason: String,
 }
 
 impl Run {
@@ -79,6 +85,8 @@ impl Run {
             kernel: json.kernel,
             hypervisor: json.hypervisor,
             agent: json.agent,
+            started_from: json.started_from,
+            started_from_reason: json.started_from_reason,
         })
     }
 }
@@ -95,6 +103,10 @@ struct BareRunJson {
     hypervisor: String,
     #[serde(default)]
     agent: String,
+    #[serde(default)]
+    started_from: String,
+    #[serde(default)]
+    started_from_reason: String,
 }
 
 /// Why an operation failed.

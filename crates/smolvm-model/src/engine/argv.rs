@@ -14,6 +14,8 @@ use crate::name::{LaunchToken, MacAddr, Mark};
 pub const KERNEL: &str = "/kernel";
 /// Where the initramfs is mounted in the jail.
 pub const INITRD: &str = "/initrd";
+/// What the hypervisor calls the file with the guest's memory.
+pub const MEMORY: &str = "/memory";
 /// The virtio-serial port's name, by which the agent finds it.
 pub const AGENT_PORT: &str = "smolvm.agent";
 /// QEMU's own seccomp filter: everything it offers is denied.
@@ -35,6 +37,17 @@ pub struct MachineShape {
     pub memory_mib: NonZeroU32,
     /// What runs guest code.
     pub accelerator: Accelerator,
+}
+
+/// Where the guest's memory comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GuestMemory {
+    /// Its own, empty: the machine boots.
+    Anonymous,
+    /// A file that will hold a template's memory: the machine boots, and is then parked.
+    Parked,
+    /// A template's file, mapped privately: the machine waits for the state that goes with it.
+    Forked,
 }
 
 /// What carries the guest's Ethernet frames on the host.
@@ -65,6 +78,8 @@ pub struct LaunchArgs {
     pub token: LaunchToken,
     /// The machine.
     pub shape: MachineShape,
+    /// Where its memory comes from.
+    pub memory: GuestMemory,
     /// The network device, if it has one.
     pub net: Option<NetDevice>,
     /// The host's time stamp counter frequency, where it is known.
@@ -79,7 +94,7 @@ pub fn qemu_argv(argv0: &str, launch: &LaunchArgs) -> Vec<String> {
     argv.flags(&["-nodefaults", "-no-user-config", "-no-reboot"]);
     argv.pair("-display", "none");
     argv.pair("-sandbox", SANDBOX);
-    machine(&mut argv, launch.shape);
+    machine(&mut argv, launch.shape, launch.memory);
     argv.pair("-kernel", KERNEL);
     argv.pair("-initrd", INITRD);
     argv.pair("-append", kernel_command_line(launch.shape.accelerator, launch.tsc_khz));
@@ -89,10 +104,21 @@ pub fn qemu_argv(argv0: &str, launch: &LaunchArgs) -> Vec<String> {
     argv.0
 }
 
-fn machine(argv: &mut Argv, shape: MachineShape) {
+fn machine(argv: &mut Argv, shape: MachineShape, memory: GuestMemory) {
     // ACPI announces the virtio-mmio devices: the kernel has no other way to find them. Guest memory
     // is neither merged with other guests' (KSM is a side channel) nor part of a core dump.
-    let common = "microvm,acpi=on,pcie=off,usb=off,rtc=on,isa-serial=on,auto-kernel-cmdline=off,mem-merge=off,dump-guest-core=off";
+    let mut common =
+        "microvm,acpi=on,pcie=off,usb=off,rtc=on,isa-serial=on,auto-kernel-cmdline=off,mem-merge=off,dump-guest-core=off".to_owned();
+    let mapping = match memory {
+        GuestMemory::Anonymous => None,
+        GuestMemory::Parked => Some("on"),
+        GuestMemory::Forked => Some("off"),
+    };
+    if let Some(mapping) = mapping {
+        common += ",memory-backend=ram";
+        // Nothing of that name is in the jail: whoever starts the hypervisor answers when it opens it.
+        argv.pair("-object", format!("memory-backend-file,id=ram,size={}M,mem-path={MEMORY},share={mapping}", shape.memory_mib));
+    }
     match shape.accelerator {
         // The paravirtual clock and the local APIC replace both timers and the legacy controller.
         Accelerator::Kvm => {
@@ -111,6 +137,9 @@ fn machine(argv: &mut Argv, shape: MachineShape) {
     argv.pair("-smp", format!("{0},sockets=1,cores={0},threads=1", shape.cpus));
     argv.pair("-m", format!("size={}M", shape.memory_mib));
     argv.pair("-global", "virtio-mmio.force-legacy=false");
+    if memory == GuestMemory::Forked {
+        argv.pair("-incoming", "defer");
+    }
 }
 
 fn control(argv: &mut Argv) {
@@ -165,6 +194,7 @@ mod tests {
             mark: "smolvm:0123456789:vm-a".parse().unwrap(),
             token: LaunchToken::from_random([7; 16]),
             shape: MachineShape { cpus: NonZeroU8::MIN, memory_mib: NonZeroU32::new(128).unwrap(), accelerator },
+            memory: GuestMemory::Anonymous,
             net,
             tsc_khz: Some(2_596_122),
         }
@@ -178,9 +208,12 @@ mod tests {
     #[test]
     fn golden() {
         let mac = MacAddr([2, 0, 0, 0, 0, 1]);
+        let tap = || args(Accelerator::Tcg, Some(NetDevice { kind: NetKind::Tap, mac }));
         let cases = [
+            (LaunchArgs { memory: GuestMemory::Parked, ..tap() }, include_str!("golden/tcg_tap_parked.txt"), "tcg_tap_parked"),
+            (LaunchArgs { memory: GuestMemory::Forked, ..tap() }, include_str!("golden/tcg_tap_forked.txt"), "tcg_tap_forked"),
             (args(Accelerator::Tcg, None), include_str!("golden/tcg_none.txt"), "tcg_none"),
-            (args(Accelerator::Tcg, Some(NetDevice { kind: NetKind::Tap, mac })), include_str!("golden/tcg_tap.txt"), "tcg_tap"),
+            (tap(), include_str!("golden/tcg_tap.txt"), "tcg_tap"),
             (args(Accelerator::Kvm, Some(NetDevice { kind: NetKind::Stream, mac })), include_str!("golden/kvm_stream.txt"), "kvm_stream"),
         ];
         for (args, want, name) in cases {

@@ -20,12 +20,19 @@ pub enum AgentMessage {
     },
     /// The guest is what `boot` asked for, and takes execs.
     Ready(Ready),
-    /// `boot` could not be done; the guest is of no use.
+    /// `boot` or `park` could not be done; the guest is of no use.
     Failed {
         /// The step of the boot, one word.
         step: String,
         /// What the kernel said.
         message: String,
+    },
+    /// `park` is done: until the next host side greets it, the guest does nothing.
+    Parked,
+    /// The guest's clock, after it was set again.
+    Clock {
+        /// What it shows.
+        time: UnixTime,
     },
     /// Answer to `ping`.
     Pong {

@@ -10,6 +10,19 @@ use crate::hex::Entropy;
 pub enum HostMessage {
     /// Who the guest is; answered by `ready` or `failed`. Once per boot; a later one is answered by `ready` as it was.
     Boot(BootConfig),
+    /// Do everything that is the same for all guests of a kind, and nothing that is not; answered by `parked` or `failed`.
+    /// The machine is then stopped, and every fork of it is greeted by a host side of its own.
+    Park {
+        /// Whether there is a network device to be found.
+        network: bool,
+        /// Whether the data disk is as empty as that of every fork will be: then it is mounted, and the root put together.
+        fresh_disk: bool,
+    },
+    /// The time again, for a guest whose clock was found off; answered by `clock`.
+    Clock {
+        /// The host's clock when it sent the message.
+        time: UnixTime,
+    },
     /// Answered by `pong` with the same number.
     Ping {
         /// Anything.

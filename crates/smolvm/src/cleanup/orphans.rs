@@ -18,9 +18,6 @@ use crate::installation::Smolvm;
 use crate::paths::OWNER;
 use crate::teardown::MONITOR;
 
-/// A place where nothing can be kept.
-const NO_CACHE: &str = "/dev/null/no-cache";
-
 /// One resource without a record.
 #[derive(Debug, Clone)]
 pub struct Orphan {
@@ -154,14 +151,13 @@ fn orphan_entry(sandbox: SandboxId, kind: Kind, key: String, identity: Option<Pr
 /// A monitor of an earlier build has another executable than this process, so for it counts the file that nobody else
 /// opens, the sandbox's monitor lock, and that it acts for the same user.
 fn processes(vm: &Smolvm, wanted: impl Fn(&SandboxId) -> bool) -> Vec<(Entry, Option<String>)> {
-    // Only for a process without a record, and without a cache: a look writes no file.
-    let engine = OnceCell::new();
-    let find = || Engine::find(vm.settings.hypervisor.as_deref(), Path::new(NO_CACHE)).ok();
+    let executable = OnceCell::new();
+    let find = || Engine::executable(vm.settings.hypervisor.as_deref());
     let is_program = |argv: &[String], exe| {
         if role(argv) == Kind::Monitor {
             argv.first().is_some_and(|word| word == "smolvm")
         } else {
-            engine.get_or_init(find).as_ref().is_some_and(|e| (e.binary.id.dev, e.binary.id.ino) == exe)
+            executable.get_or_init(find).as_ref().is_some_and(|id| (id.dev, id.ino) == exe)
         }
     };
     let holds = |process: &Path, mark: &Mark| {

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use smolvm_host::image::template::DiskState;
 
 use crate::installation::Settings;
 
@@ -22,6 +23,8 @@ pub struct MonitorConfig {
     pub cpus: u8,
     /// Guest memory.
     pub memory_mib: u32,
+    /// Where its memory comes from.
+    pub memory: MonitorMemory,
     /// `kvm` or `tcg`.
     pub accelerator: String,
     /// The guest's kernel.
@@ -38,6 +41,30 @@ pub struct MonitorConfig {
     pub uid: Option<u32>,
     /// The network, if it has one.
     pub network: Option<MonitorNetwork>,
+}
+
+/// Where the guest's memory comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "snake_case")]
+pub enum MonitorMemory {
+    /// It boots.
+    Boot,
+    /// It boots to become a template, and is parked instead of being told who it is.
+    Park {
+        /// Where its memory is kept.
+        memory: PathBuf,
+        /// Where the state of its devices is written.
+        devices: PathBuf,
+        /// What is on the data disk of its forks.
+        disk: DiskState,
+    },
+    /// It is forked from a template.
+    Fork {
+        /// The template's memory.
+        memory: PathBuf,
+        /// The state of its devices.
+        devices: PathBuf,
+    },
 }
 
 /// How the guest is attached.

@@ -21,7 +21,9 @@ mod guest;
 mod log;
 mod network;
 mod outgoing;
+mod park;
 mod poll;
+mod ready;
 mod relay;
 mod report;
 mod requests;
@@ -30,6 +32,6 @@ mod vmm;
 
 pub(crate) use exit::GUEST_POWEROFF;
 
-pub use config::{MonitorConfig, MonitorNetwork};
+pub use config::{MonitorConfig, MonitorMemory, MonitorNetwork};
 pub use report::Report;
 pub use run::run;

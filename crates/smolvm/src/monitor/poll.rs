@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use smolvm_host::effect::perform;
+use smolvm_host::engine::qmp::QmpStream;
 use smolvm_host::proc::kill;
-use smolvm_host::store::Store;
-use smolvm_model::effect::{Commit, Effect};
+use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
-use smolvm_model::state::State;
-use smolvm_proto::{AgentMessage, BootConfig, Entropy, Frame, FrameKind, HostMessage, Nonce, UnixTime, decode};
+use smolvm_proto::{AgentMessage, Frame, FrameKind, HostMessage, Nonce, decode};
 
 use super::client::{Client, Heard};
 use super::config::MonitorConfig;
@@ -22,8 +21,9 @@ use super::exit::{self, Evidence};
 use super::guest::{Guest, LinkError};
 use super::log::CappedLog;
 use super::network::Service;
+use super::ready::Phase;
 use super::relay::{ClientId, Relay};
-use super::report::{Report, Reporter};
+use super::report::Reporter;
 use super::run::random_bytes;
 use super::vmm::Vmm;
 use crate::error::Error;
@@ -43,6 +43,7 @@ pub(super) struct Parts {
     pub(super) pid: u32,
     pub(super) pidfd: OwnedFd,
     pub(super) qmp: UnixStream,
+    pub(super) qmp_stream: QmpStream,
     pub(super) agent: UnixStream,
     pub(super) console: OwnedFd,
     pub(super) stderr: OwnedFd,
@@ -57,7 +58,7 @@ pub(super) struct Loop<'a> {
     pub(super) config: &'a MonitorConfig,
     pub(super) vm: &'a Smolvm,
     pub(super) id: &'a SandboxId,
-    reporter: &'a mut Reporter,
+    pub(super) reporter: &'a mut Reporter,
     pub(super) pid: u32,
     pidfd: OwnedFd,
     pub(super) vmm: Vmm,
@@ -66,13 +67,15 @@ pub(super) struct Loop<'a> {
     stderr: Option<OwnedFd>,
     console_log: CappedLog,
     hypervisor_log: CappedLog,
-    enforced: serde_json::Value,
+    pub(super) enforced: serde_json::Value,
     pub(super) listener: Option<UnixListener>,
     pub(super) clients: Vec<Client>,
     last_client: ClientId,
     pub(super) relay: Relay,
     pub(super) agent_version: Option<String>,
-    pub(super) ready: bool,
+    /// The guest was told who it is.
+    pub(super) told: bool,
+    pub(super) phase: Phase,
     pub(super) evidence: Evidence,
     /// When the hypervisor is killed if it has not ended by itself.
     pub(super) kill_at: Option<Instant>,
@@ -111,7 +114,7 @@ impl<'a> Loop<'a> {
             reporter,
             pid: parts.pid,
             pidfd: parts.pidfd,
-            vmm: Vmm::new(parts.qmp),
+            vmm: Vmm::new(parts.qmp, parts.qmp_stream),
             guest: Guest::new(parts.agent, Nonce(random_bytes()?)),
             console: Some(parts.console),
             stderr: Some(parts.stderr),
@@ -123,7 +126,8 @@ impl<'a> Loop<'a> {
             last_client: 0,
             relay: Relay::default(),
             agent_version: None,
-            ready: false,
+            told: false,
+            phase: Phase::Booting { ready: None, corrections: 0 },
             evidence: Evidence::default(),
             kill_at: None,
             stoppers: Vec::new(),
@@ -134,6 +138,7 @@ impl<'a> Loop<'a> {
 
     /// Serves until the hypervisor has ended, then writes down how.
     pub(super) fn run(mut self) -> Result<(), Error> {
+        self.tell_early()?;
         loop {
             self.flush();
             for source in self.wait()? {
@@ -254,7 +259,7 @@ impl<'a> Loop<'a> {
     fn hear_guest(&mut self) -> Result<(), Error> {
         let frames = match self.guest.read() {
             Ok(frames) => frames,
-            Err(e) if self.ready => {
+            Err(e) if self.phase == Phase::Running => {
                 self.link_is_lost(&e);
                 return Ok(());
             }
@@ -303,19 +308,12 @@ impl<'a> Loop<'a> {
             // Once: each answer is a seed and a kilobyte for a guest that may ask for ever.
             AgentMessage::Hello { agent_version, .. } if self.agent_version.is_none() => {
                 self.agent_version = Some(agent_version.chars().take(64).collect());
-                let boot = self.boot_config()?;
-                self.guest.tell(&HostMessage::Boot(boot));
+                self.tell_who_it_is()?;
             }
-            AgentMessage::Ready(ready) if !self.ready => {
-                if ready.hostname != self.id.as_str() || ready.machine_id != self.config.machine_id {
-                    return Err(Error::new(ErrorCode::GuestError, "the guest did not take its identity"));
-                }
-                self.record_ready()?;
-                self.ready = true;
-                self.reporter.finish(&Report::Ready);
-                super::run::note(&boot_times(&ready));
-            }
-            AgentMessage::Failed { step, message } if !self.ready => {
+            AgentMessage::Ready(ready) => self.is_ready(ready)?,
+            AgentMessage::Clock { time } => self.judge_clock(time)?,
+            AgentMessage::Parked => self.park()?,
+            AgentMessage::Failed { step, message } if self.phase != Phase::Running => {
                 let text: String =
                     format!("the guest failed to boot at {step}: {message}").chars().filter(|c| !c.is_control()).take(500).collect();
                 return Err(Error::new(ErrorCode::GuestError, text).hint(format!("smolvm logs {}", self.id)));
@@ -329,45 +327,12 @@ impl<'a> Loop<'a> {
                 }
             }
             AgentMessage::Hello { .. }
-            | AgentMessage::Ready(_)
             | AgentMessage::Failed { .. }
             | AgentMessage::Halted
             | AgentMessage::Pong { .. }
             | AgentMessage::Unknown => {}
         }
         Ok(())
-    }
-
-    fn boot_config(&self) -> Result<BootConfig, Error> {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Ok(BootConfig {
-            hostname: self.id.to_string(),
-            machine_id: self.config.machine_id.clone(),
-            time: UnixTime { secs: now.as_secs(), nanos: now.subsec_nanos() },
-            entropy: Entropy::new(random_bytes::<64>()?.to_vec())
-                .map_err(|e| Error::new(ErrorCode::Internal, "the seed is too long").because(e))?,
-            network: super::network::guest_config(self.config),
-            data_disk: true,
-        })
-    }
-
-    fn record_ready(&self) -> Result<(), Error> {
-        let mut store = Store::open(&self.vm.paths().database())?;
-        let Some((record, _)) = store.sandbox(self.id)? else {
-            return Err(Error::new(ErrorCode::Changed, "the sandbox was deleted while it started"));
-        };
-        let run = record.run.map(|run| smolvm_host::store::Run {
-            enforced: self.enforced.clone(),
-            agent: self.agent_version.clone().unwrap_or_default(),
-            ..run
-        });
-        store.write(Commit::Ready, |w| -> Result<(), Error> {
-            w.set_state(self.id, self.config.generation, State::Running)?;
-            if let Some(run) = &run {
-                w.update_run(self.id, run)?;
-            }
-            Ok(())
-        })
     }
 
     /// The hypervisor is gone: say so to whoever waits, and write down how it went.
@@ -390,8 +355,10 @@ impl<'a> Loop<'a> {
         }
         self.flush();
         let end = exit::reap(&self.pidfd);
-        if !self.ready {
-            return Err(self.died_at_boot());
+        match self.phase {
+            Phase::Booting { .. } => return Err(self.died_at_boot()),
+            Phase::Parked => return Ok(()),
+            Phase::Running => {}
         }
         exit::finish(&mut self, end)
     }
@@ -447,13 +414,6 @@ impl<'a> Loop<'a> {
             let _ = client.out.flush(client.socket.as_fd());
         }
     }
-}
-
-/// Where the guest says its boot time went, for whoever wonders about a slow start. Its words are a guest's: capped and made plain.
-fn boot_times(ready: &smolvm_proto::Ready) -> String {
-    let plain = |step: &str| step.chars().filter(char::is_ascii_alphanumeric).take(16).collect::<String>();
-    let steps: Vec<String> = ready.steps.iter().take(24).map(|s| format!("{} {} us", plain(&s.step), s.us)).collect();
-    format!("the guest was ready {} ms after its kernel started: {}", ready.uptime_ms, steps.join(", "))
 }
 
 /// Reads once from a pipe of the hypervisor into its log; the end of the pipe closes it.

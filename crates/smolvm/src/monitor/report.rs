@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub enum Report {
     /// The agent answered; the row says `running`.
     Ready,
+    /// The guest is parked and its state written; the monitor ends.
+    Parked,
     /// The start failed; the monitor ends.
     Failed {
         /// Stable code.

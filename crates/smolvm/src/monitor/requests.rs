@@ -5,6 +5,7 @@ use std::time::Duration;
 use smolvm_proto::{ExecErrorKind, ExecExit, Frame, FrameKind, MonitorErrorCode, MonitorReply, MonitorRequest, decode, encode};
 
 use super::poll::Loop;
+use super::ready::Phase;
 use super::relay::{ClientId, OpenRefused};
 
 /// The longest grace a client can ask for.
@@ -36,7 +37,7 @@ impl Loop<'_> {
     fn open(&mut self, id: ClientId, frame: Frame) {
         let refusal = if self.evidence.stop_requested {
             self.not_now(id, "the sandbox is being stopped")
-        } else if !self.ready {
+        } else if self.phase != Phase::Running {
             self.not_now(id, "the guest is not ready")
         } else if self.guest.is_closed() {
             self.not_now(id, "the guest no longer answers")

@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use smolvm_host::effect::{Permit, perform, perform_once};
 use smolvm_host::engine::accel;
-use smolvm_host::engine::launch::{LaunchRequest, Launched, NetAttach, launch};
+use smolvm_host::engine::launch::{LaunchRequest, Launched, Memory, NetAttach, launch};
 use smolvm_host::engine::probe::Engine;
 use smolvm_host::jail::JailIdentity;
 use smolvm_host::lock::{self, Lock};
@@ -22,7 +22,7 @@ use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Kind, ProcessIdentity};
 use smolvm_model::name::{LaunchToken, SandboxId};
 
-use super::config::MonitorConfig;
+use super::config::{MonitorConfig, MonitorMemory};
 use super::poll::{Loop, Parts};
 use super::report::{Report, Reporter};
 use crate::error::Error;
@@ -85,6 +85,7 @@ fn live(config: &MonitorConfig, reporter: &mut Reporter) -> Result<(), Error> {
         pid: launched.pid,
         pidfd: launched.pidfd,
         qmp: launched.qmp,
+        qmp_stream: launched.qmp_stream,
         agent: launched.agent,
         console: launched.console,
         stderr: launched.stderr,
@@ -156,6 +157,16 @@ fn start_hypervisor(
             cpus: NonZeroU8::new(config.cpus).ok_or_else(|| odd("a number of processors"))?,
             memory_mib: NonZeroU32::new(config.memory_mib).ok_or_else(|| odd("an amount of memory"))?,
             accelerator,
+        },
+        memory: match &config.memory {
+            MonitorMemory::Boot => Memory::Anonymous,
+            MonitorMemory::Park { memory, devices, .. } => Memory::Parked {
+                memory: open("template", OpenOptions::new().read(true).write(true).open(memory))?,
+                devices: open("template", OpenOptions::new().write(true).open(devices))?,
+            },
+            MonitorMemory::Fork { memory, devices } => {
+                Memory::Forked { memory: open("template", File::open(memory))?, devices: open("template", File::open(devices))? }
+            }
         },
         tsc_khz: accel::host_speed(cache, &vm.boot_id).tsc_khz,
         kernel: &config.kernel,

@@ -18,8 +18,9 @@ pub(super) struct Vmm {
 }
 
 impl Vmm {
-    pub(super) fn new(socket: UnixStream) -> Self {
-        Self { socket, out: Outgoing::default(), stream: QmpStream::default(), next_id: 0, open: true }
+    /// Takes over a session, with what was read of it already.
+    pub(super) fn new(socket: UnixStream, stream: QmpStream) -> Self {
+        Self { socket, out: Outgoing::default(), stream, next_id: 0, open: true }
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use smolvm_host::effect::permitted;
 use smolvm_host::engine::accel;
-use smolvm_host::engine::launch::{LaunchRequest, Launched, NetAttach, launch, outcome};
+use smolvm_host::engine::launch::{LaunchRequest, Launched, Memory, NetAttach, launch, outcome};
 use smolvm_host::engine::probe::Engine;
 use smolvm_host::engine::qmp::Qmp;
 use smolvm_host::jail::{Enforced, JailIdentity};
@@ -100,6 +100,10 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
             cpus: NonZeroU8::MIN,
             memory_mib: NonZeroU32::new(job.memory_mib).ok_or("no memory")?,
             accelerator: Accelerator::Tcg,
+        },
+        memory: match job.targets.as_ref().and_then(|targets| targets.template.as_ref()) {
+            None => Memory::Anonymous,
+            Some(template) => Memory::Forked { memory: File::open(&template.memory)?, devices: File::open(&template.devices)? },
         },
         tsc_khz: speed.tsc_khz,
         kernel: &job.kernel,

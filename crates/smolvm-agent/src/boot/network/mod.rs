@@ -16,6 +16,11 @@ use netlink::{Batch, Link, Reply};
 
 const STEP: &str = "network";
 
+/// The one interface besides the loopback.
+const DEVICE: &str = "eth0";
+/// Where the kernel says whether it can send.
+const STATE: &str = "/sys/class/net/eth0/operstate";
+
 /// How long the driver may take to make the interface.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -36,17 +41,53 @@ pub(super) fn loopback() -> Result<(), BootFailure> {
     talk(&route_socket()?, batch).map(drop).map_err(failed(STEP, "lo"))
 }
 
-/// Sets up `eth0`; gives the address as the kernel says that it now has it.
-pub(super) fn configure(config: &NetworkConfig) -> Result<String, BootFailure> {
+/// An interface that is up, and has neither its address nor its Ethernet address yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Raised {
+    index: u32,
+}
+
+/// Waits until the driver has made the interface, and raises it: without an address nothing is heard on it.
+pub(super) fn raise() -> Result<Raised, BootFailure> {
+    let socket = route_socket()?;
+    let index = index_of(&socket, DEVICE)?;
+    let mut batch = Batch::new();
+    batch.without_ipv6(index);
+    batch.set_link(Link { index, mac: None, up: true });
+    talk(&socket, batch).map_err(failed(STEP, DEVICE))?;
+    await_carrier()?;
+    Ok(Raised { index })
+}
+
+/// A thread of the kernel notes that there is a line, up to a second later.
+fn await_carrier() -> Result<(), BootFailure> {
+    let start = Instant::now();
+    loop {
+        match std::fs::read_to_string(STATE) {
+            Ok(state) if state.trim_end() == "up" => return Ok(()),
+            Ok(_) if start.elapsed() < PATIENCE => std::thread::sleep(Duration::from_millis(2)),
+            Ok(state) => return Err(BootFailure { step: STEP, message: format!("eth0 is {}", state.trim_end()) }),
+            Err(error) => return Err(BootFailure { step: STEP, message: format!("{STATE}: {error}") }),
+        }
+    }
+}
+
+/// Sets up `eth0`, which may be up already; gives the address as the kernel says that it now has it.
+pub(super) fn configure(config: &NetworkConfig, raised: Option<Raised>) -> Result<String, BootFailure> {
     let parsed = parse(config)?;
     let socket = route_socket()?;
-    let index = index_of(&socket, "eth0")?;
     let mut batch = Batch::new();
-    batch.set_link(Link { index, mac: Some(parsed.mac), up: false });
-    batch.set_link(Link { index, mac: None, up: true });
+    let index = if let Some(Raised { index }) = raised {
+        index
+    } else {
+        let index = index_of(&socket, DEVICE)?;
+        batch.without_ipv6(index);
+        index
+    };
+    batch.set_link(Link { index, mac: Some(parsed.mac), up: true });
     batch.add_address(index, parsed.address, parsed.prefix);
     batch.add_default_route(index, parsed.gateway, parsed.address);
-    let told = talk(&socket, batch).map_err(failed(STEP, "eth0"))?;
+    let told = talk(&socket, batch).map_err(failed(STEP, DEVICE))?;
     match told {
         Some((there, address)) if there == index => Ok(address.to_string()),
         Some(_) | None => Err(BootFailure { step: STEP, message: "eth0 has no address".to_owned() }),

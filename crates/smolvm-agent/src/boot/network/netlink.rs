@@ -75,13 +75,22 @@ impl Batch {
         body.extend_from_slice(&IFF_UP.to_ne_bytes());
         if let Some(mac) = link.mac {
             attribute(&mut body, IFLA_ADDRESS, &mac);
-            // smolvm's networks carry no IPv6: looking for neighbours and routers that cannot be there is work
-            // for nothing, and a few hundred blocks of code that TCG translates for it.
-            let (mut family, mut families) = (Vec::new(), Vec::new());
-            attribute(&mut family, IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
-            attribute(&mut families, AF_INET6, &family);
-            attribute(&mut body, IFLA_AF_SPEC, &families);
         }
+        self.request(RTM_NEWLINK, 0, &body);
+    }
+
+    /// Before a link is up: no IPv6 address is made up for it.
+    ///
+    /// smolvm's networks carry no IPv6: looking for neighbours and routers that cannot be there is work for nothing,
+    /// and a few hundred blocks of code that TCG translates for it.
+    pub(super) fn without_ipv6(&mut self, index: u32) {
+        let mut body = vec![0, 0, 0, 0];
+        body.extend_from_slice(&index.to_ne_bytes());
+        body.extend_from_slice(&[0; 8]);
+        let (mut family, mut families) = (Vec::new(), Vec::new());
+        attribute(&mut family, IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
+        attribute(&mut families, AF_INET6, &family);
+        attribute(&mut body, IFLA_AF_SPEC, &families);
         self.request(RTM_NEWLINK, 0, &body);
     }
 

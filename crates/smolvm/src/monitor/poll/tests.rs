@@ -5,6 +5,7 @@ use smolvm_proto::{AttachReply, AttachRequest, Channel, Decoder, MonitorErrorCod
 
 use super::*;
 use crate::installation::Settings;
+use crate::monitor::MonitorMemory;
 use crate::paths::Paths;
 
 /// The far ends of a loop's sockets: what guest, hypervisor and client would hold.
@@ -22,6 +23,7 @@ fn config(home: &Path) -> MonitorConfig {
         token: "token".to_owned(),
         cpus: 1,
         memory_mib: 128,
+        memory: MonitorMemory::Boot,
         accelerator: "tcg".to_owned(),
         kernel: PathBuf::new(),
         initramfs: PathBuf::new(),
@@ -48,6 +50,7 @@ fn serving(test: impl FnOnce(&mut Loop<'_>, &mut Ends)) {
         pid: std::process::id(),
         pidfd: rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty()).unwrap(),
         qmp,
+        qmp_stream: QmpStream::default(),
         agent,
         console: console.into(),
         stderr,
@@ -95,7 +98,7 @@ fn a_guest_cannot_make_the_monitor_answer_for_ever() {
         }
         serving.hear_guest().unwrap();
         assert_eq!(frames(&mut serving.guest.out).len(), 1, "one boot message for any number of greetings");
-        serving.ready = true;
+        serving.phase = Phase::Running;
         ends.agent.write_all(&said(r#"{"type":"failed","step":"x","message":"y"}"#)).unwrap();
         serving.hear_guest().unwrap();
         // Nor put off its own end: each `halted` would move it otherwise.
@@ -112,7 +115,7 @@ fn a_guest_cannot_make_the_monitor_answer_for_ever() {
 #[test]
 fn a_guest_that_garbles_its_link_loses_it() {
     serving(|serving, ends| {
-        serving.ready = true;
+        serving.phase = Phase::Running;
         ends.client.write_all(&bytes(&Frame::on_stream(FrameKind::Open, 9, b"{}".to_vec()))).unwrap();
         serving.hear_client(1);
         assert!(serving.relay.has_streams(1));
@@ -138,7 +141,7 @@ fn a_guest_that_garbles_its_link_loses_it() {
 #[test]
 fn a_full_guest_holds_back_only_who_feeds_it() {
     serving(|serving, ends| {
-        serving.ready = true;
+        serving.phase = Phase::Running;
         let chunk = vec![0; 60_000];
         while !serving.guest.is_full() {
             serving.guest.queue(&Frame::data(1, Channel::Stdin, chunk.clone()));

@@ -1,0 +1,167 @@
+//! One start, decided before anything is made.
+
+use std::path::PathBuf;
+
+use smolvm_host::engine::accel;
+use smolvm_host::engine::probe::Engine;
+use smolvm_host::image::template::{DiskState, Draft, Facts, Template};
+use smolvm_host::store::{Run, SandboxRecord};
+use smolvm_host::{image, random};
+use smolvm_model::engine::{AcceleratorRequest, decide, kernel_command_line};
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::name::LaunchToken;
+use smolvm_model::spec::{NetworkMode, Spec};
+
+use crate::capacity;
+use crate::clock::now_ms;
+use crate::error::Error;
+use crate::installation::Smolvm;
+use crate::monitor::MonitorMemory;
+
+/// One start, decided.
+#[derive(Debug)]
+pub(crate) struct StartPlan {
+    pub(crate) token: LaunchToken,
+    pub(super) run: Run,
+    pub(super) kernel: PathBuf,
+    pub(super) initramfs: PathBuf,
+    pub(super) image: PathBuf,
+    pub(crate) network: NetworkMode,
+    pub(super) cpus: u8,
+    pub(crate) memory_mib: u32,
+    pub(super) disk_bytes: u64,
+    /// Which accelerator was asked for.
+    pub(crate) request: AcceleratorRequest,
+    /// What a template of such a machine is made of.
+    pub(crate) facts: Facts,
+    /// What the data disk is made a copy of, before anything runs.
+    pub(super) disk_from: Option<PathBuf>,
+    /// Where its memory comes from; it boots unless something else is decided.
+    pub(super) memory: MonitorMemory,
+}
+
+impl StartPlan {
+    /// Boots, and says why.
+    pub(crate) fn boots(self, reason: String) -> Self {
+        self.from(MonitorMemory::Boot, BOOTED, reason)
+    }
+
+    /// Is forked from a template.
+    pub(crate) fn forks(self, template: &Template) -> Self {
+        let memory = MonitorMemory::Fork { memory: template.memory(), devices: template.devices() };
+        let plan = self.from(memory, FORKED, format!("template {}", template.key));
+        Self { disk_from: template.disk(), ..plan }
+    }
+
+    /// Boots, to be parked.
+    pub(crate) fn parks(self, draft: &Draft) -> Self {
+        let memory = MonitorMemory::Park { memory: draft.memory(), devices: draft.devices(), disk: self.facts.disk };
+        self.from(memory, BOOTED, "a template is being made".to_owned())
+    }
+
+    fn from(self, memory: MonitorMemory, started_from: &str, started_from_reason: String) -> Self {
+        let run = Run { started_from: started_from.to_owned(), started_from_reason, ..self.run };
+        Self { run, memory, ..self }
+    }
+
+    pub(super) fn is_fork(&self) -> bool {
+        matches!(self.memory, MonitorMemory::Fork { .. })
+    }
+}
+
+/// How a run that booted is called.
+pub(crate) const BOOTED: &str = "cold";
+/// How a run that was forked from a template is called.
+const FORKED: &str = "template";
+
+impl Smolvm {
+    /// Everything that can be refused is refused here, with nothing made.
+    pub(crate) fn plan_start(&self, spec: &Spec, accelerator: Option<AcceleratorRequest>, disk: DiskState) -> Result<StartPlan, Error> {
+        capacity::check_start(self.paths(), spec)?;
+        let image = self.image_of(spec).map_err(|e| {
+            Error::new(ErrorCode::MissingDependency, format!("the image \"{}\" this sandbox was made from is gone", spec.image))
+                .hint(format!("smolvm setup --image {}; a new sandbox then uses the new image", spec.image))
+                .because(e)
+        })?;
+        let boot = image::boot_files(&self.paths().cache).map_err(|e| {
+            let way = if matches!(e, image::ImageError::NoAgent) {
+                "cargo xtask build   makes a smolvm that carries the agent"
+            } else {
+                "smolvm setup"
+            };
+            Error::new(ErrorCode::MissingDependency, "the guest's kernel is not prepared").hint(way).because(e)
+        })?;
+        let engine = Engine::find(self.settings.hypervisor.as_deref(), &self.paths().cache).map_err(|e| {
+            Error::new(ErrorCode::MissingDependency, "the hypervisor cannot be used")
+                .hint("apt-get install --no-install-recommends qemu-system-x86")
+                .because(e)
+        })?;
+        let request = accelerator.unwrap_or(spec.accelerator);
+        let host = accel::host_speed(&self.paths().cache, &self.boot_id);
+        let choice = decide(request, &host.kvm).map_err(|e| {
+            Error::new(ErrorCode::Unsupported, "the accelerator cannot be used").hint("leave --accel away, or use --accel tcg").because(e)
+        })?;
+        let token = LaunchToken::from_random(random::bytes().map_err(|e| Error::new(ErrorCode::Internal, "no random bytes").because(e))?);
+        let accelerator = choice.accelerator;
+        let facts = Facts {
+            image: spec.image.to_string(),
+            image_digest: spec.image_digest.clone(),
+            boot_digest: boot.digest.to_string(),
+            command_line: kernel_command_line(accelerator, host.tsc_khz),
+            accelerator: accelerator.as_str().to_owned(),
+            cpus: spec.cpus.get(),
+            memory_mib: spec.memory.mib(),
+            disk_bytes: spec.disk.bytes(),
+            disk,
+            network: device(spec.network).to_owned(),
+            hypervisor: format!("{} {:?}", engine.version, engine.binary.id),
+            boot_id: self.boot_id.clone(),
+        };
+        Ok(StartPlan {
+            token,
+            run: Run {
+                accelerator: choice.accelerator.as_str().to_owned(),
+                accelerator_reason: choice.reason,
+                started_ms: now_ms(),
+                enforced: serde_json::Value::Null,
+                kernel: boot.kernel_release.clone(),
+                hypervisor: engine.version.to_string(),
+                agent: String::new(),
+                started_from: BOOTED.to_owned(),
+                started_from_reason: String::new(),
+            },
+            kernel: boot.kernel,
+            initramfs: boot.initramfs,
+            image: image.path,
+            network: spec.network,
+            cpus: spec.cpus.get(),
+            memory_mib: spec.memory.mib(),
+            disk_bytes: spec.disk.bytes(),
+            request,
+            facts,
+            disk_from: None,
+            memory: MonitorMemory::Boot,
+        })
+    }
+
+    /// The very image the sandbox was made from: its disk is a layer over that one's files.
+    fn image_of(&self, spec: &Spec) -> Result<image::Image, image::ImageError> {
+        let digest =
+            spec.image_digest.parse().map_err(|_| image::ImageError::NotFound { name: spec.image.to_string(), available: Vec::new() })?;
+        image::resolve_digest(&self.paths().cache, &digest)
+    }
+}
+
+/// A sandbox that was never started has nothing on its disk.
+pub(super) fn disk_of(record: &SandboxRecord) -> DiskState {
+    if record.run.is_none() { DiskState::Fresh } else { DiskState::Used }
+}
+
+/// The network device of a machine: a TAP offers more than a stream, and a guest has agreed to what its device offered.
+fn device(network: NetworkMode) -> &'static str {
+    match network {
+        NetworkMode::None => "none",
+        NetworkMode::User => "stream",
+        NetworkMode::Tap => "tap",
+    }
+}

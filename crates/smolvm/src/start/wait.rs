@@ -1,0 +1,83 @@
+//! Waiting for the monitor's word.
+
+use std::io::{BufRead, BufReader};
+use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use smolvm_model::error_code::ErrorCode;
+
+use crate::error::{Error, io_code};
+use crate::monitor::Report;
+
+/// How long a start is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience<'a> {
+    whole: Duration,
+    until: Instant,
+    /// Readable once the caller was told to give up.
+    signals: Option<BorrowedFd<'a>>,
+}
+
+impl<'a> Patience<'a> {
+    /// So long from now, or until `signals` can be read.
+    pub(crate) fn new(whole: Duration, signals: Option<BorrowedFd<'a>>) -> Self {
+        // A year for who wants to wait for ever.
+        let until = Instant::now() + whole.min(Duration::from_hours(24 * 365));
+        Self { whole, until, signals }
+    }
+
+    /// Half of what is left of it.
+    pub(crate) fn half(&self) -> Self {
+        Self::new(self.left() / 2, self.signals)
+    }
+
+    /// What is left of it.
+    pub(crate) fn left(&self) -> Duration {
+        self.until.saturating_duration_since(Instant::now())
+    }
+}
+
+/// Waits until the monitor has something to say.
+fn wait_for_word(socket: &UnixStream, patience: Patience<'_>) -> Result<(), Error> {
+    let late = || {
+        Error::new(ErrorCode::Timeout, format!("the guest did not answer within {} s", patience.whole.as_secs()))
+            .hint("smolvm logs NAME shows its console; smolvm doctor shows how fast guests run here")
+    };
+    let mut fds = vec![PollFd::new(socket, PollFlags::IN)];
+    fds.extend(patience.signals.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+    loop {
+        let timeout = Timespec::try_from(patience.left()).ok();
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(0) => return Err(late()),
+            Ok(_) if fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) => {
+                return Err(Error::new(ErrorCode::Interrupted, "interrupted while the sandbox started"));
+            }
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(Error::new(ErrorCode::Internal, "the monitor cannot be waited for").because(e)),
+        }
+    }
+}
+
+/// Waits for the monitor's report; gives it if it tells of success.
+pub(super) fn wait_for_report(socket: UnixStream, patience: Patience<'_>) -> Result<Report, Error> {
+    wait_for_word(&socket, patience)?;
+    let lost = |e: std::io::Error| Error::new(io_code(&e), "the monitor cannot be heard").because(e);
+    // A monitor writes its line in one piece.
+    socket.set_read_timeout(Some(Duration::from_secs(5))).map_err(lost)?;
+    let mut line = String::new();
+    BufReader::new(socket).read_line(&mut line).map_err(lost)?;
+    match serde_json::from_str::<Report>(&line) {
+        Ok(report @ (Report::Ready | Report::Parked)) => Ok(report),
+        Ok(Report::Failed { code, message, recovery }) => {
+            let code = ErrorCode::ALL.into_iter().find(|c| c.as_str() == code).unwrap_or(ErrorCode::Internal);
+            Err(Error { recovery, ..Error::new(code, message) })
+        }
+        // It says why it cannot go on; what keeps it from that is a signal, or a defect that its log tells.
+        Err(_) => Err(Error::new(ErrorCode::GuestError, "the monitor was killed before it could say anything")
+            .hint("smolvm start NAME; smolvm logs NAME --log monitor")),
+    }
+}
