@@ -105,6 +105,16 @@ fn delete() {
 }
 
 #[test]
+fn template_build() {
+    every_step(&matrix::TEMPLATE_BUILD);
+}
+
+#[test]
+fn template_delete() {
+    every_step(&matrix::TEMPLATE_DELETE);
+}
+
+#[test]
 fn cleanup() {
     every_step(&matrix::CLEANUP);
 }

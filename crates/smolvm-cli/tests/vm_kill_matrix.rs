@@ -92,6 +92,16 @@ fn run() {
 }
 
 #[test]
+fn template_build() {
+    every_point(&matrix::TEMPLATE_BUILD);
+}
+
+#[test]
+fn template_delete() {
+    every_point(&matrix::TEMPLATE_DELETE);
+}
+
+#[test]
 fn cleanup() {
     every_point(&matrix::CLEANUP);
 }

@@ -196,6 +196,8 @@ fn nothing_changes_outside_the_gate() {
         &matrix::STOP,
         &matrix::DELETE,
         &matrix::RUN,
+        &matrix::TEMPLATE_BUILD,
+        &matrix::TEMPLATE_DELETE,
         &matrix::CLEANUP,
         &matrix::CLEANUP_LOST,
         &matrix::SET_ASIDE,

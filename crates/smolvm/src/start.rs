@@ -101,23 +101,20 @@ impl Smolvm {
         };
         let plan = self.plan_start(&record.spec, options.accelerator, disk_of(&record))?;
         let plan = self.choose_origin(plan, &record.spec, options.from, patience)?;
-        let failed = match self.carry_out(&mut store, &record, &plan, patience) {
-            Ok(()) => return Ok(self.inspect(id)?.sandbox),
-            Err(e) => e,
-        };
-        if !(plan.is_fork() && may_boot_instead(failed.code)) {
-            return Err(self.unwind(&mut store, id, failed.about(id)));
-        }
-        // What the template did wrong, the next one may do right; this sandbox does not wait for it.
-        self.release_run(&mut store, id, State::Stopped, None)?;
-        self.discard_template(&plan);
-        let (record, _) = store.sandbox(id)?.ok_or_else(missing)?;
-        let reason = format!("the template could not be forked: {}", failed.one_line());
-        let plan = self.plan_start(&record.spec, options.accelerator, disk_of(&record))?.boots(reason);
         match self.carry_out(&mut store, &record, &plan, patience) {
-            Ok(()) => Ok(self.inspect(id)?.sandbox),
-            Err(e) => Err(self.unwind(&mut store, id, e.about(id))),
+            Ok(Came::Up) => {}
+            Ok(Came::NotForked(why)) => {
+                // What this template did wrong, the next one may do right; the sandbox does not wait for it.
+                self.release_run(&mut store, id, State::Stopped, None)?;
+                self.discard_template(&plan);
+                let (record, _) = store.sandbox(id)?.ok_or_else(missing)?;
+                let reason = format!("the template could not be forked: {}", why.one_line());
+                let plan = self.plan_start(&record.spec, options.accelerator, disk_of(&record))?.boots(reason);
+                self.carry_out(&mut store, &record, &plan, patience).map_err(|e| self.unwind(&mut store, id, e.about(id)))?;
+            }
+            Err(e) => return Err(self.unwind(&mut store, id, e.about(id))),
         }
+        Ok(self.inspect(id)?.sandbox)
     }
 
     /// Starts what becomes a template; it is parked instead of running, and its monitor ends.
@@ -127,17 +124,21 @@ impl Smolvm {
         let _lock = self.lock_existing(&store, id, LOCK_WAIT)?.ok_or_else(missing)?;
         let (record, _) = store.sandbox(id)?.ok_or_else(missing)?;
         let plan = self.plan_start(&record.spec, None, disk)?.parks(draft);
-        self.carry_out(&mut store, &record, &plan, patience)
+        self.carry_out(&mut store, &record, &plan, patience).map(drop)
     }
 
     /// Records and makes what was decided.
-    fn carry_out(&self, store: &mut Store, record: &SandboxRecord, plan: &StartPlan, patience: Patience<'_>) -> Result<(), Error> {
+    fn carry_out(&self, store: &mut Store, record: &SandboxRecord, plan: &StartPlan, patience: Patience<'_>) -> Result<Came, Error> {
         begin(store, record, plan)?;
         self.bring_up(store, &record.id, plan, patience)
     }
 
-    fn bring_up(&self, store: &mut Store, id: &SandboxId, plan: &StartPlan, patience: Patience<'_>) -> Result<(), Error> {
+    fn bring_up(&self, store: &mut Store, id: &SandboxId, plan: &StartPlan, patience: Patience<'_>) -> Result<Came, Error> {
         if let Some(from) = &plan.disk_from {
+            // It may have been collected since it was chosen.
+            if !from.exists() {
+                return Ok(Came::NotForked(Error::new(ErrorCode::NotFound, "its disk is gone")));
+            }
             perform(Effect::DataDisk, |_| self.renew_disk(id, from, plan.disk_bytes))?;
         }
         make_run_dir(self, id)?;
@@ -182,10 +183,14 @@ impl Smolvm {
         // The monitor outlives this command. Should it have ended, it is reaped here.
         let _ = child.try_wait();
         match (answer?, &plan.memory) {
-            (Report::Parked, MonitorMemory::Park { .. }) | (Report::Ready, MonitorMemory::Boot | MonitorMemory::Fork { .. }) => Ok(()),
-            (Report::Ready | Report::Parked | Report::Failed { .. }, _) => {
-                Err(Error::new(ErrorCode::Internal, "the monitor did something else than it was told"))
+            (Report::Parked, MonitorMemory::Park { .. }) | (Report::Ready, MonitorMemory::Boot | MonitorMemory::Fork { .. }) => {
+                Ok(Came::Up)
             }
+            (Report::Ready | Report::Parked, _) => Err(Error::new(ErrorCode::Internal, "the monitor did something else than it was told")),
+            (report @ Report::Failed { .. }, _) => match (report.error(), plan.is_fork()) {
+                (e, true) if e.code == ErrorCode::GuestError => Ok(Came::NotForked(e)),
+                (e, _) => Err(e),
+            },
         }
     }
 
@@ -305,9 +310,12 @@ pub(crate) fn begin(store: &mut Store, record: &SandboxRecord, plan: &StartPlan)
     })
 }
 
-/// Whether booting may do what forking did not: it took no longer than it may, and nobody wants to stop.
-fn may_boot_instead(code: ErrorCode) -> bool {
-    !matches!(code, ErrorCode::Interrupted | ErrorCode::Timeout)
+/// What came of a start of which nothing else failed.
+enum Came {
+    /// It is up, or parked.
+    Up,
+    /// The monitor says that the template, or the guest that was forked from it, is of no use: booting may be.
+    NotForked(Error),
 }
 
 /// One id per sandbox, the same at every start of it, and no secret.

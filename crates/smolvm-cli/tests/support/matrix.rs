@@ -138,6 +138,11 @@ fn running(place: &Place) {
     place.boot(&["vm-a"]);
 }
 
+/// Whether there is a template decides what a start does; here there is one.
+fn with_template(place: &Place) {
+    place.smolvm(&["template", "build", "minimal", "--net", "none", "--quiet"]).run().assert_ok();
+}
+
 fn stale(place: &Place) {
     place.seed(&["vm-a", "vm-b"]);
     // What an earlier cleaner left that was killed.
@@ -178,10 +183,26 @@ fn without_disks() -> Place {
     place
 }
 
-/// What is measured of the host is still to be measured.
+/// What is measured of the host is still to be measured, but there is a template.
 fn without_measurements() -> Place {
     let place = Place::with_network();
+    place.smolvm(&["template", "build", "minimal", "--net", "tap", "--quiet"]).run().assert_ok();
+    place.own_cache(&["kernels", "initramfs", "images", "disks"], &["templates"]);
+    place
+}
+
+/// There is no template yet.
+fn without_templates() -> Place {
+    let place = Place::with_network();
     place.own_cache(&["kernels", "initramfs", "images", "disks"], &[]);
+    place
+}
+
+/// There is one, and it is this place's own.
+fn own_template() -> Place {
+    let place = Place::with_network();
+    with_template(&place);
+    place.own_cache(&["kernels", "initramfs", "images", "disks"], &["templates"]);
     place
 }
 
@@ -235,9 +256,25 @@ pub(crate) const DELETE: Scenario = Scenario {
 pub(crate) const RUN: Scenario = Scenario {
     name: "run",
     place: Place::with_network,
-    prepare: nothing,
+    prepare: with_template,
     verb: &["run", "--net", "none", "minimal", "--", "true"],
     next: &["list"],
+    unrecorded: &[],
+};
+pub(crate) const TEMPLATE_BUILD: Scenario = Scenario {
+    name: "template build",
+    place: without_templates,
+    prepare: nothing,
+    verb: &["template", "build", "minimal", "--net", "none"],
+    next: &["template", "list"],
+    unrecorded: &[],
+};
+pub(crate) const TEMPLATE_DELETE: Scenario = Scenario {
+    name: "template delete",
+    place: own_template,
+    prepare: nothing,
+    verb: &["template", "delete", "--all"],
+    next: &["template", "delete", "--all"],
     unrecorded: &[],
 };
 pub(crate) const CLEANUP: Scenario = Scenario {
@@ -291,5 +328,19 @@ pub(crate) const SETUP_REMOVE: Scenario = Scenario {
 };
 
 /// Every one, for the proof that no point is left out.
-pub(crate) const ALL: [&Scenario; 12] =
-    [&CREATE, &CREATE_REFUSED, &START, &STOP, &DELETE, &RUN, &CLEANUP, &CLEANUP_LOST, &REPAIR, &SET_ASIDE, &SETUP, &SETUP_REMOVE];
+pub(crate) const ALL: [&Scenario; 14] = [
+    &CREATE,
+    &CREATE_REFUSED,
+    &START,
+    &STOP,
+    &DELETE,
+    &RUN,
+    &TEMPLATE_BUILD,
+    &TEMPLATE_DELETE,
+    &CLEANUP,
+    &CLEANUP_LOST,
+    &REPAIR,
+    &SET_ASIDE,
+    &SETUP,
+    &SETUP_REMOVE,
+];

@@ -50,13 +50,9 @@ pub struct NetAttach {
 pub enum Memory {
     /// Its own, empty: the machine boots.
     Anonymous,
-    /// Files that become a template's: the machine boots, and can then be parked ([`migration::park`]).
-    Parked {
-        /// The memory: as long as that, open for reading and writing.
-        memory: File,
-        /// The devices: open for writing.
-        devices: File,
-    },
+    /// This file, as long as the memory and open for reading and writing: the machine boots, and can then be parked
+    /// ([`migration::park`]).
+    Parked(File),
     /// A template's files, open for reading only.
     Forked {
         /// The memory.
@@ -70,15 +66,17 @@ impl Memory {
     fn in_argv(&self) -> GuestMemory {
         match self {
             Self::Anonymous => GuestMemory::Anonymous,
-            Self::Parked { .. } => GuestMemory::Parked,
+            Self::Parked(_) => GuestMemory::Parked,
             Self::Forked { .. } => GuestMemory::Forked,
         }
     }
 
-    fn files(self) -> Option<(File, OwnedFd)> {
+    /// The files with the memory and with the devices.
+    fn files(self) -> (Option<File>, Option<OwnedFd>) {
         match self {
-            Self::Anonymous => None,
-            Self::Parked { memory, devices } | Self::Forked { memory, devices } => Some((memory, devices.into())),
+            Self::Anonymous => (None, None),
+            Self::Parked(memory) => (Some(memory), None),
+            Self::Forked { memory, devices } => (Some(memory), Some(devices.into())),
         }
     }
 }
@@ -235,7 +233,7 @@ pub fn launch(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Launched, 
     let null: OwnedFd = File::options().read(true).write(true).open("/dev/null").map_err(system("open /dev/null"))?.into();
 
     let memory = request.memory.in_argv();
-    let template = request.memory.files();
+    let (file, state) = request.memory.files();
     let (root, data): (OwnedFd, OwnedFd) = (request.root_image.into(), request.data_disk.into());
     let sockets: [OwnedFd; 3] = [qmp_theirs.into(), agent_theirs.into(), console_theirs.into()];
     let mut fds = vec![
@@ -249,7 +247,7 @@ pub fn launch(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Launched, 
         (&sockets[2], fd::CONSOLE),
     ];
     fds.extend(request.net.as_ref().map(|net| (&net.fd, fd::NET)));
-    fds.extend(template.as_ref().map(|(_, devices)| (devices, fd::DEVICES)));
+    fds.extend(state.as_ref().map(|state| (state, fd::DEVICES)));
 
     let args = LaunchArgs {
         mark: request.mark.clone(),
@@ -260,13 +258,13 @@ pub fn launch(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Launched, 
         tsc_khz: request.tsc_khz,
     };
     let program = request.engine.binary.target.clone();
-    let (devices, groups) = devices(request.shape.accelerator, request.identity)?;
-    let opens = if template.is_some() { Opens::Caller } else { Opens::Kernel };
+    let (nodes, groups) = device_nodes(request.shape.accelerator, request.identity)?;
+    let opens = if file.is_some() { Opens::Caller } else { Opens::Kernel };
     let spec = JailSpec {
         argv: qemu_argv(&program.to_string_lossy(), &args),
         program,
         files: files(request.engine, request.kernel, request.initramfs)?,
-        devices,
+        devices: nodes,
         fds,
         identity: request.identity,
         groups,
@@ -283,7 +281,7 @@ pub fn launch(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Launched, 
     drop((sockets, stderr_theirs, root, data, request.net));
 
     let exe = (request.engine.binary.id.dev, request.engine.binary.id.ino);
-    let believed = believe(jailed, memory, template.as_ref().map(|(file, _)| file), &qmp, &stderr)?;
+    let believed = believe(jailed, memory, file.as_ref(), &qmp, &stderr)?;
     let Believed { pid, pidfd, start_ticks, enforced, qmp_stream } = believed;
     Ok(Launched { pid, pidfd, start_ticks, exe, qmp, qmp_stream, agent, console: console.into(), stderr, enforced })
 }
@@ -355,7 +353,7 @@ fn files(engine: &Engine, kernel: &Path, initramfs: &Path) -> Result<Vec<JailFil
 }
 
 /// The device nodes it sees, and the groups it needs for them.
-fn devices(accelerator: Accelerator, identity: JailIdentity) -> Result<(Vec<PathBuf>, Vec<u32>), LaunchError> {
+fn device_nodes(accelerator: Accelerator, identity: JailIdentity) -> Result<(Vec<PathBuf>, Vec<u32>), LaunchError> {
     let mut devices = vec![PathBuf::from("/dev/null"), PathBuf::from("/dev/zero"), PathBuf::from("/dev/urandom")];
     let mut groups = Vec::new();
     match accelerator {

@@ -1,7 +1,7 @@
 //! The state of a machine's devices, without its memory: written when a template is parked, loaded by each fork.
 //!
 //! ```text
-//!   park:     migrate to fd:DEVICES ─► "completed": the machine has stopped, its memory is in the file it is mapped from
+//!   park:     migrate to a file ─► "completed": the machine has stopped, its memory is in the file it is mapped from
 //!   restore:  migrate-incoming from fd:DEVICES, cont: it runs as soon as it is loaded
 //! ```
 //!
@@ -10,10 +10,15 @@
 //! neither open it nor start the helper that other ways need. A machine that was stopped before it was parked
 //! would be restored stopped, whatever it is told meanwhile; so the migration stops it.
 
+use std::os::fd::AsFd;
+
 use serde_json::{Value, json};
 use smolvm_model::engine::fd;
 
 use super::qmp::{Qmp, QmpError};
+
+/// What the hypervisor calls the file.
+const NAME: &str = "devices";
 
 /// Why a template could not be parked.
 #[derive(Debug, thiserror::Error)]
@@ -27,10 +32,12 @@ pub enum ParkError {
 }
 
 /// Writes the state of the devices and stops the machine. It does not run again.
-pub fn park(qmp: &mut Qmp) -> Result<(), ParkError> {
+pub fn park(qmp: &mut Qmp, devices: impl AsFd) -> Result<(), ParkError> {
     // `events` tells when a migration ends; without it one would have to ask again and again.
     qmp.execute("migrate-set-capabilities", Some(capabilities(&["x-ignore-shared", "events"])))?;
-    qmp.execute("migrate", Some(devices()))?;
+    // Unlike its counterpart below, `migrate` takes no number of a descriptor it was started with.
+    qmp.give(NAME, devices.as_fd())?;
+    qmp.execute("migrate", Some(json!({ "uri": format!("fd:{NAME}") })))?;
     loop {
         let (name, data) = qmp.event()?;
         match (name.as_str(), data.get("status").and_then(|status| status.as_str())) {
@@ -48,7 +55,7 @@ pub fn restore(qmp: &mut Qmp) -> Result<(), QmpError> {
     // Together: QEMU reads its control socket byte by byte, and each answer that is waited for is one more round.
     qmp.execute_all(&[
         ("migrate-set-capabilities", Some(capabilities(&["x-ignore-shared"]))),
-        ("migrate-incoming", Some(devices())),
+        ("migrate-incoming", Some(json!({ "uri": format!("fd:{}", fd::DEVICES) }))),
         ("cont", None),
     ])
 }
@@ -56,8 +63,4 @@ pub fn restore(qmp: &mut Qmp) -> Result<(), QmpError> {
 fn capabilities(names: &[&str]) -> Value {
     let on: Vec<Value> = names.iter().map(|name| json!({ "capability": name, "state": true })).collect();
     json!({ "capabilities": on })
-}
-
-fn devices() -> Value {
-    json!({ "uri": format!("fd:{}", fd::DEVICES) })
 }

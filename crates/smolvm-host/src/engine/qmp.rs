@@ -9,9 +9,11 @@
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -246,6 +248,17 @@ impl Qmp {
             }
         }
         outcome
+    }
+
+    /// Hands over a descriptor, which later commands call `name`.
+    pub fn give(&mut self, name: &str, fd: BorrowedFd<'_>) -> Result<(), QmpError> {
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [fd];
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        // A blank before the command carries the descriptor: QEMU keeps it until it is asked for.
+        sendmsg(&self.socket, &[std::io::IoSlice::new(b" ")], &mut control, SendFlags::NOSIGNAL).map_err(std::io::Error::from)?;
+        self.execute("getfd", Some(json!({ "fdname": name }))).map(drop)
     }
 
     /// Ends the session here; whoever goes on reads what comes next with the stream.

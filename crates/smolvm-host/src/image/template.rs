@@ -236,7 +236,7 @@ impl Draft {
         let draft = Self { workdir, key: key.clone() };
         perform(Effect::Workdir, |_| -> Result<(), FsError> {
             for (path, length) in [(draft.memory(), u64::from(memory_mib) << 20), (draft.devices(), 0)] {
-                let made = File::options().write(true).create_new(true).mode(0o600).open(&path);
+                let made = File::options().write(true).create(true).truncate(true).mode(0o600).open(&path);
                 let file = made.map_err(FsError::on("make", &path))?;
                 file.set_len(length).map_err(FsError::on("size", &path))?;
             }

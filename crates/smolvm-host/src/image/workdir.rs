@@ -69,7 +69,7 @@ pub(super) fn sweep_dead(cache: &Path) -> Result<u64, ImageError> {
     let mut freed = 0;
     for artefact in artefacts(&parent)? {
         match lock::take(&layout::lock(cache, &artefact)?, Duration::ZERO) {
-            Ok(_held) => freed += remove_left_by(&parent, &artefact)?,
+            Ok(_held) => freed += perform(Effect::Workdir, |_| remove_left_by(&parent, &artefact))?,
             Err(LockError::Busy { .. }) => {}
             Err(error) => return Err(error.into()),
         }

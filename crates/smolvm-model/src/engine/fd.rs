@@ -19,7 +19,7 @@ pub const AGENT: i32 = 6;
 pub const CONSOLE: i32 = 7;
 /// The network device's TAP or stream socket, if the machine has one.
 pub const NET: i32 = 8;
-/// The state of a template's devices: to be read by a fork, to be written by what is parked.
+/// The state of a template's devices, for a fork: opened read-only.
 pub const DEVICES: i32 = 9;
 /// One past the last descriptor a hypervisor may inherit.
 pub const END: i32 = 10;

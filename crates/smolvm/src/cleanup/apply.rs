@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use smolvm_host::effect::perform;
 use smolvm_host::fsx::remove_tree;
+use smolvm_host::image;
 use smolvm_host::lock::{self, Lock};
 use smolvm_host::store::{Found, SharedPart, Store, StoreError};
 use smolvm_model::effect::{Commit, Effect};
@@ -119,6 +120,7 @@ impl Smolvm {
             report.failed.push(failed_part("orphans", &e));
         }
         self.sweep_trash(report);
+        self.sweep_builds(report);
         if let Err(e) = self.sweep_locks(store) {
             report.failed.push(failed_part("locks", &e));
         }
@@ -333,6 +335,16 @@ impl Smolvm {
             orphan.removed = true;
         }
         Ok(())
+    }
+
+    /// Removes what makers of images and templates left that were killed; what a live one is at stays.
+    fn sweep_builds(&self, report: &mut CleanupReport) {
+        match image::sweep(&self.paths().cache) {
+            Ok(freed) => report.freed_bytes += freed,
+            Err(e) => {
+                report.failed.push(failed_part("builds", &Error::new(ErrorCode::Internal, "what a killed build left stays").because(e)));
+            }
+        }
     }
 
     /// Unlinks what an earlier cleaner had moved away when it was killed.

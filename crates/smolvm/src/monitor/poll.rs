@@ -388,7 +388,7 @@ impl<'a> Loop<'a> {
     }
 
     /// Ends the hypervisor without asking the guest.
-    fn quit(&mut self) {
+    pub(super) fn quit(&mut self) {
         if !self.quitting {
             self.quitting = true;
             self.vmm.quit();

@@ -4,6 +4,9 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
+use smolvm_model::error_code::ErrorCode;
+
+use crate::error::Error;
 
 /// One line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -22,6 +25,19 @@ pub enum Report {
         /// What to do next.
         recovery: Option<String>,
     },
+}
+
+impl Report {
+    /// The failure that it tells of.
+    pub(crate) fn error(&self) -> Error {
+        match self {
+            Self::Failed { code, message, recovery } => {
+                let code = ErrorCode::ALL.into_iter().find(|c| c.as_str() == code).unwrap_or(ErrorCode::Internal);
+                Error { recovery: recovery.clone(), ..Error::new(code, message.clone()) }
+            }
+            Self::Ready | Self::Parked => Error::new(ErrorCode::Internal, "the monitor tells of no failure"),
+        }
+    }
 }
 
 /// The pipe to the starter; its loss is not the monitor's business.

@@ -142,6 +142,12 @@ fn start_hypervisor(
     net: Option<NetAttach>,
 ) -> Result<Launched, Error> {
     let odd = |what: &str| Error::new(ErrorCode::Internal, format!("the monitor was given {what} that is none"));
+    // What is wrong with a template is not the host's fault: whoever asked may boot instead.
+    let is_fork = matches!(config.memory, MonitorMemory::Fork { .. });
+    let of_template = |file: std::io::Result<File>| {
+        let code = |e: &std::io::Error| if is_fork { ErrorCode::GuestError } else { crate::error::io_code(e) };
+        file.map_err(|e| Error::new(code(&e), "the template cannot be opened").because(e))
+    };
     let open = |what: &'static str, file: std::io::Result<File>| {
         file.map_err(|e| Error::new(crate::error::io_code(&e), format!("the {what} cannot be opened")).because(e))
     };
@@ -160,12 +166,9 @@ fn start_hypervisor(
         },
         memory: match &config.memory {
             MonitorMemory::Boot => Memory::Anonymous,
-            MonitorMemory::Park { memory, devices, .. } => Memory::Parked {
-                memory: open("template", OpenOptions::new().read(true).write(true).open(memory))?,
-                devices: open("template", OpenOptions::new().write(true).open(devices))?,
-            },
+            MonitorMemory::Park { memory, .. } => Memory::Parked(of_template(OpenOptions::new().read(true).write(true).open(memory))?),
             MonitorMemory::Fork { memory, devices } => {
-                Memory::Forked { memory: open("template", File::open(memory))?, devices: open("template", File::open(devices))? }
+                Memory::Forked { memory: of_template(File::open(memory))?, devices: of_template(File::open(devices))? }
             }
         },
         tsc_khz: accel::host_speed(cache, &vm.boot_id).tsc_khz,
@@ -177,8 +180,10 @@ fn start_hypervisor(
         net,
         identity: config.uid.map_or(JailIdentity::Caller, JailIdentity::Uid),
     };
-    launch(permit, request)
-        .map_err(|e| Error::new(ErrorCode::Internal, "the hypervisor cannot be started").hint("smolvm doctor").because(e))
+    launch(permit, request).map_err(|e| {
+        let code = if is_fork { ErrorCode::GuestError } else { ErrorCode::Internal };
+        Error::new(code, "the hypervisor cannot be started").hint("smolvm doctor").because(e)
+    })
 }
 
 /// The monitor writes down who it is before it makes anything.

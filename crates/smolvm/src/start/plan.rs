@@ -107,7 +107,8 @@ impl Smolvm {
             image: spec.image.to_string(),
             image_digest: spec.image_digest.clone(),
             boot_digest: boot.digest.to_string(),
-            command_line: kernel_command_line(accelerator, host.tsc_khz),
+            // Without the counter's rate: each measurement of it is a little different, and the same for one boot.
+            command_line: kernel_command_line(accelerator, None),
             accelerator: accelerator.as_str().to_owned(),
             cpus: spec.cpus.get(),
             memory_mib: spec.memory.mib(),

@@ -62,7 +62,7 @@ fn wait_for_word(socket: &UnixStream, patience: Patience<'_>) -> Result<(), Erro
     }
 }
 
-/// Waits for the monitor's report; gives it if it tells of success.
+/// Waits for the monitor's report.
 pub(super) fn wait_for_report(socket: UnixStream, patience: Patience<'_>) -> Result<Report, Error> {
     wait_for_word(&socket, patience)?;
     let lost = |e: std::io::Error| Error::new(io_code(&e), "the monitor cannot be heard").because(e);
@@ -71,11 +71,7 @@ pub(super) fn wait_for_report(socket: UnixStream, patience: Patience<'_>) -> Res
     let mut line = String::new();
     BufReader::new(socket).read_line(&mut line).map_err(lost)?;
     match serde_json::from_str::<Report>(&line) {
-        Ok(report @ (Report::Ready | Report::Parked)) => Ok(report),
-        Ok(Report::Failed { code, message, recovery }) => {
-            let code = ErrorCode::ALL.into_iter().find(|c| c.as_str() == code).unwrap_or(ErrorCode::Internal);
-            Err(Error { recovery, ..Error::new(code, message) })
-        }
+        Ok(report) => Ok(report),
         // It says why it cannot go on; what keeps it from that is a signal, or a defect that its log tells.
         Err(_) => Err(Error::new(ErrorCode::GuestError, "the monitor was killed before it could say anything")
             .hint("smolvm start NAME; smolvm logs NAME --log monitor")),
