@@ -14,11 +14,13 @@ mod exec;
 mod figures;
 mod floor;
 mod footprint;
+mod fork;
 mod list;
 mod machine;
 mod raw;
 mod reap;
 mod results;
+mod run;
 mod start;
 
 use anyhow::{Context, Result, bail};
@@ -36,8 +38,9 @@ const RUNS: usize = 10;
 
 type Measure = fn(&Bed) -> Result<Vec<Figure>>;
 
-const ALL: [(&str, Measure); 5] = [
+const ALL: [(&str, Measure); 6] = [
     ("start", start::measure),
+    ("run", run::measure),
     ("list", list::measure),
     ("exec", exec::measure),
     ("cleanup", cleanup::measure),

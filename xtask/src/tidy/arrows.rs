@@ -15,7 +15,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Plays the parts beside the production launch code, so it has to see it; nothing may see it.
     ("standin", &["smolvm-host", "smolvm-model"]),
     ("seed", &["smolvm", "smolvm-model"]),
-    ("xtask", &["testkit"]),
+    // The benchmark's floor speaks to the agent in a guest.
+    ("xtask", &["testkit", "smolvm-proto"]),
     // Tries the readers of all of them; nothing may see it.
     ("fuzz", &["smolvm", "smolvm-host", "smolvm-model", "smolvm-proto"]),
 ];

@@ -61,6 +61,9 @@ fn text(found: &Inspection, verbose: bool) -> String {
         let reason = s.accelerator_reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
         facts.push(("accelerator", format!("{accelerator}{reason}")));
     }
+    if let Some(reason) = &s.started_from_reason {
+        facts.push(("started from", format!("{} ({reason})", s.started_from)));
+    }
     if let Some(process) = &s.process {
         let monitor = process.monitor_pid.map(|pid| format!(", monitor {pid}")).unwrap_or_default();
         facts.push(("process", format!("{}{monitor}", process.pid)));

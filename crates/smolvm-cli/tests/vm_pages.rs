@@ -1,4 +1,6 @@
-//! The user's page about `cleanup`: its examples are run, and show what they say they show.
+//! The users' pages: their examples are run, and show what they say they show.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -25,19 +27,20 @@ fn line_shows(pattern: &str, line: &str) -> bool {
     true
 }
 
-#[test]
-fn the_examples_run_as_they_are_printed() {
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/cleanup.md")).unwrap();
-    let examples: Vec<&str> = page.split("```console\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(examples.len(), 2, "the page's examples were not found");
+/// Runs every command of a page's examples; gives how many there were.
+fn run_examples(page: &str, examples: usize) -> usize {
+    let page = std::fs::read_to_string(format!("{}/../../docs/{page}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let found: Vec<&str> = page.split("```console\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(found.len(), examples, "the page's examples were not found");
     let place = Place::without_network();
+    place.own_cache(&["kernels", "initramfs", "images", "disks"], &[]);
     let oracle = place.oracle();
     let bin = place.scratch().join("bin");
     std::fs::create_dir(&bin).unwrap();
     std::os::unix::fs::symlink(testkit::prerequisite::smolvm_bin(), bin.join("smolvm")).unwrap();
     let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display());
     let mut commands = 0;
-    for block in examples.iter().flat_map(|example| example.split("$ ").skip(1)) {
+    for block in found.iter().flat_map(|example| example.split("$ ").skip(1)) {
         let (command, output) = block.split_once('\n').unwrap();
         let line = format!("cd {}; {command}", place.scratch().display());
         let ran = place.cmd("sh").args(&["-c", &line]).env("PATH", &path).run();
@@ -46,8 +49,19 @@ fn the_examples_run_as_they_are_printed() {
         assert!(shows(&wanted, &got), "the page shows\n{output}\n{ran}");
         commands += 1;
     }
-    assert!(commands >= 8, "commands of the examples were not found");
+    place.ok(&["setup", "--remove"]);
     oracle.assert_clean();
+    commands
+}
+
+#[test]
+fn the_examples_of_cleanup_run_as_they_are_printed() {
+    assert!(run_examples("cleanup.md", 2) >= 8, "commands of the examples were not found");
+}
+
+#[test]
+fn the_example_of_templates_runs_as_it_is_printed() {
+    assert!(run_examples("templates.md", 1) >= 7, "commands of the example were not found");
 }
 
 #[test]

@@ -1,0 +1,96 @@
+//! `run` with a template, against QEMU alone with the same template; many at once; what an idle fork costs.
+
+use std::io::Read;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use super::bed::Bed;
+use super::figures::{Figure, ms};
+use super::fork::RawFork;
+
+pub(super) const ID: &str = "bench-fork";
+const ECHO: [&str; 2] = ["/bin/echo", "hi"];
+/// How many are started at the same moment.
+const AT_ONCE: usize = 50;
+
+pub(super) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
+    let built = bed.json(&["template", "build", "minimal", "--json"])?;
+    let key = built["template"]["key"].as_str().context("template build names no key")?.to_owned();
+    bed.run(&["run", "minimal", "--keep", "--name", ID, "--quiet", "--", "true"])?;
+    let from = bed.json(&["inspect", "--json", ID])?;
+    ensure!(from["sandbox"]["started_from"] == "template", "not forked: {from}");
+    let raw = RawFork::like(bed, ID, &key)?;
+    let idle = private_mib(bed.process(ID, "pid")?)? + private_mib(bed.process(ID, "monitor_pid")?)?;
+    bed.run(&["delete", ID])?;
+    // Once uncounted each.
+    raw.time(&ECHO)?;
+    once(bed)?;
+    let (mut floor, mut floor_gone, mut first, mut exit) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..bed.runs {
+        let took = raw.time(&ECHO)?;
+        floor.push(ms(took.first));
+        floor_gone.push(ms(took.gone));
+        let (byte, end) = once(bed)?;
+        first.push(ms(byte));
+        exit.push(ms(end));
+    }
+    drop(raw);
+    let tail = Figure::of("run.first", "", "ms", &first);
+    let mut figures = vec![
+        Figure::of("run.floor", "QEMU alone, the same template: from its start to the first byte of `echo hi`", "ms", &floor),
+        Figure::of("run.first", "`run minimal -- /bin/echo hi`, from start to the first byte", "ms", &first),
+        Figure::ratio("run.ratio", "… against QEMU alone", &first, &floor).at_most(1.5),
+        Figure::of("run.tail", "… the slowest against the median", "x", &[tail.max / tail.p50]).at_most(2.0),
+        Figure::of("run.floor.gone", "QEMU alone, until it was killed and reaped", "ms", &floor_gone),
+        Figure::of("run.exit", "`run` to its exit, the sandbox removed and proven absent", "ms", &exit),
+        Figure::ratio("run.exit.ratio", "… against QEMU alone to its first byte", &exit, &floor).at_most(2.0),
+        Figure::of("run.idle", "private memory of an idle fork with its monitor", "MiB", &[idle]).at_most(20.0),
+    ];
+    figures.extend(at_once(bed)?);
+    Ok(figures)
+}
+
+/// To the first byte, and to the end.
+fn once(bed: &Bed) -> Result<(Duration, Duration)> {
+    let begin = Instant::now();
+    let mut child = bed.command(&bed.smolvm, &[&["run", "minimal", "--"], &ECHO[..]].concat()).stdout(Stdio::piped()).spawn()?;
+    let mut output = child.stdout.take().context("no output")?;
+    let mut byte = [0];
+    output.read_exact(&mut byte).context("run wrote nothing")?;
+    let first = begin.elapsed();
+    let status = child.wait()?;
+    ensure!(status.success() && byte == *b"h", "run: {status}");
+    Ok((first, begin.elapsed()))
+}
+
+fn at_once(bed: &Bed) -> Result<Vec<Figure>> {
+    let outcomes: Vec<Result<(Duration, Duration)>> = std::thread::scope(|scope| {
+        let running: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(|| once(bed))).collect();
+        running.into_iter().map(|run| run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    });
+    let failures = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+    for failed in outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).take(3) {
+        eprintln!("    {failed:#}");
+    }
+    let took: Vec<f64> = outcomes.into_iter().filter_map(Result::ok).map(|(first, _)| ms(first)).collect();
+    let all = Figure::of("run.many", format!("{AT_ONCE} `run`s at once, each to its first byte"), "ms", &took);
+    let ratio = all.max / all.p50;
+    Ok(vec![
+        all,
+        Figure::of("run.many.tail", "… the slowest against the median", "x", &[ratio]).at_most(3.0),
+        Figure::of("run.many.failed", "… how many failed", "x", &[f64::from(u32::try_from(failures)?)]).at_most(0.0),
+    ])
+}
+
+/// Memory of a process that it shares with nobody.
+fn private_mib(pid: u32) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("the memory of a process")?;
+    let kib: u32 = text
+        .lines()
+        .filter(|line| line.starts_with("Private_Clean:") || line.starts_with("Private_Dirty:"))
+        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u32>().ok())
+        .sum();
+    Ok(f64::from(kib) / 1024.0)
+}
