@@ -45,6 +45,7 @@ fn an_ordinary_user_has_sandboxes_too() {
     assert!(!web.requests().is_empty());
     let data = as_nobody(&place, &["inspect", "--json", "box"]).run().json()["data"].clone();
     assert_eq!(data["sandbox"]["network"]["mode"], "user");
+    assert_eq!(data["sandbox"]["started_from"], "template", "{data:#}");
     let enforced = &data["enforced"];
     for held in ["capabilities_empty", "no_new_privs", "seccomp", "read_only"] {
         assert_eq!(enforced[held], true, "{held}: {enforced:#}");

@@ -232,6 +232,24 @@ fn one_of_many_that_come_at_once_makes_the_template() {
 }
 
 #[test]
+fn setup_makes_the_template_of_an_image() {
+    let place = Place::with_network();
+    place.own_cache(&["kernels", "initramfs", "images", "disks"], &[]);
+    let oracle = place.oracle();
+    let steps = place.ok(&["setup", "--image", "minimal", "--no-install"])["steps"].clone();
+    let last = steps.as_array().unwrap().last().unwrap().clone();
+    assert_eq!((last["name"].as_str(), last["outcome"].as_str()), (Some("template"), Some("done")), "{steps:#}");
+    let again = place.ok(&["setup", "--image", "minimal", "--no-install"])["steps"].clone();
+    assert_eq!(again.as_array().unwrap().last().unwrap()["outcome"], "already", "{again:#}");
+    place.ok(&["create", "--image", "minimal", "--name", "one"]);
+    said(&place, &["start", "one"]);
+    assert!(last["detail"].as_str().unwrap().ends_with(origin(&place, "one").1.trim_start_matches("template ")), "{steps:#}");
+    place.ok(&["delete", "one"]);
+    place.ok(&["setup", "--remove"]);
+    oracle.assert_clean();
+}
+
+#[test]
 fn keys_that_mean_nothing_delete_nothing() {
     let place = place_of_its_own();
     let key = said(&place, &["template", "build", "minimal", "--net", "none"]).trim_end().to_owned();

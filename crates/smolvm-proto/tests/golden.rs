@@ -58,7 +58,7 @@ fn host_messages() {
         vec![
             ("boot", HostMessage::Boot(boot(None))),
             ("boot_with_network", HostMessage::Boot(boot(Some(network())))),
-            ("park", HostMessage::Park { network: true, fresh_disk: true }),
+            ("park", HostMessage::Park { network: true, fresh_disk: true, rehearse: vec![vec!["true".to_owned()]] }),
             ("clock", HostMessage::Clock { time: UnixTime { secs: 1_795_000_000, nanos: 5 } }),
             ("ping", HostMessage::Ping { seq: 7 }),
             ("shutdown", HostMessage::Shutdown { grace_ms: 2000 }),

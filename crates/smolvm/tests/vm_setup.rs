@@ -10,7 +10,7 @@ use testkit::{LeakOracle, Ran, Scope, SealedEnv};
 const PATIENCE: Duration = Duration::from_mins(4);
 
 fn setup(env: &SealedEnv) -> testkit::Cmd<'_> {
-    env.smolvm(&["setup", "--image", "minimal", "--json"]).timeout(PATIENCE)
+    env.smolvm(&["setup", "--image", "minimal", "--no-template", "--json"]).timeout(PATIENCE)
 }
 
 fn outcomes(ran: &Ran) -> Vec<(String, String)> {

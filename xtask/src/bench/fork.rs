@@ -76,7 +76,7 @@ impl RawFork {
         let current = |what: &str| -> Result<PathBuf> {
             let base = bed.home.join("cache").join(what);
             let name = std::fs::read_to_string(base.join("current")).with_context(|| format!("the current {what}"))?;
-            Ok(base.join(name.split_whitespace().next().unwrap_or_default()))
+            Ok(base.join(name.split_whitespace().next().unwrap_or_default().trim_start_matches("sha256:")))
         };
         let image = bed.json(&["inspect", "--json", super::run::ID])?;
         let digest = image["sandbox"]["image_digest"].as_str().unwrap_or_default().trim_start_matches("sha256:").to_owned();

@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::WaitOptions;
 use smolvm_proto::{
     AgentMessage, AttachRequest, BootConfig, Channel, ExecErrorKind, ExecExit, ExecRequest, Frame, FrameKind, FrameRef, HostMessage,
     StreamControl, UnixTime, decode,
@@ -12,6 +13,9 @@ use smolvm_proto::{
 
 use super::Server;
 use super::link::Incoming;
+
+/// How long one rehearsed command may take: python needs half a second when it is translated.
+const REHEARSAL: Duration = Duration::from_secs(10);
 
 /// Most streams at a time: descriptors and memory are finite, and so is a host's honest need.
 const MOST_STREAMS: usize = 256;
@@ -53,7 +57,7 @@ impl Server<'_> {
         match request {
             Request::Attach(request) => self.attach(&request),
             Request::Host(HostMessage::Boot(config)) => self.boot(&config),
-            Request::Host(HostMessage::Park { network, fresh_disk }) => self.park(network, fresh_disk),
+            Request::Host(HostMessage::Park { network, fresh_disk, rehearse }) => self.park(network, fresh_disk, &rehearse),
             Request::Host(HostMessage::Clock { time }) => self.set_clock(time),
             Request::Host(HostMessage::Ping { seq }) => self.say(&AgentMessage::Pong { seq }),
             Request::Host(HostMessage::Shutdown { grace_ms }) => {
@@ -98,7 +102,7 @@ impl Server<'_> {
     }
 
     /// Only a guest that is nobody yet can become the template of many.
-    fn park(&mut self, network: bool, fresh_disk: bool) {
+    fn park(&mut self, network: bool, fresh_disk: bool, commands: &[Vec<String>]) {
         if self.boot.is_some() {
             return;
         }
@@ -106,7 +110,7 @@ impl Server<'_> {
         let answer = match self.guest.park(network, fresh_disk) {
             Ok(()) => {
                 if fresh_disk {
-                    self.rehearse();
+                    self.rehearse(commands);
                 }
                 AgentMessage::Parked
             }
@@ -115,12 +119,22 @@ impl Server<'_> {
         self.say(&answer);
     }
 
-    /// Runs a command as every fork will run its first, so that what it reads is in memory.
-    fn rehearse(&mut self) {
+    /// Runs commands as forks will run theirs, so that what they read is in memory. How they end is nobody's business.
+    fn rehearse(&mut self, commands: &[Vec<String>]) {
         self.warm = true;
-        let Some(child) = self.starter.warm_up() else { return };
-        // It is this one that is waited for, and there is nobody else.
-        let _ = rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty());
+        let plain = [vec!["true".to_owned()]];
+        for argv in plain.iter().chain(commands) {
+            let Some(child) = self.starter.rehearse(argv) else { continue };
+            let until = Instant::now() + REHEARSAL;
+            // It is this one that is waited for, and there is nobody else.
+            while let Ok(None) = rustix::process::waitpid(Some(child), WaitOptions::NOHANG) {
+                if Instant::now() > until {
+                    crate::sys::kill::group(child, libc::SIGKILL);
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        self.reap();
     }
 
     fn set_clock(&mut self, time: UnixTime) {

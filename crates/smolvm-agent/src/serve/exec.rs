@@ -63,8 +63,14 @@ impl Starter {
     /// The first command of a fresh guest pays for everything that is met for the first time: the way of an `execve`
     /// through the kernel, the shell's or the C library's pages. Paid here, it goes on while the host is still
     /// writing down that the guest is ready. It is reaped like any orphan, and how it ends is nobody's business.
-    pub(crate) fn warm_up(&mut self) -> Option<Pid> {
-        let request = ExecRequest { argv: vec!["true".to_owned()], ..ExecRequest::default() };
+    pub(crate) fn warm_up(&mut self) {
+        let _ = self.rehearse(&["true".to_owned()]);
+    }
+
+    /// Runs a command from and to nowhere.
+    pub(crate) fn rehearse(&mut self, argv: &[String]) -> Option<Pid> {
+        let request = ExecRequest { argv: argv.to_vec(), ..ExecRequest::default() };
+        request.validate().ok()?;
         let account = self.users.resolve(None).ok()?;
         let Command { candidates, argv, env, cwd } = Command::prepare(&request, &account);
         let null = self.null.as_fd();

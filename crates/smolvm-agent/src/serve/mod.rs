@@ -119,7 +119,7 @@ impl Server<'_> {
             self.guest.prepare();
         }
         if self.has_booted() && self.execs.is_empty() && !std::mem::replace(&mut self.warm, true) {
-            let _ = self.starter.warm_up();
+            self.starter.warm_up();
         }
     }
 

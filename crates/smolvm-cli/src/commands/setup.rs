@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 use smolvm::Smolvm;
-use smolvm::setup::{Packages, SetupEvent, SetupRequest, StepOutcome};
+use smolvm::setup::{Packages, SetupEvent, SetupRequest, StepOutcome, Templates};
 use smolvm_model::quantity::display_bytes;
 use smolvm_model::spec::ImageName;
 
@@ -28,14 +28,17 @@ pub(crate) struct Setup {
     #[arg(long, value_name = "NAME")]
     image: Vec<ImageName>,
     /// Only tell what is missing
-    #[arg(long, conflicts_with_all = ["image", "remove", "no_install"])]
+    #[arg(long, conflicts_with_all = ["image", "remove", "no_install", "no_template"])]
     check: bool,
     /// Take away what setup made; packages of the system stay
-    #[arg(long, conflicts_with_all = ["image", "no_install"])]
+    #[arg(long, conflicts_with_all = ["image", "no_install", "no_template"])]
     remove: bool,
     /// Install no packages of the system: name them and stop
     #[arg(long)]
     no_install: bool,
+    /// Make no template: the first start of each image then boots
+    #[arg(long)]
+    no_template: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -65,7 +68,8 @@ impl Setup {
     fn prepare(&self, vm: &Smolvm) -> Result<Reply, Problem> {
         let progress = Progress::of(self.format(), self.quiet, "Setting up");
         let packages = if self.no_install { Packages::OnlyReport } else { Packages::Install };
-        let request = SetupRequest { images: self.image.clone(), packages };
+        let templates = if self.no_template { Templates::Leave } else { Templates::Build };
+        let request = SetupRequest { images: self.image.clone(), packages, templates };
         let report = vm.setup(&request, &mut |event| progress.say(line(event)))?;
         drop(progress);
         if !self.quiet && !self.json {

@@ -313,7 +313,7 @@ pub(crate) const SETUP: Scenario = Scenario {
     name: "setup",
     place: without_images,
     prepare: nothing,
-    verb: &["setup", "--image", "minimal", "--quiet"],
+    verb: &["setup", "--image", "minimal", "--no-template", "--quiet"],
     next: &[],
     unrecorded: &[],
 };

@@ -176,7 +176,7 @@ impl Place {
         self.boot_made(names)
     }
 
-    /// Starts sandboxes that are there, two at a time.
+    /// Starts sandboxes that are there, two at a time. They are forks: none that boots instead goes unseen.
     #[track_caller]
     pub(crate) fn boot_made(&self, names: &[&str]) -> BTreeMap<String, Pair> {
         for two in names.chunks(2) {
@@ -184,6 +184,10 @@ impl Place {
             for start in running {
                 start.wait().assert_ok();
             }
+        }
+        let listed = self.list();
+        for name in names {
+            assert_eq!(listed[*name]["started_from"], "template", "{:#}", listed[*name]);
         }
         names.iter().map(|name| ((*name).to_owned(), self.pair(name))).collect()
     }

@@ -65,3 +65,17 @@ pub(super) fn intact(cache: &Path, name: &str) -> Result<Option<Image>, ImageErr
         Err(_) => Ok(None),
     }
 }
+
+/// Commands that templates of an image run before they are parked: what is used most is then in every fork's memory.
+pub fn rehearsal(image: &str) -> Vec<Vec<String>> {
+    let lines: &[&[&str]] = match image {
+        // Without byte code written to the disk of every fork.
+        "debian" => &[
+            &["env", "PYTHONDONTWRITEBYTECODE=1", "python3", "-c", "import json, os, subprocess, sys"],
+            &["git", "--version"],
+            &["bash", "-c", "true"],
+        ],
+        _ => &[],
+    };
+    lines.iter().map(|line| line.iter().map(|word| (*word).to_owned()).collect()).collect()
+}

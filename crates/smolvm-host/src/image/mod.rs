@@ -49,7 +49,7 @@ mod workdir;
 
 pub use apt::{AptError, SkipReason, SourceProblem};
 pub use boot::{BootFiles, boot_files, boot_files_with};
-pub use build::{BuiltIn, Renew, prepare_image};
+pub use build::{BuiltIn, Renew, prepare_image, rehearsal};
 pub use checks::{Check, CheckStatus, checks, verify_all};
 pub use debian::DebianError;
 pub use digest::{Digest, DigestError};

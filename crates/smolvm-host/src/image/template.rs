@@ -61,6 +61,9 @@ pub struct Facts {
     pub disk_bytes: u64,
     /// Whether its disk is mounted, and forks start with a copy of that.
     pub disk: DiskState,
+    /// What was run before it was parked.
+    #[serde(default)]
+    pub rehearsed: Vec<Vec<String>>,
     /// `tap`, `stream` or `none`: what the network device could do.
     pub network: String,
     /// The hypervisor: its version, and which file it is in which state.
@@ -290,6 +293,7 @@ mod tests {
             memory_mib: 1,
             disk_bytes: 1 << 30,
             disk: DiskState::Used,
+            rehearsed: Vec::new(),
             network: "none".to_owned(),
             hypervisor: "7.2.22".to_owned(),
             boot_id: "b".to_owned(),

@@ -17,6 +17,9 @@ pub enum HostMessage {
         network: bool,
         /// Whether the data disk is as empty as that of every fork will be: then it is mounted, and the root put together.
         fresh_disk: bool,
+        /// Commands that are run before, so that what they read is in every fork's memory; only with a fresh disk.
+        #[serde(default)]
+        rehearse: Vec<Vec<String>>,
     },
     /// The time again, for a guest whose clock was found off; answered by `clock`.
     Clock {

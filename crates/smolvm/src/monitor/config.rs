@@ -57,6 +57,8 @@ pub enum MonitorMemory {
         devices: PathBuf,
         /// What is on the data disk of its forks.
         disk: DiskState,
+        /// What it runs before it is parked.
+        rehearse: Vec<Vec<String>>,
     },
     /// It is forked from a template.
     Fork {

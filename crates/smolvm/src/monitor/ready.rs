@@ -62,9 +62,11 @@ impl Loop<'_> {
             return Ok(());
         }
         let message = match &self.config.memory {
-            MonitorMemory::Park { disk, .. } => {
-                HostMessage::Park { network: self.config.network.is_some(), fresh_disk: *disk == DiskState::Fresh }
-            }
+            MonitorMemory::Park { disk, rehearse, .. } => HostMessage::Park {
+                network: self.config.network.is_some(),
+                fresh_disk: *disk == DiskState::Fresh,
+                rehearse: rehearse.clone(),
+            },
             MonitorMemory::Boot | MonitorMemory::Fork { .. } => HostMessage::Boot(self.boot_config()?),
         };
         self.guest.tell(&message);

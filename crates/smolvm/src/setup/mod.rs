@@ -23,6 +23,7 @@ use smolvm_host::proc::tool;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::spec::ImageName;
 
+use crate::create::CreateRequest;
 use crate::doctor::{self, CheckReport};
 use crate::error::Error;
 use crate::installation::{Smolvm, is_root};
@@ -41,12 +42,24 @@ pub struct SetupRequest {
     pub images: Vec<ImageName>,
     /// What to do about missing packages of the system.
     pub packages: Packages,
+    /// Whether templates are made, too.
+    pub templates: Templates,
+}
+
+/// Whether `setup` makes a template of each image.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Templates {
+    /// The one of a sandbox that is asked for without options.
+    #[default]
+    Build,
+    /// The first start makes it.
+    Leave,
 }
 
 /// One thing that `setup` is doing now.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SetupEvent {
-    /// `packages`, `kernel`, `initramfs`, the name of an image, or `engine`.
+    /// `packages`, `kernel`, `initramfs`, the name of an image, `engine`, or `template`.
     pub step: String,
     /// What of it, for a person.
     pub detail: String,
@@ -105,12 +118,18 @@ impl Smolvm {
         let boot = image::boot_files(cache).map_err(|e| failure::of("initramfs", e))?;
         report.add("initramfs", StepOutcome::of(had), boot.digest.to_string());
 
-        for which in images {
+        for which in &images {
+            let which = *which;
             let before = image::resolve(cache, which.name()).ok().map(|image| image.digest);
             let image = patiently(which.name(), listener, |report| image::prepare_image(cache, which, Renew::IfMissing, report))?;
             report.add(which.name(), StepOutcome::of(before.as_ref() == Some(&image.digest)), image.digest.to_string());
         }
         self.prepare_engine(listener, &mut report)?;
+        if request.templates == Templates::Build {
+            for which in images {
+                self.prepare_template(which, listener, &mut report);
+            }
+        }
         Ok(report)
     }
 
@@ -137,6 +156,19 @@ impl Smolvm {
         let speed = accel::host_speed(cache, &self.boot_id);
         report.add("engine", StepOutcome::Already, format!("QEMU {}; {}", engine.version, speed.kvm));
         Ok(())
+    }
+
+    /// Sandboxes run without one, too: what stands in its way is told.
+    fn prepare_template(&self, which: BuiltIn, listener: Listener<'_>, report: &mut SetupReport) {
+        let name = which.name();
+        tell(listener, "template", &format!("booting {name} once"));
+        let Ok(image) = name.parse() else { return };
+        match self.build_template(&CreateRequest::of(image)) {
+            Ok(built) => report.add("template", StepOutcome::of(!built.made), format!("{name} {}", built.template.key)),
+            Err(e) => {
+                report.notes.push(format!("there is no template of {name}, so its sandboxes boot, which takes longer: {}", e.one_line()))
+            }
+        }
     }
 
     fn prepare_packages(

@@ -55,7 +55,12 @@ impl StartPlan {
 
     /// Boots, to be parked.
     pub(crate) fn parks(self, draft: &Draft) -> Self {
-        let memory = MonitorMemory::Park { memory: draft.memory(), devices: draft.devices(), disk: self.facts.disk };
+        let memory = MonitorMemory::Park {
+            memory: draft.memory(),
+            devices: draft.devices(),
+            disk: self.facts.disk,
+            rehearse: self.facts.rehearsed.clone(),
+        };
         self.from(memory, BOOTED, "a template is being made".to_owned())
     }
 
@@ -114,6 +119,10 @@ impl Smolvm {
             memory_mib: spec.memory.mib(),
             disk_bytes: spec.disk.bytes(),
             disk,
+            rehearsed: match disk {
+                DiskState::Fresh => image::rehearsal(spec.image.as_str()),
+                DiskState::Used => Vec::new(),
+            },
             network: device(spec.network).to_owned(),
             hypervisor: format!("{} {:?}", engine.version, engine.binary.id),
             boot_id: self.boot_id.clone(),
