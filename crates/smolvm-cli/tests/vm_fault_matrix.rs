@@ -100,6 +100,16 @@ fn stop() {
 }
 
 #[test]
+fn pause() {
+    every_step(&matrix::PAUSE);
+}
+
+#[test]
+fn resume() {
+    every_step(&matrix::RESUME);
+}
+
+#[test]
 fn delete() {
     every_step(&matrix::DELETE);
 }

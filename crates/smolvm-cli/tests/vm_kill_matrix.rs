@@ -82,6 +82,16 @@ fn stop() {
 }
 
 #[test]
+fn pause() {
+    every_point(&matrix::PAUSE);
+}
+
+#[test]
+fn resume() {
+    every_point(&matrix::RESUME);
+}
+
+#[test]
 fn delete() {
     every_point(&matrix::DELETE);
 }

@@ -65,6 +65,11 @@ fn the_example_of_templates_runs_as_it_is_printed() {
 }
 
 #[test]
+fn the_example_of_pause_runs_as_it_is_printed() {
+    assert!(run_examples("pause.md", 1) >= 7, "commands of the example were not found");
+}
+
+#[test]
 fn patterns() {
     assert!(shows(&["a … c", "…", "end"], &["a b c", "x", "y", "end"]));
     assert!(shows(&["…", "end"], &["end"]));

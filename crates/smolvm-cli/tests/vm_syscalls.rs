@@ -194,6 +194,8 @@ fn nothing_changes_outside_the_gate() {
         &matrix::CREATE,
         &matrix::START,
         &matrix::STOP,
+        &matrix::PAUSE,
+        &matrix::RESUME,
         &matrix::DELETE,
         &matrix::RUN,
         &matrix::TEMPLATE_BUILD,

@@ -62,6 +62,10 @@ names! {
         MonitorFiles = "monitor-files",
         /// The hypervisor's process with its jail, and the network helper's.
         Hypervisor = "hypervisor",
+        /// A guest is halted where it stands.
+        Pause = "pause",
+        /// And goes on.
+        Resume = "resume",
         /// Hypervisors end.
         EndHypervisors = "end-hypervisors",
         /// Monitors end.
@@ -126,6 +130,10 @@ names! {
         HypervisorKnown = "hypervisor-known",
         /// The guest has answered.
         Ready = "ready",
+        /// The guest is paused.
+        Paused = "paused",
+        /// The guest runs again.
+        Resumed = "resumed",
         /// How a run ended.
         Exit = "exit",
         /// A stop has begun.
@@ -180,7 +188,10 @@ impl Effect {
             | Self::RemoveStateDirs
             | Self::DropTable
             | Self::CloseForwarding => Announcement::ByEntry,
-            Self::Home
+            // Its monitor knows how it is, and is asked again by whoever comes next.
+            Self::Pause
+            | Self::Resume
+            | Self::Home
             | Self::LockFile
             | Self::CacheFile
             | Self::EmptyTrash
@@ -233,6 +244,8 @@ impl Commit {
             | Self::MonitorKnown
             | Self::HypervisorKnown
             | Self::Ready
+            | Self::Paused
+            | Self::Resumed
             | Self::Exit
             | Self::Settled
             | Self::After
@@ -258,6 +271,8 @@ impl Commit {
             | Self::Start
             | Self::Share
             | Self::Ready
+            | Self::Paused
+            | Self::Resumed
             | Self::Exit
             | Self::Stop
             | Self::After

@@ -102,6 +102,10 @@ pub enum Request {
     Start,
     /// Shut it down, keep its disk.
     Stop,
+    /// Halt it where it stands.
+    Pause,
+    /// Let it go on.
+    Resume,
     /// Run a command in it.
     Exec,
     /// Remove it.
@@ -211,6 +215,15 @@ pub fn admit(state: State, freshness: Staleness, request: Request) -> Admission 
             (State::Created | State::Stopped, _) => AlreadySo,
             (State::Failed, _) | (State::Starting | State::Running | State::Paused | State::Stopping, Staleness::Stale) => ReclaimThenGo,
             (State::Running | State::Paused | State::Starting | State::Stopping, Staleness::Fresh) => Go,
+            (State::Creating, _) => Refused(Refusal::HalfCreated),
+            (State::Deleting, _) => Refused(Refusal::HalfDeleted),
+        },
+        // Also when it is so already: the record may be older than what its monitor did.
+        Request::Pause | Request::Resume => match (state, freshness) {
+            (State::Running | State::Paused, Staleness::Fresh) => Go,
+            (State::Starting | State::Running | State::Paused | State::Stopping, Staleness::Stale) => Refused(Refusal::Stale),
+            (State::Starting | State::Stopping, Staleness::Fresh) => Refused(Refusal::InTransition),
+            (State::Created | State::Stopped | State::Failed, _) => Refused(Refusal::NotRunning),
             (State::Creating, _) => Refused(Refusal::HalfCreated),
             (State::Deleting, _) => Refused(Refusal::HalfDeleted),
         },

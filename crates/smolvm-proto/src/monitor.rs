@@ -16,6 +16,10 @@ pub enum MonitorRequest {
         /// Time the guest's processes get between SIGTERM and SIGKILL.
         grace_ms: u64,
     },
+    /// Halt the guest where it stands; answered by `paused`, also when it is so already.
+    Pause,
+    /// Let it go on, and give it the time; answered by `resumed`, also when it runs already.
+    Resume,
     /// End the hypervisor at once, then the monitor.
     Kill,
     /// A type this build does not know; answered by an error.
@@ -39,6 +43,10 @@ pub enum MonitorReply {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         agent_version: Option<String>,
     },
+    /// The guest is halted.
+    Paused,
+    /// The guest runs, and its clock is right.
+    Resumed,
     /// The stop has begun.
     Stopping,
     /// The hypervisor is gone; the monitor ends next.
@@ -61,6 +69,8 @@ pub enum MonitorReply {
 pub enum MonitorErrorCode {
     /// The agent has not said `ready`, or no longer answers.
     GuestNotReady,
+    /// The guest stands still.
+    Paused,
     /// The guest did not end in time.
     Timeout,
     /// A request this monitor does not know.

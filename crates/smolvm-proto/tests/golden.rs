@@ -129,7 +129,13 @@ fn exec_exits() {
 fn monitor_messages() {
     check(
         include_str!("golden/monitor_request.json"),
-        vec![("status", MonitorRequest::Status), ("stop", MonitorRequest::Stop { grace_ms: 2000 }), ("kill", MonitorRequest::Kill)],
+        vec![
+            ("status", MonitorRequest::Status),
+            ("stop", MonitorRequest::Stop { grace_ms: 2000 }),
+            ("pause", MonitorRequest::Pause),
+            ("resume", MonitorRequest::Resume),
+            ("kill", MonitorRequest::Kill),
+        ],
     );
     let status = |agent_version| MonitorReply::Status { id: "vm-a".to_owned(), generation: 4, pid: 1234, agent_version };
     let error = |code| MonitorReply::Error { code, message: "why".to_owned() };
@@ -138,9 +144,12 @@ fn monitor_messages() {
         vec![
             ("status_early", status(None)),
             ("status", status(Some("0.1.0".to_owned()))),
+            ("paused", MonitorReply::Paused),
+            ("resumed", MonitorReply::Resumed),
             ("stopping", MonitorReply::Stopping),
             ("stopped", MonitorReply::Stopped),
             ("guest_not_ready", error(MonitorErrorCode::GuestNotReady)),
+            ("error_paused", error(MonitorErrorCode::Paused)),
             ("timeout", error(MonitorErrorCode::Timeout)),
             ("unsupported", error(MonitorErrorCode::Unsupported)),
             ("engine", error(MonitorErrorCode::Engine)),

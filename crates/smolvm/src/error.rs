@@ -81,7 +81,7 @@ impl Error {
             }
             Refusal::HalfCreated => ("was never finished", format!("smolvm delete {id}")),
             Refusal::HalfDeleted => ("is half deleted", format!("smolvm delete {id}")),
-            Refusal::Paused => ("is paused", format!("smolvm stop {id}")),
+            Refusal::Paused => ("is paused", format!("smolvm resume {id}")),
             Refusal::InTransition => ("is between two states", format!("smolvm inspect {id}")),
         };
         Self::new(ErrorCode::InvalidState, format!("sandbox \"{id}\" {what}")).hint(way)

@@ -35,6 +35,8 @@ pub mod monitor;
 mod network;
 mod observe;
 pub mod paths;
+pub mod pause;
+pub mod resume;
 pub mod run;
 #[cfg(feature = "seed")]
 pub mod seed;

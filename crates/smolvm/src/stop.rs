@@ -80,7 +80,11 @@ impl Smolvm {
             match session.wait_reply(until)? {
                 MonitorReply::Stopped => return Ok(()),
                 MonitorReply::Error { message, .. } => return Err(Error::new(ErrorCode::GuestError, message)),
-                MonitorReply::Stopping | MonitorReply::Status { .. } | MonitorReply::Unknown => {}
+                MonitorReply::Stopping
+                | MonitorReply::Status { .. }
+                | MonitorReply::Paused
+                | MonitorReply::Resumed
+                | MonitorReply::Unknown => {}
             }
         }
     }

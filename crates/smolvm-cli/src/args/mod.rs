@@ -14,7 +14,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 pub(crate) use common::{Common, MachineOptions, Origin, SandboxOptions, collect, variable};
 pub(crate) use usage::{Wrong, path_of, wants_json, wrong};
 
-use crate::commands::{cleanup, completion, create, delete, doctor, exec, inspect, list, logs, run, setup, start, stop, template, version};
+use crate::commands::{
+    cleanup, completion, create, delete, doctor, exec, inspect, list, logs, pause, resume, run, setup, start, stop, template, version,
+};
 
 const ABOUT: &str = "Disposable Linux computers: microVMs with their own kernel, removed without a trace";
 const AFTER: &str = "\
@@ -80,6 +82,8 @@ pub(crate) enum Verb {
     Create(create::Create),
     Start(start::Start),
     Stop(stop::Stop),
+    Pause(pause::Pause),
+    Resume(resume::Resume),
     #[command(visible_aliases = ["ls", "ps"])]
     List(list::List),
     #[command(visible_alias = "info")]

@@ -10,6 +10,8 @@ pub(crate) mod exec;
 pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod logs;
+pub(crate) mod pause;
+pub(crate) mod resume;
 pub(crate) mod run;
 pub(crate) mod setup;
 pub(crate) mod start;
@@ -72,6 +74,8 @@ fn act_on(verb: Verb, context: &Context) -> u8 {
         Verb::Create(v) => act(v, context),
         Verb::Start(v) => act(v, context),
         Verb::Stop(v) => act(v, context),
+        Verb::Pause(v) => act(v, context),
+        Verb::Resume(v) => act(v, context),
         Verb::List(v) => act(v, context),
         Verb::Inspect(v) => act(v, context),
         Verb::Exec(v) => act(v, context),
@@ -114,11 +118,13 @@ fn decline(argv: &[OsString], e: clap::Error, path: Option<&str>) -> u8 {
 
 /// The dotted path of a verb of that name: of the group `template`, or of no other group.
 pub(crate) fn dotted(group: Option<&str>, verb: &str) -> &'static str {
-    const PATHS: [&str; 17] = [
+    const PATHS: [&str; 19] = [
         run::Run::PATH,
         create::Create::PATH,
         start::Start::PATH,
         stop::Stop::PATH,
+        pause::Pause::PATH,
+        resume::Resume::PATH,
         list::List::PATH,
         inspect::Inspect::PATH,
         exec::Exec::PATH,

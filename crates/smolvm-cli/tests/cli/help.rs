@@ -4,8 +4,24 @@ use testkit::SealedEnv;
 
 use crate::place::{SMOLVM, run, smolvm, snapshot};
 
-const VERBS: [&str; 14] =
-    ["run", "create", "start", "stop", "list", "inspect", "exec", "logs", "delete", "setup", "doctor", "cleanup", "completion", "version"];
+const VERBS: [&str; 16] = [
+    "run",
+    "create",
+    "start",
+    "stop",
+    "pause",
+    "resume",
+    "list",
+    "inspect",
+    "exec",
+    "logs",
+    "delete",
+    "setup",
+    "doctor",
+    "cleanup",
+    "completion",
+    "version",
+];
 
 #[test]
 fn help_of_every_command() {

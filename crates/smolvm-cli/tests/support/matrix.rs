@@ -138,6 +138,11 @@ fn running(place: &Place) {
     place.boot(&["vm-a"]);
 }
 
+fn paused(place: &Place) {
+    running(place);
+    place.smolvm(&["pause", "vm-a"]).run().assert_ok();
+}
+
 /// Whether there is a template decides what a start does; here there is one.
 fn with_template(place: &Place) {
     place.smolvm(&["template", "build", "minimal", "--net", "none", "--quiet"]).run().assert_ok();
@@ -245,6 +250,22 @@ pub(crate) const STOP: Scenario = Scenario {
     next: &["stop", "vm-a"],
     unrecorded: &[],
 };
+pub(crate) const PAUSE: Scenario = Scenario {
+    name: "pause",
+    place: Place::with_network,
+    prepare: running,
+    verb: &["pause", "vm-a"],
+    next: &["pause", "vm-a"],
+    unrecorded: &[],
+};
+pub(crate) const RESUME: Scenario = Scenario {
+    name: "resume",
+    place: Place::with_network,
+    prepare: paused,
+    verb: &["resume", "vm-a"],
+    next: &["resume", "vm-a"],
+    unrecorded: &[],
+};
 pub(crate) const DELETE: Scenario = Scenario {
     name: "delete",
     place: Place::with_network,
@@ -328,11 +349,13 @@ pub(crate) const SETUP_REMOVE: Scenario = Scenario {
 };
 
 /// Every one, for the proof that no point is left out.
-pub(crate) const ALL: [&Scenario; 14] = [
+pub(crate) const ALL: [&Scenario; 16] = [
     &CREATE,
     &CREATE_REFUSED,
     &START,
     &STOP,
+    &PAUSE,
+    &RESUME,
     &DELETE,
     &RUN,
     &TEMPLATE_BUILD,

@@ -152,6 +152,7 @@ impl<'a> Exec<'a> {
                 if let Ok(MonitorReply::Error { code, message }) = decode(&frame.payload) {
                     return Err(match code {
                         MonitorErrorCode::GuestNotReady => Error::new(ErrorCode::InvalidState, message).hint("smolvm inspect NAME"),
+                        MonitorErrorCode::Paused => Error::new(ErrorCode::InvalidState, message).hint("smolvm resume NAME"),
                         MonitorErrorCode::Timeout | MonitorErrorCode::Unsupported | MonitorErrorCode::Engine => {
                             Error::new(ErrorCode::Busy, message)
                         }

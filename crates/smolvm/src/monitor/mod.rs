@@ -22,6 +22,7 @@ mod log;
 mod network;
 mod outgoing;
 mod park;
+mod pause;
 mod poll;
 mod ready;
 mod relay;

@@ -21,6 +21,7 @@ use super::exit::{self, Evidence};
 use super::guest::{Guest, LinkError};
 use super::log::CappedLog;
 use super::network::Service;
+use super::pause::Motion;
 use super::ready::Phase;
 use super::relay::{ClientId, Relay};
 use super::report::Reporter;
@@ -76,6 +77,9 @@ pub(super) struct Loop<'a> {
     /// The guest was told who it is.
     pub(super) told: bool,
     pub(super) phase: Phase,
+    pub(super) motion: Motion,
+    /// Who wants to hear that the guest halted, or goes on.
+    pub(super) movers: Vec<ClientId>,
     pub(super) evidence: Evidence,
     /// When the hypervisor is killed if it has not ended by itself.
     pub(super) kill_at: Option<Instant>,
@@ -127,6 +131,8 @@ impl<'a> Loop<'a> {
             relay: Relay::default(),
             agent_version: None,
             told: false,
+            motion: Motion::default(),
+            movers: Vec::new(),
             phase: Phase::Booting { ready: None, corrections: 0 },
             evidence: Evidence::default(),
             kill_at: None,
@@ -144,11 +150,7 @@ impl<'a> Loop<'a> {
             for source in self.wait()? {
                 match source {
                     Source::Pidfd => return self.ended(),
-                    Source::Qmp => {
-                        if let Some(reason) = self.vmm.read() {
-                            self.evidence.shutdown_reason = Some(reason);
-                        }
-                    }
+                    Source::Qmp => self.hear_vmm(),
                     Source::Agent => self.hear_guest()?,
                     Source::Console => drain(&mut self.console, &mut self.console_log),
                     Source::Stderr => drain(&mut self.stderr, &mut self.hypervisor_log),
@@ -256,6 +258,12 @@ impl<'a> Loop<'a> {
         }
     }
 
+    fn hear_vmm(&mut self) {
+        for news in self.vmm.read() {
+            self.heard_of_vmm(news);
+        }
+    }
+
     fn hear_guest(&mut self) -> Result<(), Error> {
         let frames = match self.guest.read() {
             Ok(frames) => frames,
@@ -311,7 +319,7 @@ impl<'a> Loop<'a> {
                 self.tell_who_it_is()?;
             }
             AgentMessage::Ready(ready) => self.is_ready(ready)?,
-            AgentMessage::Clock { time } => self.judge_clock(time)?,
+            AgentMessage::Clock { time } => self.heard_of_clock(time)?,
             AgentMessage::Parked => self.park()?,
             AgentMessage::Failed { step, message } if self.phase != Phase::Running => {
                 let text: String =
@@ -338,9 +346,7 @@ impl<'a> Loop<'a> {
     /// The hypervisor is gone: say so to whoever waits, and write down how it went.
     fn ended(mut self) -> Result<(), Error> {
         // What it said last may still lie in the pipes.
-        if let Some(reason) = self.vmm.read() {
-            self.evidence.shutdown_reason = Some(reason);
-        }
+        self.hear_vmm();
         for _ in 0..LAST_WORDS {
             drain_rest(&mut self.console, &mut self.console_log);
             drain_rest(&mut self.stderr, &mut self.hypervisor_log);
@@ -381,6 +387,7 @@ impl<'a> Loop<'a> {
         if self.guest.is_closed() {
             return self.quit();
         }
+        self.set_going();
         if !again {
             self.guest.tell(&HostMessage::Shutdown { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) });
         }

@@ -25,9 +25,9 @@ use super::run::{note, random_bytes};
 use crate::error::Error;
 
 /// How far the guest's clock may be from the host's when the first command runs.
-const CLOCK_TOLERANCE: Duration = Duration::from_millis(100);
+pub(super) const CLOCK_TOLERANCE: Duration = Duration::from_millis(100);
 /// A busy host may need some tries until the time arrives in time.
-const CLOCK_TRIES: u32 = 50;
+pub(super) const CLOCK_TRIES: u32 = 50;
 /// The seed: what the guest's generator is made new with.
 const SEED: usize = 64;
 
@@ -144,13 +144,13 @@ impl Loop<'_> {
     }
 }
 
-fn now() -> UnixTime {
+pub(super) fn now() -> UnixTime {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixTime { secs: now.as_secs(), nanos: now.subsec_nanos() }
 }
 
 /// A guest may say any number.
-fn distance(one: UnixTime, other: UnixTime) -> Duration {
+pub(super) fn distance(one: UnixTime, other: UnixTime) -> Duration {
     let since_epoch = |time: UnixTime| Duration::from_secs(time.secs).saturating_add(Duration::from_nanos(time.nanos.into()));
     since_epoch(one).abs_diff(since_epoch(other))
 }

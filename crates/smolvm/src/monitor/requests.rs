@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use smolvm_proto::{ExecErrorKind, ExecExit, Frame, FrameKind, MonitorErrorCode, MonitorReply, MonitorRequest, decode, encode};
 
+use super::pause::Motion;
 use super::poll::Loop;
 use super::ready::Phase;
 use super::relay::{ClientId, OpenRefused};
@@ -12,6 +13,8 @@ use super::relay::{ClientId, OpenRefused};
 const MAX_GRACE: Duration = Duration::from_mins(10);
 /// Bytes that may wait for all clients together.
 const MAX_WAITING_OF_ALL: usize = 64 << 20;
+
+const NOT_READY: MonitorErrorCode = MonitorErrorCode::GuestNotReady;
 
 impl Loop<'_> {
     /// One frame of a client.
@@ -36,11 +39,13 @@ impl Loop<'_> {
 
     fn open(&mut self, id: ClientId, frame: Frame) {
         let refusal = if self.evidence.stop_requested {
-            self.not_now(id, "the sandbox is being stopped")
+            self.not_now(id, NOT_READY, "the sandbox is being stopped")
         } else if self.phase != Phase::Running {
-            self.not_now(id, "the guest is not ready")
+            self.not_now(id, NOT_READY, "the guest is not ready")
+        } else if self.motion != Motion::Running {
+            self.not_now(id, MonitorErrorCode::Paused, "the sandbox is paused")
         } else if self.guest.is_closed() {
-            self.not_now(id, "the guest no longer answers")
+            self.not_now(id, NOT_READY, "the guest no longer answers")
         } else if self.guest.is_full() {
             "the guest takes no more at the moment"
         } else {
@@ -57,8 +62,8 @@ impl Loop<'_> {
     }
 
     /// Says first that it is not the command's fault; the stream ends as any other that cannot begin.
-    fn not_now(&mut self, id: ClientId, why: &'static str) -> &'static str {
-        let reply = MonitorReply::Error { code: MonitorErrorCode::GuestNotReady, message: why.to_owned() };
+    fn not_now(&mut self, id: ClientId, code: MonitorErrorCode, why: &'static str) -> &'static str {
+        let reply = MonitorReply::Error { code, message: why.to_owned() };
         if let Ok(payload) = encode(&reply) {
             self.answer(id, &Frame::control(payload));
         }
@@ -73,6 +78,8 @@ impl Loop<'_> {
                 pid: self.pid,
                 agent_version: self.agent_version.clone(),
             },
+            MonitorRequest::Pause => return self.pause(id),
+            MonitorRequest::Resume => return self.resume(id),
             MonitorRequest::Stop { grace_ms } => {
                 self.wants_the_end(id);
                 self.begin_stop(Duration::from_millis(*grace_ms).min(MAX_GRACE));

@@ -8,6 +8,29 @@ use smolvm_host::engine::qmp::{QmpMessage, QmpStream, command};
 
 use super::outgoing::Outgoing;
 
+/// What a hypervisor tells that matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum News {
+    /// It goes down, for this reason.
+    Shutdown(String),
+    /// The guest's processors stand still.
+    Stopped,
+    /// They go on.
+    Resumed,
+}
+
+impl News {
+    fn of(event: &str, data: &serde_json::Map<String, serde_json::Value>) -> Option<Self> {
+        match event {
+            "SHUTDOWN" => data.get("reason").and_then(|r| r.as_str()).map(|r| Self::Shutdown(r.chars().take(40).collect())),
+            "GUEST_PANICKED" => Some(Self::Shutdown("guest-panic".to_owned())),
+            "STOP" => Some(Self::Stopped),
+            "RESUME" => Some(Self::Resumed),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Vmm {
     pub(super) socket: UnixStream,
@@ -27,35 +50,32 @@ impl Vmm {
         self.open
     }
 
-    /// Reads what is there; returns the reason of a shutdown if one was announced.
-    pub(super) fn read(&mut self) -> Option<String> {
+    /// Reads what is there; gives what was told, in order.
+    pub(super) fn read(&mut self) -> Vec<News> {
         let mut chunk = [0; 16 << 10];
         let count = match recv(&self.socket, &mut chunk[..], RecvFlags::DONTWAIT) {
             Ok((_, count)) => count,
-            Err(Errno::AGAIN | Errno::INTR) => return None,
+            Err(Errno::AGAIN | Errno::INTR) => return Vec::new(),
             Err(_) => 0,
         };
         if count == 0 {
             self.open = false;
-            return None;
+            return Vec::new();
         }
         // A hypervisor that talks nonsense cannot be controlled; its pidfd still tells when it ends.
         let Ok(messages) = self.stream.feed(&chunk[..count]) else {
             self.open = false;
-            return None;
+            return Vec::new();
         };
-        let mut reason = None;
+        let mut news = Vec::new();
         for message in messages {
             match message {
                 QmpMessage::Greeting => self.say("qmp_capabilities"),
-                QmpMessage::Event { name, data } if name == "SHUTDOWN" => {
-                    reason = data.get("reason").and_then(|r| r.as_str()).map(|r| r.chars().take(40).collect());
-                }
-                QmpMessage::Event { name, .. } if name == "GUEST_PANICKED" => reason = Some("guest-panic".to_owned()),
-                QmpMessage::Event { .. } | QmpMessage::Return { .. } | QmpMessage::Error { .. } => {}
+                QmpMessage::Event { name, data } => news.extend(News::of(&name, &data)),
+                QmpMessage::Return { .. } | QmpMessage::Error { .. } => {}
             }
         }
-        reason
+        news
     }
 
     /// Asks it to end; its disks are flushed and closed.
@@ -63,7 +83,8 @@ impl Vmm {
         self.say("quit");
     }
 
-    fn say(&mut self, name: &str) {
+    /// Sends a command.
+    pub(super) fn say(&mut self, name: &str) {
         self.next_id += 1;
         let line = command(name, None, self.next_id);
         self.out.buffer().extend_from_slice(&line);

@@ -166,7 +166,7 @@ impl Smolvm {
         match self.build_template(&CreateRequest::of(image)) {
             Ok(built) => report.add("template", StepOutcome::of(!built.made), format!("{name} {}", built.template.key)),
             Err(e) => {
-                report.notes.push(format!("there is no template of {name}, so its sandboxes boot, which takes longer: {}", e.one_line()))
+                report.notes.push(format!("there is no template of {name}, so its sandboxes boot, which takes longer: {}", e.one_line()));
             }
         }
     }
