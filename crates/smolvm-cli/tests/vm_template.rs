@@ -232,6 +232,42 @@ fn one_of_many_that_come_at_once_makes_the_template() {
 }
 
 #[test]
+fn what_forks_share_is_not_their_own() {
+    let place = Place::without_network();
+    let oracle = place.oracle();
+    place.boot(&["one", "two"]);
+    let stats = |id: &str| {
+        let shown = place.ok(&["stats", id])["sandboxes"].clone();
+        assert_eq!(shown.as_array().map(Vec::len), Some(1), "{shown:#}");
+        let bytes = |key: &str| shown[0][key].as_u64().unwrap();
+        (bytes("own_bytes"), bytes("shared_bytes"), bytes("disk_used_bytes"))
+    };
+    let before = stats("two");
+    assert!(before.1 > 20 << 20 && before.2 > 0, "a fork has its template mapped: {before:?}");
+    // What a guest writes becomes its own, and no other's.
+    in_guest(&place, "one", "head -c 30000000 /dev/zero > /dev/shm/own");
+    let (one, after) = (stats("one"), stats("two"));
+    assert!(one.0 > after.0 + (25 << 20), "{one:?} {after:?}");
+    // Both are what the kernel says.
+    let pair = place.pair("two");
+    let anonymous: u64 = [pair.hypervisor.pid, pair.monitor.pid]
+        .iter()
+        .map(|pid| {
+            let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+            let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap().to_owned();
+            line.trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
+        })
+        .sum();
+    assert!(anonymous.abs_diff(stats("two").0) < 4 << 20, "{anonymous} and {:?}", stats("two"));
+    place.ok(&["stop", "two"]);
+    assert_eq!(place.ok(&["stats"])["sandboxes"].as_array().map(Vec::len), Some(1));
+    assert_eq!(place.envelope(&["stats", "two"])["error"]["code"], "invalid_state");
+    assert_eq!(place.envelope(&["stats", "nobody"])["error"]["code"], "not_found");
+    place.ok(&["delete", "one", "two"]);
+    oracle.assert_clean();
+}
+
+#[test]
 fn setup_makes_the_template_of_an_image() {
     let place = Place::with_network();
     place.own_cache(&["kernels", "initramfs", "images", "disks"], &[]);

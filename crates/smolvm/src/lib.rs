@@ -43,6 +43,7 @@ pub mod seed;
 mod session;
 pub mod setup;
 pub mod start;
+pub mod stats;
 pub mod stop;
 mod teardown;
 pub mod template;

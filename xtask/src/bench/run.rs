@@ -11,7 +11,6 @@ use super::figures::{Figure, ms};
 use super::fork::RawFork;
 
 pub(super) const ID: &str = "bench-fork";
-const BESIDE: &str = "bench-fork-beside";
 const ECHO: [&str; 2] = ["/bin/echo", "hi"];
 /// How many are started at the same moment.
 const AT_ONCE: usize = 50;
@@ -23,10 +22,10 @@ pub(super) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
     let from = bed.json(&["inspect", "--json", ID])?;
     ensure!(from["sandbox"]["started_from"] == "template", "not forked: {from}");
     let raw = RawFork::like(bed, ID, &key)?;
-    // Beside another: what one alone has mapped counts as its own, though it is the page cache's.
-    bed.run(&["run", "minimal", "--keep", "--name", BESIDE, "--quiet", "--", "true"])?;
-    let idle = private_mib(bed.process(ID, "pid")?)? + private_mib(bed.process(ID, "monitor_pid")?)?;
-    bed.run(&["delete", ID, BESIDE])?;
+    let stats = bed.json(&["stats", ID, "--json"])?;
+    let own = stats["sandboxes"][0]["own_bytes"].as_u64().and_then(|bytes| u32::try_from(bytes >> 10).ok());
+    let idle = f64::from(own.context("stats tells no memory")?) / 1024.0;
+    bed.run(&["delete", ID])?;
     // Once uncounted each.
     raw.time(&ECHO)?;
     once(bed)?;
@@ -49,7 +48,7 @@ pub(super) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
         Figure::of("run.floor.gone", "QEMU alone, until it was killed and reaped", "ms", &floor_gone),
         Figure::of("run.exit", "`run` to its exit, the sandbox removed and proven absent", "ms", &exit),
         Figure::ratio("run.exit.ratio", "… against QEMU alone to its first byte", &exit, &floor).at_most(2.0),
-        Figure::of("run.idle", "private memory of an idle fork with its monitor, another fork beside it", "MiB", &[idle]).at_most(20.0),
+        Figure::of("run.idle", "memory of an idle fork and its monitor that nobody else has (`stats`)", "MiB", &[idle]).at_most(20.0),
     ];
     figures.extend(at_once(bed)?);
     Ok(figures)
@@ -85,15 +84,4 @@ fn at_once(bed: &Bed) -> Result<Vec<Figure>> {
         Figure::of("run.many.tail", "… the slowest against the median", "x", &[ratio]).at_most(3.0),
         Figure::of("run.many.failed", "… how many failed", "x", &[f64::from(u32::try_from(failures)?)]).at_most(0.0),
     ])
-}
-
-/// Memory of a process that it shares with nobody.
-fn private_mib(pid: u32) -> Result<f64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("the memory of a process")?;
-    let kib: u32 = text
-        .lines()
-        .filter(|line| line.starts_with("Private_Clean:") || line.starts_with("Private_Dirty:"))
-        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u32>().ok())
-        .sum();
-    Ok(f64::from(kib) / 1024.0)
 }

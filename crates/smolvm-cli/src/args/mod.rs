@@ -15,7 +15,8 @@ pub(crate) use common::{Common, MachineOptions, Origin, SandboxOptions, collect,
 pub(crate) use usage::{Wrong, path_of, wants_json, wrong};
 
 use crate::commands::{
-    cleanup, completion, create, delete, doctor, exec, inspect, list, logs, pause, resume, run, setup, start, stop, template, version,
+    cleanup, completion, create, delete, doctor, exec, inspect, list, logs, pause, resume, run, setup, start, stats, stop, template,
+    version,
 };
 
 const ABOUT: &str = "Disposable Linux computers: microVMs with their own kernel, removed without a trace";
@@ -88,6 +89,7 @@ pub(crate) enum Verb {
     List(list::List),
     #[command(visible_alias = "info")]
     Inspect(inspect::Inspect),
+    Stats(stats::Stats),
     Exec(exec::Exec),
     Logs(logs::Logs),
     #[command(visible_alias = "rm")]

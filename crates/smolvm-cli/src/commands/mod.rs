@@ -15,6 +15,7 @@ pub(crate) mod resume;
 pub(crate) mod run;
 pub(crate) mod setup;
 pub(crate) mod start;
+pub(crate) mod stats;
 pub(crate) mod stop;
 mod streams;
 pub(crate) mod template;
@@ -78,6 +79,7 @@ fn act_on(verb: Verb, context: &Context) -> u8 {
         Verb::Resume(v) => act(v, context),
         Verb::List(v) => act(v, context),
         Verb::Inspect(v) => act(v, context),
+        Verb::Stats(v) => act(v, context),
         Verb::Exec(v) => act(v, context),
         Verb::Logs(v) => act(v, context),
         Verb::Delete(v) => act(v, context),
@@ -118,7 +120,7 @@ fn decline(argv: &[OsString], e: clap::Error, path: Option<&str>) -> u8 {
 
 /// The dotted path of a verb of that name: of the group `template`, or of no other group.
 pub(crate) fn dotted(group: Option<&str>, verb: &str) -> &'static str {
-    const PATHS: [&str; 19] = [
+    const PATHS: [&str; 20] = [
         run::Run::PATH,
         create::Create::PATH,
         start::Start::PATH,
@@ -127,6 +129,7 @@ pub(crate) fn dotted(group: Option<&str>, verb: &str) -> &'static str {
         resume::Resume::PATH,
         list::List::PATH,
         inspect::Inspect::PATH,
+        stats::Stats::PATH,
         exec::Exec::PATH,
         logs::Logs::PATH,
         delete::Delete::PATH,

@@ -4,7 +4,7 @@ use testkit::SealedEnv;
 
 use crate::place::{SMOLVM, run, smolvm, snapshot};
 
-const VERBS: [&str; 16] = [
+const VERBS: [&str; 17] = [
     "run",
     "create",
     "start",
@@ -13,6 +13,7 @@ const VERBS: [&str; 16] = [
     "resume",
     "list",
     "inspect",
+    "stats",
     "exec",
     "logs",
     "delete",

@@ -129,6 +129,13 @@ pub fn executable(proc: &Path, pid: u32) -> std::io::Result<PathBuf> {
     std::fs::read_link(proc.join(pid.to_string()).join("exe"))
 }
 
+/// Clock ticks that a process has spent, in its own code and in the kernel's; from the text of its `stat`.
+pub(super) fn processor_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
+    let own: u64 = fields.nth(11)?.parse().ok()?;
+    Some(own.saturating_add(fields.next()?.parse().ok()?))
+}
+
 fn parse_stat(stat: &str) -> Option<Seen> {
     // The second field is the name in parentheses and may itself hold spaces and parentheses.
     let rest = stat.get(stat.rfind(')')? + 1..)?;

@@ -6,3 +6,4 @@ pub mod kill;
 mod leash;
 pub mod scan;
 pub mod tool;
+pub mod usage;

@@ -180,15 +180,17 @@ mod tests {
     #[test]
     fn requests_are_padded_and_counted() {
         let mut batch = Batch::new();
-        batch.set_link(Link { index: 2, mac: Some([2, 0, 0, 0, 0, 1]), up: false });
+        batch.without_ipv6(2);
+        batch.set_link(Link { index: 2, mac: Some([2, 0, 0, 0, 0, 1]), up: true });
         batch.add_address(2, Ipv4Addr::new(10, 0, 0, 2), 32);
         let (bytes, count) = batch.finish();
-        assert_eq!(count, 2);
-        // Header, interface, address, and the three nested attributes about IPv6.
-        let first = 16 + 16 + 12 + (4 + 4 + 8);
-        assert_eq!(bytes.len(), first + (16 + 8 + 8 + 8));
+        assert_eq!(count, 3);
+        // Header, interface, and three nested attributes; header, interface, address; and the last with two addresses.
+        let (first, second, third) = (16 + 16 + (4 + 4 + 8), 16 + 16 + 12, 16 + 8 + 8 + 8);
+        assert_eq!(bytes.len(), first + second + third);
         assert_eq!(number(&bytes, 0), Some(u32::try_from(first).unwrap()));
-        assert_eq!(bytes[first + 17], 32, "the prefix of the second request");
+        assert_eq!(number(&bytes, first), Some(u32::try_from(second).unwrap()));
+        assert_eq!(bytes[first + second + 17], 32, "the prefix of the third request");
     }
 
     #[test]

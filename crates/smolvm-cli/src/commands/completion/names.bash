@@ -14,8 +14,8 @@ _smolvm_with_names() {
         esac
     done
     case "$verb" in
-        delete | rm) ;;
-        start | stop | inspect | info | exec | logs) ((names == 0)) || return 0 ;;
+        delete | rm | stats) ;;
+        start | stop | pause | resume | inspect | info | exec | logs) ((names == 0)) || return 0 ;;
         *) return 0 ;;
     esac
     word="${COMP_WORDS[COMP_CWORD]}"
