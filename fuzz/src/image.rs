@@ -53,6 +53,10 @@ pub(crate) fn manifests(bytes: &[u8]) {
             assert!(!file.is_empty() && !file.starts_with('.') && !file.contains(['/', '\0', '\n', ' ']), "{file:?} is no module's file");
         }
     }
+    if let Ok(written) = image::template_manifest(&path) {
+        let again = image::template_manifest(&input::file("again.json", &written)).expect("what was written can be read");
+        assert_eq!(again, written);
+    }
     if let Ok(line) = image::line(&path) {
         assert_eq!(line.trim_end(), line);
     }

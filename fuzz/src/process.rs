@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use smolvm_host::jail::inspect;
+use smolvm_host::jail::{Opens, inspect};
 use smolvm_host::proc::identity::{self, Presence, Recorded, TOKEN_AT};
 use smolvm_host::proc::scan;
 
@@ -32,7 +32,7 @@ pub(crate) fn files(bytes: &[u8]) {
             put("mountinfo", rest);
             put("limits", LIMITS.as_bytes());
             let uid = identity::effective_uid(proc(), 7);
-            if let Ok(enforced) = inspect::read(proc(), 7) {
+            if let Ok(enforced) = inspect::read(proc(), 7, Opens::Kernel) {
                 // Both read the same line: they may not tell two stories.
                 assert_eq!(uid.ok().flatten(), Some(enforced.uid));
             }

@@ -4,11 +4,16 @@ use std::path::Path;
 
 pub use super::apt::fuzzing as apt;
 pub use super::kernel::fuzzing as kernel;
-use super::{ManifestError, manifest, signature, store};
+use super::{ManifestError, manifest, signature, store, template};
 
 /// Reads a manifest of an image, and gives what would be written in its place.
 pub fn image_manifest(file: &Path) -> Result<Vec<u8>, ManifestError> {
     manifest::read::<store::ImageManifest>(file).map(|body| manifest::text(&body))
+}
+
+/// The same for a manifest of a template.
+pub fn template_manifest(file: &Path) -> Result<Vec<u8>, ManifestError> {
+    manifest::read::<template::Manifest>(file).map(|body| manifest::text(&body))
 }
 
 /// A file of one line.

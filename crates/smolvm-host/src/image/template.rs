@@ -165,7 +165,7 @@ impl Template {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Manifest {
+pub(super) struct Manifest {
     created_unix: u64,
     facts: Facts,
 }
