@@ -62,7 +62,8 @@ fn text(found: &Inspection, verbose: bool) -> String {
         facts.push(("accelerator", format!("{accelerator}{reason}")));
     }
     if let Some(reason) = &s.started_from_reason {
-        facts.push(("started from", format!("{} ({reason})", s.started_from)));
+        let booted = s.started_from == "cold";
+        facts.push(("origin", if booted { format!("booted: {reason}") } else { reason.clone() }));
     }
     if let Some(process) = &s.process {
         let monitor = process.monitor_pid.map(|pid| format!(", monitor {pid}")).unwrap_or_default();
