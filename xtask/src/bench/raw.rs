@@ -125,7 +125,8 @@ fn machine_options(words: &[String]) -> Vec<String> {
     while let Some(word) = words.get(at) {
         let more = match MACHINE.iter().find(|(option, _)| option == word) {
             Some((_, more)) => {
-                kept.extend(words.iter().skip(at).take(more + 1).cloned());
+                // A fork's memory is a template's file; a machine that boots has its own.
+                kept.extend(words.iter().skip(at).take(more + 1).map(|word| word.replace(",memory-backend=ram", "")));
                 *more
             }
             // Every option of the vector has one value, but for those named above without.
@@ -143,7 +144,7 @@ mod tests {
     #[test]
     fn the_machine_is_kept_and_the_devices_are_not() {
         let words: Vec<String> =
-            "q -name smolvm:x -uuid u -nodefaults -no-reboot -machine microvm,acpi=on -m size=128M -kernel /kernel -append quiet -chardev socket,fd=3 -device virtio"
+            "q -name smolvm:x -uuid u -nodefaults -no-reboot -machine microvm,acpi=on,memory-backend=ram -m size=128M -kernel /kernel -append quiet -chardev socket,fd=3 -device virtio"
                 .split(' ')
                 .map(str::to_owned)
                 .collect();
