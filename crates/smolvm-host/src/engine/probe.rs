@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::elf;
 use crate::fsx;
+use crate::image::Digest;
 use crate::proc::tool::{self, Tool, ToolError};
 
 /// The program's name.
@@ -173,6 +174,19 @@ impl Engine {
     pub fn executable(explicit: Option<&Path>) -> Option<FileId> {
         let path = explicit.map(Path::to_owned).or_else(|| tool::find(PROGRAM))?;
         FileId::of(&path).ok()
+    }
+
+    /// Its version, and a digest over every file that it is made of: a library or a firmware that was replaced is another.
+    pub fn fingerprint(&self) -> String {
+        let files = std::iter::once(&self.binary).chain(&self.libraries);
+        let listed: Vec<String> = files
+            .map(|file| {
+                let FileId { dev, ino, size, mtime } = file.id;
+                format!("{} {dev} {ino} {size} {mtime}\n", file.target.display())
+            })
+            .collect();
+        let digest = Digest::of(&listed.iter().map(String::as_bytes).collect::<Vec<_>>());
+        format!("{} {}", self.version, digest.short())
     }
 
     /// Whether every file is still the one that was listed.

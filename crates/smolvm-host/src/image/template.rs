@@ -66,7 +66,7 @@ pub struct Facts {
     pub rehearsed: Vec<Vec<String>>,
     /// `tap`, `stream` or `none`: what the network device could do.
     pub network: String,
-    /// The hypervisor: its version, and which file it is in which state.
+    /// The hypervisor: its version, and a digest over all its files.
     pub hypervisor: String,
     /// The host's boot.
     pub boot_id: String,

@@ -283,11 +283,16 @@ mod tests {
     fn a_monitor_that_takes_no_input_does_not_hold_up_a_signal() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let (signals, signal) = rustix::pipe::pipe().unwrap();
+        let sends = ours.try_clone().unwrap();
         let later = std::thread::spawn(move || {
-            // Until its buffers are full, as far as one can tell from here.
-            std::thread::sleep(Duration::from_millis(300));
+            // Nobody reads at the other end: what is full once stays so.
+            let (now, until) = (Timespec { tv_sec: 0, tv_nsec: 0 }, Instant::now() + Duration::from_secs(20));
+            while poll(&mut [PollFd::new(&sends, PollFlags::OUT)], Some(&now)).unwrap() > 0 {
+                assert!(Instant::now() < until, "the monitor's buffers are never full");
+                std::thread::yield_now();
+            }
             rustix::io::write(&signal, &[15]).unwrap();
-            signal
+            (signal, sends)
         });
         let endless = std::fs::File::open("/dev/zero").unwrap();
         let io = ExecIo {

@@ -69,6 +69,11 @@ impl Loop<'_> {
                 self.tell_movers(&MonitorReply::Paused);
             }
             News::Resumed => match self.motion {
+                // A guest that can no longer be talked to cannot be given the time either, and does run.
+                Motion::Resuming { .. } if self.guest.is_closed() => {
+                    self.motion = Motion::Running;
+                    self.tell_movers(&MonitorReply::Resumed);
+                }
                 Motion::Resuming { .. } => self.guest.tell(&HostMessage::Clock { time: now() }),
                 Motion::Running | Motion::Pausing | Motion::Paused => self.motion = Motion::Running,
             },

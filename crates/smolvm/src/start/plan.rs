@@ -124,7 +124,7 @@ impl Smolvm {
                 DiskState::Used => Vec::new(),
             },
             network: device(spec.network).to_owned(),
-            hypervisor: format!("{} {:?}", engine.version, engine.binary.id),
+            hypervisor: engine.fingerprint(),
             boot_id: self.boot_id.clone(),
         };
         Ok(StartPlan {

@@ -6,6 +6,7 @@ use smolvm_proto::{AttachReply, AttachRequest, Channel, Decoder, MonitorErrorCod
 use super::*;
 use crate::installation::Settings;
 use crate::monitor::MonitorMemory;
+use crate::monitor::vmm::News;
 use crate::paths::Paths;
 
 /// The far ends of a loop's sockets: what guest, hypervisor and client would hold.
@@ -110,6 +111,91 @@ fn a_guest_cannot_make_the_monitor_answer_for_ever() {
         serving.begin_stop(Duration::from_mins(1));
         assert_eq!(serving.kill_at, Some(first));
     });
+}
+
+/// What a guest says that is all that it was told to be; its name is the loop's, and it has no network.
+fn ready() -> smolvm_proto::Ready {
+    smolvm_proto::Ready {
+        hostname: "one".to_owned(),
+        machine_id: String::new(),
+        address: None,
+        time: super::super::ready::now(),
+        entropy_bytes: 64,
+        uptime_ms: 1,
+        steps: Vec::new(),
+    }
+}
+
+fn says(ends: &mut Ends, message: &AgentMessage) {
+    ends.agent.write_all(&bytes(&Frame::control(smolvm_proto::encode(message).unwrap()))).unwrap();
+}
+
+#[test]
+fn a_guest_that_is_not_what_it_was_told_to_be_never_runs() {
+    type Breach = fn(&mut smolvm_proto::Ready);
+    let breaches: [(&str, Breach); 5] = [
+        ("identity", |ready| ready.hostname = "template".to_owned()),
+        ("identity", |ready| ready.machine_id = "0123456789abcdef0123456789abcdef".to_owned()),
+        ("address", |ready| ready.address = Some("10.0.0.2".to_owned())),
+        ("random numbers", |ready| ready.entropy_bytes = 0),
+        ("random numbers", |ready| ready.entropy_bytes = 63),
+    ];
+    for (what, breach) in breaches {
+        serving(|serving, ends| {
+            let mut lie = ready();
+            breach(&mut lie);
+            says(ends, &AgentMessage::Ready(lie));
+            let e = serving.hear_guest().unwrap_err();
+            assert!(e.code == ErrorCode::GuestError && e.message.contains(what), "{what}: {e:?}");
+            assert_ne!(serving.phase, Phase::Running);
+        });
+    }
+}
+
+#[test]
+fn a_guest_whose_clock_is_off_is_given_the_time_until_it_takes_it_or_for_nothing() {
+    serving(|serving, ends| {
+        let long_ago = smolvm_proto::UnixTime { secs: 1_000_000, nanos: 0 };
+        says(ends, &AgentMessage::Ready(smolvm_proto::Ready { time: long_ago, ..ready() }));
+        serving.hear_guest().unwrap();
+        for round in 1..=super::super::ready::CLOCK_TRIES {
+            let told = frames(&mut serving.guest.out);
+            assert!(matches!(decode(&told[0].payload), Ok(HostMessage::Clock { .. })), "round {round}: {told:?}");
+            assert_ne!(serving.phase, Phase::Running);
+            says(ends, &AgentMessage::Clock { time: long_ago });
+            let heard = serving.hear_guest();
+            assert_eq!(heard.is_err(), round == super::super::ready::CLOCK_TRIES, "round {round}: {heard:?}");
+        }
+    });
+}
+
+#[test]
+fn a_paused_guest_wakes_when_its_clock_is_right_or_when_it_can_no_longer_be_told() {
+    let last = |serving: &mut Loop<'_>| frames(&mut serving.clients[0].out).pop().map(|f| decode::<MonitorReply>(&f.payload).unwrap());
+    for closed in [false, true] {
+        serving(|serving, ends| {
+            serving.phase = Phase::Running;
+            serving.pause(1);
+            assert_eq!(last(serving), None, "nobody is told before the hypervisor says so");
+            serving.heard_of_vmm(News::Stopped);
+            assert_eq!(last(serving), Some(MonitorReply::Paused));
+            if closed {
+                ends.agent.write_all(&[0xee; 1000]).unwrap();
+                serving.hear_guest().unwrap();
+            }
+            serving.resume(1);
+            serving.heard_of_vmm(News::Resumed);
+            if !closed {
+                assert_eq!(last(serving), None, "it runs, and its clock is still to be set");
+                says(ends, &AgentMessage::Clock { time: smolvm_proto::UnixTime { secs: 5, nanos: 0 } });
+                serving.hear_guest().unwrap();
+                assert_eq!(last(serving), None);
+                says(ends, &AgentMessage::Clock { time: super::super::ready::now() });
+                serving.hear_guest().unwrap();
+            }
+            assert_eq!((last(serving), serving.motion), (Some(MonitorReply::Resumed), Motion::Running));
+        });
+    }
 }
 
 #[test]
