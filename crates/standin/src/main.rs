@@ -58,15 +58,12 @@ fn inside(is_fork: bool) {
             say(&mut console, attempt.name, (attempt.run)(&held));
         }
         say(&mut console, "open the name again", template::open_the_name_again());
-        return say(&mut console, END, Ok(()));
+        return end(&mut console, inherited);
     }
     for attempt in attempts::ALL {
         say(&mut console, attempt.name, (attempt.run)(&targets));
     }
-    for number in inherited {
-        say(&mut console, &format!("descriptor {number}"), Ok(()));
-    }
-    say(&mut console, END, Ok(()));
+    end(&mut console, inherited);
     match targets.then {
         Then::Exit => {}
         Then::Stay => loop {
@@ -74,6 +71,14 @@ fn inside(is_fork: bool) {
         },
         Then::Abort => std::process::abort(),
     }
+}
+
+/// Last of all, what it was started with.
+fn end(console: &mut File, inherited: Vec<usize>) {
+    for number in inherited {
+        say(console, &format!("descriptor {number}"), Ok(()));
+    }
+    say(console, END, Ok(()));
 }
 
 fn outside() {

@@ -74,9 +74,11 @@ impl Guest for Machine {
             mounts::finish()?;
             rustix::fs::sync();
         }
-        // A fork's steps are counted from its own beginning.
-        self.steps = Steps::start();
         Ok(())
+    }
+
+    fn parked(&mut self) {
+        self.steps = Steps::start();
     }
 
     fn set_clock(&mut self, time: UnixTime) -> Result<UnixTime, BootFailure> {

@@ -17,6 +17,9 @@ use super::link::Incoming;
 /// How long one rehearsed command may take: python needs half a second when it is translated.
 const REHEARSAL: Duration = Duration::from_secs(10);
 
+/// How long one that was killed is waited for.
+const LAST_BREATH: Duration = Duration::from_secs(1);
+
 /// Most streams at a time: descriptors and memory are finite, and so is a host's honest need.
 const MOST_STREAMS: usize = 256;
 
@@ -112,6 +115,7 @@ impl Server<'_> {
                 if fresh_disk {
                     self.rehearse(commands);
                 }
+                self.guest.parked();
                 AgentMessage::Parked
             }
             Err(failure) => AgentMessage::Failed { step: failure.step.to_owned(), message: failure.message },
@@ -130,6 +134,10 @@ impl Server<'_> {
             while let Ok(None) = rustix::process::waitpid(Some(child), WaitOptions::NOHANG) {
                 if Instant::now() > until {
                     crate::sys::kill::group(child, libc::SIGKILL);
+                }
+                // Not even that ends one that waits for a disk: then it is reaped like any orphan.
+                if Instant::now() > until + LAST_BREATH {
+                    break;
                 }
                 std::thread::sleep(Duration::from_millis(1));
             }

@@ -22,6 +22,9 @@ pub(crate) trait Guest {
     /// Does what else is the same for every guest of a kind: it is parked, and forked many times.
     fn park(&mut self, network: bool, fresh_disk: bool) -> Result<(), BootFailure>;
 
+    /// All that was to be done before it is parked is done: what comes next is a fork's own beginning.
+    fn parked(&mut self);
+
     /// Sets the clock; gives what it then shows.
     fn set_clock(&mut self, time: UnixTime) -> Result<UnixTime, BootFailure>;
 
@@ -50,6 +53,8 @@ impl Guest for Bystander {
     fn park(&mut self, _network: bool, _fresh_disk: bool) -> Result<(), BootFailure> {
         Ok(())
     }
+
+    fn parked(&mut self) {}
 
     /// The clock here is not its to set.
     fn set_clock(&mut self, _time: UnixTime) -> Result<UnixTime, BootFailure> {

@@ -97,8 +97,13 @@ pub(crate) struct Origin {
 
 impl Origin {
     pub(crate) fn wanted(&self) -> StartFrom {
-        if self.cold { StartFrom::Boot } else { StartFrom::Template }
+        origin(self.cold)
     }
+}
+
+/// What `--cold` asks for.
+pub(crate) fn origin(cold: bool) -> StartFrom {
+    if cold { StartFrom::Boot } else { StartFrom::Template }
 }
 
 impl SandboxOptions {

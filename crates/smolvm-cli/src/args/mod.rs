@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use clap::builder::styling::{Style, Styles};
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub(crate) use common::{Common, MachineOptions, Origin, SandboxOptions, collect, variable};
+pub(crate) use common::{Common, MachineOptions, Origin, SandboxOptions, collect, origin, variable};
 pub(crate) use usage::{Wrong, path_of, wants_json, wrong};
 
 use crate::commands::{

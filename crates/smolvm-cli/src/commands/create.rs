@@ -14,7 +14,7 @@ use smolvm_model::spec::ImageName;
 
 use super::Verbal;
 use super::start::started;
-use crate::args::{Common, Origin, SandboxOptions};
+use crate::args::{Common, SandboxOptions, origin};
 use crate::context::Context;
 use crate::output::{Format, Problem, Progress, Reply, note, tell};
 
@@ -36,8 +36,9 @@ pub(crate) struct Create {
     /// How long the start may take
     #[arg(long, value_name = "DURATION", requires = "start")]
     timeout: Option<Span>,
-    #[command(flatten)]
-    origin: Origin,
+    /// Boot it, instead of forking a template
+    #[arg(long, requires = "start")]
+    cold: bool,
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
@@ -75,7 +76,7 @@ impl Create {
     fn start(&self, vm: &Smolvm, made: &Made) -> Result<SandboxView, Problem> {
         let id = &made.id;
         let deadline = self.timeout.map_or(DEADLINE, Span::duration);
-        vm.start(id, StartOptions { accelerator: None, from: self.origin.wanted(), deadline }).map_err(|e| {
+        vm.start(id, StartOptions { accelerator: None, from: origin(self.cold), deadline }).map_err(|e| {
             let console = last_lines(vm, id);
             let leftover = match vm.delete_made(made) {
                 Ok(deletion) => deletion.failed.into_iter().next().map(|(_, e)| e),

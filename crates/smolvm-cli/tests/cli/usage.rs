@@ -7,7 +7,7 @@ use testkit::SealedEnv;
 use crate::place::{code, files, json, run, snapshot};
 
 /// Each line, as it is typed.
-const WRONG: [&[&str]; 28] = [
+const WRONG: [&[&str]; 29] = [
     &["frobnicate"],
     &["--frobnicate"],
     &["list", "--frobnicate"],
@@ -36,6 +36,7 @@ const WRONG: [&[&str]; 28] = [
     &["exec", "vm-a"],
     &["completion", "tcsh"],
     &["setup", "--check", "--remove"],
+    &["create", "--image", "minimal", "--cold"],
 ];
 
 #[test]

@@ -25,7 +25,7 @@ use smolvm_model::effect::Effect;
 
 use super::digest::Digest;
 use super::error::ImageError;
-use super::store::{publish_directory, unix_now};
+use super::store::{publish_directory, require_space, unix_now};
 use super::workdir::Workdir;
 use super::{layout, listing, manifest};
 use crate::effect::perform;
@@ -33,6 +33,8 @@ use crate::fsx::{self, FsError};
 
 /// Templates that are kept; of more, the one that was forked least recently goes when another is made.
 const MOST: usize = 16;
+/// What a guest that has just booted touches of its memory, and as much again; `minimal` and `debian` take 90 to 100 MiB.
+const SPACE_MIB: u64 = 256;
 /// Part of every key: raised whenever templates are parked, or forked, in another way.
 const FORMAT: &[u8] = b"smolvm template 2\n";
 const MEMORY: &str = "memory";
@@ -236,6 +238,7 @@ impl Draft {
     /// Waits until nobody else makes the same template, and makes its files; the memory has its size already.
     pub fn new(cache: &Path, key: &TemplateKey, memory_mib: u32, wait: Duration) -> Result<Self, ImageError> {
         let workdir = Workdir::new(cache, &artefact(key), wait)?;
+        require_space(cache, u64::from(memory_mib).min(SPACE_MIB))?;
         let draft = Self { workdir, key: key.clone() };
         perform(Effect::Workdir, |_| -> Result<(), FsError> {
             for (path, length) in [(draft.memory(), u64::from(memory_mib) << 20), (draft.devices(), 0)] {
