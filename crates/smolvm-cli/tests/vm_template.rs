@@ -74,6 +74,10 @@ fn the_first_start_makes_a_template_and_the_next_forks_it() {
     said(&place, &["start", "large"]);
     assert_eq!((origin(&place, "large").0.as_str(), templates(&place).len()), ("template", 2));
     assert_eq!(in_guest(&place, "large", "nproc"), "2\n");
+    // An idle guest is woken when it wants to be, not 250 times a second.
+    for id in ["two", "large"] {
+        assert_eq!(in_guest(&place, id, "grep -c 'nohz_mode *: 2' /proc/timer_list"), in_guest(&place, id, "nproc"), "{id}");
+    }
     place.create("cold", &[]);
     said(&place, &["start", "cold", "--cold"]);
     assert_eq!(origin(&place, "cold"), ("cold".to_owned(), "asked for".to_owned()));

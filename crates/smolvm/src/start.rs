@@ -76,7 +76,7 @@ impl Default for StartOptions {
 }
 
 impl Smolvm {
-    /// Boots a sandbox; returns when its agent has answered. One that runs already is left alone.
+    /// Starts a sandbox; returns when its agent has answered. One that runs already is left alone.
     pub fn start(&self, id: &SandboxId, options: StartOptions) -> Result<SandboxView, Error> {
         self.start_unless(id, options, None)
     }

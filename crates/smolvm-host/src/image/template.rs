@@ -36,7 +36,7 @@ const MOST: usize = 16;
 /// What a guest that has just booted touches of its memory, and as much again; `minimal` and `debian` take 90 to 100 MiB.
 const SPACE_MIB: u64 = 256;
 /// Part of every key: raised whenever templates are parked, or forked, in another way.
-const FORMAT: &[u8] = b"smolvm template 2\n";
+const FORMAT: &[u8] = b"smolvm template 3\n";
 const MEMORY: &str = "memory";
 const DEVICES: &str = "devices";
 const DISK: &str = "disk";
@@ -51,8 +51,8 @@ pub struct Facts {
     pub image_digest: String,
     /// Kernel and initramfs, and so the agent.
     pub boot_digest: String,
-    /// What the kernel is told.
-    pub command_line: String,
+    /// Every word that the hypervisor is told of the machine, and the kernel by it: a digest.
+    pub machine: String,
     /// `kvm` or `tcg`.
     pub accelerator: String,
     /// Virtual processors.
@@ -195,13 +195,8 @@ pub fn find(cache: &Path, key: &TemplateKey) -> Result<Option<Template>, ImageEr
 
 /// Every template, the one that was forked last first.
 pub fn list(cache: &Path) -> Result<Vec<Template>, ImageError> {
-    let mut templates = Vec::new();
-    for name in listing::names(&layout::templates(cache), |name| name.parse::<TemplateKey>().is_ok())? {
-        if let Ok(key) = name.parse() {
-            // One that cannot be read is none; its next maker replaces it.
-            templates.extend(find(cache, &key).ok().flatten());
-        }
-    }
+    // One that cannot be read is none, and goes when another is made.
+    let mut templates: Vec<Template> = keys(cache)?.iter().filter_map(|key| find(cache, key).ok().flatten()).collect();
     templates.sort_by_key(|template| (std::cmp::Reverse(template.used_unix), template.key.clone()));
     Ok(templates)
 }
@@ -273,12 +268,25 @@ impl Draft {
         publish_directory(&self.workdir.path(), &layout::templates(cache), self.key.as_str())?;
         let key = self.key.clone();
         drop(self);
-        for old in list(cache)?.into_iter().skip(MOST) {
-            // One that is just being made or removed by somebody is theirs.
-            let _ = remove(cache, &old.key);
-        }
+        collect(cache)?;
         find(cache, &key)?.ok_or(ImageError::NotFound { name: key.to_string(), available: Vec::new() })
     }
+}
+
+/// Removes what has not been used for longest, and what an older smolvm made that nobody can read any more.
+fn collect(cache: &Path) -> Result<(), ImageError> {
+    let kept: Vec<TemplateKey> = list(cache)?.into_iter().take(MOST).map(|template| template.key).collect();
+    for key in keys(cache)?.into_iter().filter(|key| !kept.contains(key)) {
+        // One that is just being made or removed by somebody is theirs.
+        let _ = remove(cache, &key);
+    }
+    Ok(())
+}
+
+/// Every name that is a key, whatever is behind it.
+fn keys(cache: &Path) -> Result<Vec<TemplateKey>, FsError> {
+    let names = listing::names(&layout::templates(cache), |name| name.parse::<TemplateKey>().is_ok())?;
+    Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
 }
 
 #[cfg(test)]
@@ -290,7 +298,7 @@ mod tests {
             image: image.to_owned(),
             image_digest: "sha256:0".to_owned(),
             boot_digest: "sha256:1".to_owned(),
-            command_line: "quiet".to_owned(),
+            machine: "sha256:2".to_owned(),
             accelerator: "tcg".to_owned(),
             cpus: 1,
             memory_mib: 1,
@@ -361,7 +369,12 @@ mod tests {
         make(cache.path(), &facts("one more"));
         assert_eq!(list(cache.path()).unwrap().len(), MOST);
         assert_eq!(find(cache.path(), &oldest.key).unwrap(), None);
+        // What another version wrote is not counted, and does not stay.
+        let foreign = layout::templates(cache.path()).join("0123456789abcdef0123456789abcdef");
+        std::fs::create_dir(&foreign).unwrap();
+        std::fs::write(foreign.join(MANIFEST), r#"{"version": 1, "facts": "of another kind"}"#).unwrap();
         make(cache.path(), &facts("and another"));
+        assert!(!foreign.exists());
         assert!(find(cache.path(), &made[MOST - 2].key).unwrap().is_some(), "one that was used stays");
     }
 }

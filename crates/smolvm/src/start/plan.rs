@@ -1,13 +1,15 @@
 //! One start, decided before anything is made.
 
+use std::num::{NonZeroU8, NonZeroU32};
 use std::path::PathBuf;
 
 use smolvm_host::engine::accel;
 use smolvm_host::engine::probe::Engine;
+use smolvm_host::image::Digest;
 use smolvm_host::image::template::{DiskState, Draft, Facts, Template};
 use smolvm_host::store::{Run, SandboxRecord};
 use smolvm_host::{image, random};
-use smolvm_model::engine::{AcceleratorRequest, decide, kernel_command_line};
+use smolvm_model::engine::{AcceleratorRequest, MachineShape, NetKind, common_argv, decide};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::LaunchToken;
 use smolvm_model::spec::{NetworkMode, Spec};
@@ -108,12 +110,17 @@ impl Smolvm {
         })?;
         let token = LaunchToken::from_random(random::bytes().map_err(|e| Error::new(ErrorCode::Internal, "no random bytes").because(e))?);
         let accelerator = choice.accelerator;
+        let odd = || Error::new(ErrorCode::Internal, "a machine has processors and memory");
+        let shape = MachineShape {
+            cpus: NonZeroU8::new(spec.cpus.get()).ok_or_else(odd)?,
+            memory_mib: NonZeroU32::new(spec.memory.mib()).ok_or_else(odd)?,
+            accelerator,
+        };
         let facts = Facts {
             image: spec.image.to_string(),
             image_digest: spec.image_digest.clone(),
             boot_digest: boot.digest.to_string(),
-            // Without the counter's rate: each measurement of it is a little different, and the same for one boot.
-            command_line: kernel_command_line(accelerator, None),
+            machine: Digest::of(&[common_argv(shape, device(spec.network)).join("\0").as_bytes()]).to_string(),
             accelerator: accelerator.as_str().to_owned(),
             cpus: spec.cpus.get(),
             memory_mib: spec.memory.mib(),
@@ -123,7 +130,12 @@ impl Smolvm {
                 DiskState::Fresh => image::rehearsal(spec.image.as_str()),
                 DiskState::Used => Vec::new(),
             },
-            network: device(spec.network).to_owned(),
+            network: match device(spec.network) {
+                None => "none",
+                Some(NetKind::Tap) => "tap",
+                Some(NetKind::Stream) => "stream",
+            }
+            .to_owned(),
             hypervisor: engine.fingerprint(),
             boot_id: self.boot_id.clone(),
         };
@@ -168,10 +180,10 @@ pub(super) fn disk_of(record: &SandboxRecord) -> DiskState {
 }
 
 /// The network device of a machine: a TAP offers more than a stream, and a guest has agreed to what its device offered.
-fn device(network: NetworkMode) -> &'static str {
+fn device(network: NetworkMode) -> Option<NetKind> {
     match network {
-        NetworkMode::None => "none",
-        NetworkMode::User => "stream",
-        NetworkMode::Tap => "tap",
+        NetworkMode::None => None,
+        NetworkMode::User => Some(NetKind::Stream),
+        NetworkMode::Tap => Some(NetKind::Tap),
     }
 }
