@@ -28,8 +28,9 @@ __attribute__((force_align_arg_pointer)) void _start(void)
 	while ((line = call(SYS_OPEN, (long)"/dev/vport0p1", READ_WRITE, 0, 0)) < 0)
 		call(SYS_NANOSLEEP, (long)pause, 0, 0, 0);
 	for (;;) {
-		if (call(SYS_READ, line, (long)&byte, 1, 0) != 1)
-			call(SYS_EXIT, 1, 0, 0, 0);
+		/* Until the kernel has heard that somebody holds the other end, a read is answered with nothing. */
+		while (call(SYS_READ, line, (long)&byte, 1, 0) != 1)
+			call(SYS_NANOSLEEP, (long)pause, 0, 0, 0);
 		spawn();
 		call(SYS_WRITE, line, (long)&byte, 1, 0);
 	}
