@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use smolvm_proto::ExecErrorKind::{BadCwd, BadRequest, BadUser, NotExecutable, NotFound};
 use smolvm_proto::*;
-use support::{Agent, DEADLINE, Pace, command, sh};
+use support::{Agent, DEADLINE, Pace, command, identity, sh};
 
 #[test]
 fn stdout_and_stderr_are_separate_and_whole() {
@@ -356,4 +356,54 @@ fn a_second_boot_gets_the_first_answer() {
     agent.said.clear();
     agent.boot();
     assert_eq!(agent.said.last().cloned(), first);
+}
+
+/// A command that never stops writing, so that a guest which is not at rest would be caught at it.
+fn writer(agent: &mut Agent) -> u32 {
+    let id = agent.open(&sh("echo $$; while :; do echo more; done"), b"");
+    agent.until("some output", |a| a.streams[&id].stdout.len() > 100);
+    id
+}
+
+#[test]
+fn a_guest_at_rest_sends_nothing_and_goes_on_when_it_hears_the_time() {
+    let mut agent = Agent::start();
+    let id = writer(&mut agent);
+    agent.control(&HostMessage::Freeze { sync: false });
+    agent.until("frozen", |a| a.said.last() == Some(&AgentMessage::Frozen));
+    let before = agent.streams[&id].stdout.len();
+    // What it would have sent, it had the time to: it is asked something, and answers only that.
+    agent.control(&HostMessage::Ping { seq: 7 });
+    agent.until("the answer", |a| a.said.last() == Some(&AgentMessage::Pong { seq: 7 }));
+    assert_eq!(agent.streams[&id].stdout.len(), before, "it sent something behind its word that it would not");
+    agent.control(&HostMessage::Clock { time: UnixTime { secs: 5, nanos: 0 } });
+    agent.until("more output", |a| a.streams[&id].stdout.len() > before + 1000);
+    assert!(agent.said.iter().any(|m| matches!(m, AgentMessage::Clock { .. })));
+}
+
+#[test]
+fn a_copy_is_told_who_it_is_and_has_none_of_the_commands_of_the_other_host() {
+    let mut agent = Agent::start();
+    let id = writer(&mut agent);
+    let pid: u32 = agent.streams[&id].out().lines().next().unwrap().parse().unwrap();
+    let kept = agent.sh("setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $!");
+    let background: u32 = kept.out().trim().parse().unwrap();
+    agent.control(&HostMessage::Freeze { sync: true });
+    agent.until("frozen", |a| a.said.last() == Some(&AgentMessage::Frozen));
+    // The host side of a copy: it greets, and says who the guest is, without waiting for anything.
+    agent.attach(9);
+    agent.said.clear();
+    agent.control(&HostMessage::Restore(identity("copy")));
+    agent.until("ready", |a| matches!(a.said.last(), Some(AgentMessage::Ready(ready)) if ready.hostname == "copy"));
+    gone(pid);
+    assert!(std::path::Path::new(&format!("/proc/{background}")).exists(), "what nobody waits for goes on");
+    assert_eq!(agent.sh("echo mine").out(), "mine\n");
+    agent.sh(&format!("kill -9 {background}"));
+}
+
+#[test]
+fn a_guest_that_was_not_frozen_is_nobodys_copy() {
+    let mut agent = Agent::start();
+    agent.control(&HostMessage::Restore(identity("copy")));
+    agent.until("a refusal", |a| matches!(a.said.last(), Some(AgentMessage::Failed { step, .. }) if step == "restore"));
 }

@@ -125,6 +125,26 @@ fn template_delete() {
 }
 
 #[test]
+fn fork() {
+    every_step(&matrix::FORK);
+}
+
+#[test]
+fn snapshot_create() {
+    every_step(&matrix::SNAPSHOT_CREATE);
+}
+
+#[test]
+fn snapshot_restore() {
+    every_step(&matrix::SNAPSHOT_RESTORE);
+}
+
+#[test]
+fn snapshot_delete() {
+    every_step(&matrix::SNAPSHOT_DELETE);
+}
+
+#[test]
 fn cleanup() {
     every_step(&matrix::CLEANUP);
 }

@@ -112,6 +112,26 @@ fn template_delete() {
 }
 
 #[test]
+fn fork() {
+    every_point(&matrix::FORK);
+}
+
+#[test]
+fn snapshot_create() {
+    every_point(&matrix::SNAPSHOT_CREATE);
+}
+
+#[test]
+fn snapshot_restore() {
+    every_point(&matrix::SNAPSHOT_RESTORE);
+}
+
+#[test]
+fn snapshot_delete() {
+    every_point(&matrix::SNAPSHOT_DELETE);
+}
+
+#[test]
 fn cleanup() {
     every_point(&matrix::CLEANUP);
 }

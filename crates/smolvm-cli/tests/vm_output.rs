@@ -63,6 +63,7 @@ fn one_life_of_a_sandbox() {
     assert!(human.stdout.starts_with("id:          box\nstate:       running\n"), "{human}");
 
     execs(&env);
+    copies(&env);
 
     let stopped = json(&env, &["stop", "--json", "box"]);
     assert_eq!((stopped["data"]["sandbox"]["state"].as_str(), &stopped["data"]["sandbox"]["process"]), (Some("stopped"), &Value::Null));
@@ -70,6 +71,22 @@ fn one_life_of_a_sandbox() {
     assert_eq!(deleted["data"]["deleted"], serde_json::json!(["box"]));
     assert!(states(&env).is_empty());
     oracle.assert_clean();
+}
+
+/// What is said of copies, and of what they are made from.
+fn copies(env: &SealedEnv) {
+    let forked = json(env, &["fork", "--json", "box", "--name", "copy"]);
+    assert_eq!((forked["command"].as_str(), forked["data"]["sandboxes"][0]["started_from"].as_str()), (Some("sandbox.fork"), Some("fork")));
+    let saved = json(env, &["snapshot", "create", "--json", "copy"]);
+    assert_eq!((saved["command"].as_str(), saved["data"]["snapshot"]["parent"].as_str()), (Some("snapshot.create"), Some("box")));
+    assert_eq!(json(env, &["snapshot", "list", "--json"])["data"]["snapshots"][0], saved["data"]["snapshot"]);
+    assert_eq!(json(env, &["snapshot", "inspect", "--json", "--verify", "copy-1"])["data"]["verified"], true);
+    let restored = json(env, &["snapshot", "restore", "--json", "copy-1", "--name", "again"]);
+    assert_eq!(restored["data"]["sandbox"]["started_from"], "snapshot");
+    let again = json(env, &["snapshot", "restore", "--json", "copy-1", "--name", "again"]);
+    assert_eq!(again["error"]["code"], "already_exists");
+    assert_eq!(json(env, &["snapshot", "delete", "--json", "copy-1"])["data"]["deleted"], serde_json::json!(["copy-1"]));
+    json(env, &["delete", "--json", "copy", "again"]);
 }
 
 /// Every way a guest command ends.

@@ -70,6 +70,16 @@ fn the_example_of_pause_runs_as_it_is_printed() {
 }
 
 #[test]
+fn the_example_of_fork_runs_as_it_is_printed() {
+    assert!(run_examples("fork.md", 1) >= 8, "commands of the example were not found");
+}
+
+#[test]
+fn the_example_of_snapshots_runs_as_it_is_printed() {
+    assert!(run_examples("snapshots.md", 1) >= 10, "commands of the example were not found");
+}
+
+#[test]
 fn patterns() {
     assert!(shows(&["a … c", "…", "end"], &["a b c", "x", "y", "end"]));
     assert!(shows(&["…", "end"], &["end"]));

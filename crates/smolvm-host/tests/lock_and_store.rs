@@ -256,6 +256,7 @@ fn id(name: &str) -> SandboxId {
 
 fn spec() -> Spec {
     Spec {
+        restored_from: None,
         image: "minimal".parse().unwrap(),
         image_digest: "d".to_owned(),
         cpus: Cpus::default(),

@@ -66,6 +66,12 @@ names! {
         Pause = "pause",
         /// And goes on.
         Resume = "resume",
+        /// A guest is brought to rest to be copied.
+        Freeze = "freeze",
+        /// The state of its devices is written into its run directory.
+        SaveDevices = "save-devices",
+        /// And it goes on.
+        Thaw = "thaw",
         /// Hypervisors end.
         EndHypervisors = "end-hypervisors",
         /// Monitors end.
@@ -98,6 +104,8 @@ names! {
         Publish = "publish",
         /// A template loses its name.
         DropTemplate = "drop-template",
+        /// A snapshot loses its name.
+        DropSnapshot = "drop-snapshot",
         /// A name is pointed at what was published.
         PointName = "point-name",
         /// What `setup` made is taken away.
@@ -191,6 +199,10 @@ impl Effect {
             // Its monitor knows how it is, and is asked again by whoever comes next.
             Self::Pause
             | Self::Resume
+            // It goes on as soon as who wanted it frozen is gone.
+            | Self::Freeze
+            | Self::SaveDevices
+            | Self::Thaw
             | Self::Home
             | Self::LockFile
             | Self::CacheFile
@@ -202,6 +214,7 @@ impl Effect {
             | Self::Workdir
             | Self::Publish
             | Self::DropTemplate
+            | Self::DropSnapshot
             | Self::PointName
             | Self::RemoveCache => Announcement::BySelf,
         }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::engine::AcceleratorRequest;
+use crate::name::SandboxId;
 use crate::quantity::{Cpus, DiskSize, Memory};
 
 /// Most environment variables, and most labels, of one sandbox.
@@ -33,6 +34,8 @@ pub struct Spec {
     pub labels: BTreeMap<LabelKey, String>,
     /// Which accelerator was asked for.
     pub accelerator: AcceleratorRequest,
+    /// The snapshot or the sandbox that it began as a copy of: what is on its disk is not nothing, also before its first start.
+    pub restored_from: Option<SandboxId>,
 }
 
 /// How a sandbox reaches the network.

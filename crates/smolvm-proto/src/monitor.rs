@@ -20,6 +20,16 @@ pub enum MonitorRequest {
     Pause,
     /// Let it go on, and give it the time; answered by `resumed`, also when it runs already.
     Resume,
+    /// Say where the guest's memory is; answered by `located`. One client at a time may copy a guest, from here to `thaw`.
+    Locate,
+    /// Bring the guest to rest, halt it, and write the state of its devices beside the socket; answered by `frozen`.
+    Freeze {
+        /// Whether the guest writes to its disk first what it holds back.
+        #[serde(default)]
+        sync: bool,
+    },
+    /// Let it be again what it was; answered by `resumed`, or by `paused` if it was. A client that leaves means the same.
+    Thaw,
     /// End the hypervisor at once, then the monitor.
     Kill,
     /// A type this build does not know; answered by an error.
@@ -47,6 +57,15 @@ pub enum MonitorReply {
     Paused,
     /// The guest runs, and its clock is right.
     Resumed,
+    /// Where the guest's memory is.
+    Located {
+        /// The hypervisor's pid.
+        pid: u32,
+        /// Where the guest's memory begins in the hypervisor's.
+        address: u64,
+    },
+    /// The guest is halted, and the state of its devices is written.
+    Frozen,
     /// The stop has begun.
     Stopping,
     /// The hypervisor is gone; the monitor ends next.
@@ -71,6 +90,8 @@ pub enum MonitorErrorCode {
     GuestNotReady,
     /// The guest stands still.
     Paused,
+    /// Another client is at it.
+    Busy,
     /// The guest did not end in time.
     Timeout,
     /// A request this monitor does not know.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
 use smolvm_host::effect::{perform, perform_once};
-use smolvm_host::fsx::{FsError, write_atomic};
+use smolvm_host::fsx::{FsError, copy_sparse, write_atomic};
 use smolvm_host::image::{self, Image};
 use smolvm_host::lock::Lock;
 use smolvm_host::net::rights;
@@ -107,11 +107,22 @@ impl Smolvm {
 
     /// Makes exactly this; a name is drawn if none is given.
     pub(crate) fn create_from(&self, name: Option<&SandboxId>, ttl: Option<Duration>, spec: &Spec) -> Result<Made, Error> {
+        self.create_with(name, ttl, spec, None)
+    }
+
+    /// The same with a copy of this disk.
+    pub(crate) fn create_with(
+        &self,
+        name: Option<&SandboxId>,
+        ttl: Option<Duration>,
+        spec: &Spec,
+        disk: Option<&Path>,
+    ) -> Result<Made, Error> {
         let mut store = self.store()?;
         let reservation = self.prepare_reservation(&mut store, spec.network)?;
         let (made, lock) = self.insert(&mut store, (name, ttl), spec, &reservation)?;
         let id = made.id.clone();
-        match self.make_state_dir(&id, spec) {
+        match self.make_state_dir(&id, spec, disk) {
             Ok(()) => {
                 let done = store.write(Commit::Created, |w| -> Result<(), Error> {
                     w.set_status(Kind::StateDir, id.as_str(), Status::Held)?;
@@ -190,9 +201,12 @@ impl Smolvm {
         Err(Error::new(ErrorCode::Busy, "no free name was drawn in eight tries").hint("give it a name: --name NAME"))
     }
 
-    fn make_state_dir(&self, id: &SandboxId, spec: &Spec) -> Result<(), Error> {
+    fn make_state_dir(&self, id: &SandboxId, spec: &Spec, disk: Option<&Path>) -> Result<(), Error> {
         let dir = self.paths().sandbox(id);
         perform_once(Effect::StateDir, |_| self.claim_state_dir(id, &dir))?;
+        if let Some(from) = disk {
+            return Ok(perform_once(Effect::DataDisk, |_| copy_sparse(from, &self.paths().disk(id), spec.disk.bytes()))?);
+        }
         perform_once(Effect::DataDisk, |permit| {
             image::make_data_disk(permit, &self.paths().cache, spec.disk.bytes(), &self.paths().disk(id)).map_err(|e| {
                 Error::new(ErrorCode::ResourceExhausted, format!("the disk of \"{id}\" cannot be made"))
@@ -280,6 +294,7 @@ fn spec_of(request: &CreateRequest, image: &Image) -> Result<Spec, Error> {
         env: request.env.clone(),
         labels: request.labels.clone(),
         accelerator: request.accelerator,
+        restored_from: None,
     })
 }
 

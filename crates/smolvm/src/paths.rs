@@ -1,7 +1,7 @@
 //! Where an installation keeps its things.
 //!
 //! ```text
-//!   state/  state.db · locks/ · sandboxes/<id>/{owner,data.img,*.log} · trash/
+//!   state/  state.db · locks/ · sandboxes/<id>/{owner,data.img,*.log} · snapshots/ · trash/
 //!   cache/  kernels, initramfs, images: can be made again
 //!   run/    <id>/{owner,monitor.sock,monitor.lock}
 //! ```
@@ -75,6 +75,16 @@ impl Paths {
     /// One sandbox's run directory.
     pub fn run_dir(&self, id: &SandboxId) -> PathBuf {
         self.run.join(id.as_str())
+    }
+
+    /// Where a monitor writes the state of the devices of a guest that is copied.
+    pub fn saved_devices(&self, id: &SandboxId) -> PathBuf {
+        self.run_dir(id).join("devices")
+    }
+
+    /// What was saved of sandboxes, and what is being saved.
+    pub fn snapshots(&self) -> PathBuf {
+        self.state.join("snapshots")
     }
 
     /// The lock that a monitor holds as long as it lives.

@@ -63,9 +63,12 @@ impl Smolvm {
         match session.wait_reply(Instant::now() + DEADLINE).map_err(|e| e.about(id))? {
             MonitorReply::Paused | MonitorReply::Resumed => Ok(()),
             MonitorReply::Error { message, .. } => Err(Error::new(ErrorCode::GuestError, message).hint(format!("smolvm inspect {id}"))),
-            MonitorReply::Status { .. } | MonitorReply::Stopping | MonitorReply::Stopped | MonitorReply::Unknown => {
-                Err(Error::new(ErrorCode::Internal, "the monitor answered something else than it was asked"))
-            }
+            MonitorReply::Status { .. }
+            | MonitorReply::Located { .. }
+            | MonitorReply::Frozen
+            | MonitorReply::Stopping
+            | MonitorReply::Stopped
+            | MonitorReply::Unknown => Err(Error::new(ErrorCode::Internal, "the monitor answered something else than it was asked")),
         }
     }
 }

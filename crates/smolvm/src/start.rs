@@ -41,7 +41,7 @@ use crate::paths::MONITOR_LOG;
 use crate::view::SandboxView;
 
 use plan::disk_of;
-pub(crate) use plan::{BOOTED, StartPlan};
+pub(crate) use plan::{BOOTED, CopyOf, Machine, StartPlan};
 pub(crate) use wait::Patience;
 use wait::wait_for_report;
 
@@ -127,6 +127,16 @@ impl Smolvm {
         self.carry_out(&mut store, &record, &plan, patience).map(drop)
     }
 
+    /// Starts a sandbox that has the disk of a machine that ran, as that machine; on failure it is the caller's to delete.
+    pub(crate) fn start_copy(&self, id: &SandboxId, machine: Machine<'_>, patience: Patience<'_>) -> Result<(), Error> {
+        let missing = || Error::no_such_sandbox(id);
+        let mut store = self.store_if_any()?.ok_or_else(missing)?;
+        let _lock = self.lock_existing(&store, id, LOCK_WAIT)?.ok_or_else(missing)?;
+        let (record, _) = store.sandbox(id)?.ok_or_else(missing)?;
+        let plan = self.plan_start(&record.spec, Some(machine.accelerator), DiskState::Used)?.restores(machine);
+        self.carry_out(&mut store, &record, &plan, patience).map(drop)
+    }
+
     /// Records and makes what was decided.
     fn carry_out(&self, store: &mut Store, record: &SandboxRecord, plan: &StartPlan, patience: Patience<'_>) -> Result<Came, Error> {
         begin(store, record, plan)?;
@@ -183,9 +193,8 @@ impl Smolvm {
         // The monitor outlives this command. Should it have ended, it is reaped here.
         let _ = child.try_wait();
         match (answer?, &plan.memory) {
-            (Report::Parked, MonitorMemory::Park { .. }) | (Report::Ready, MonitorMemory::Boot | MonitorMemory::Fork { .. }) => {
-                Ok(Came::Up)
-            }
+            (Report::Parked, MonitorMemory::Park { .. })
+            | (Report::Ready, MonitorMemory::Boot | MonitorMemory::Fork { .. } | MonitorMemory::Restore { .. }) => Ok(Came::Up),
             (Report::Ready | Report::Parked, _) => Err(Error::new(ErrorCode::Internal, "the monitor did something else than it was told")),
             (report @ Report::Failed { .. }, _) => match (report.error(), plan.is_fork()) {
                 (e, true) if e.code == ErrorCode::GuestError => Ok(Came::NotForked(e)),

@@ -84,6 +84,8 @@ impl Smolvm {
                 | MonitorReply::Status { .. }
                 | MonitorReply::Paused
                 | MonitorReply::Resumed
+                | MonitorReply::Located { .. }
+                | MonitorReply::Frozen
                 | MonitorReply::Unknown => {}
             }
         }

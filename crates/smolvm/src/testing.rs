@@ -9,6 +9,7 @@ use smolvm_model::spec::{NetworkMode, Spec};
 /// A sandbox of which nothing matters but its network.
 pub(crate) fn spec(network: NetworkMode) -> Spec {
     Spec {
+        restored_from: None,
         image: "minimal".parse().unwrap(),
         image_digest: "d".to_owned(),
         cpus: Cpus::default(),

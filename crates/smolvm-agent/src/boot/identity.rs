@@ -106,6 +106,56 @@ pub(super) fn write(config: &BootConfig) -> Result<(), BootFailure> {
     Ok(())
 }
 
+/// Writes them into the root of a copy of the guest `before`; what a user added to its hosts file is kept.
+pub(super) fn rewrite(config: &BootConfig, before: &str) -> Result<(), BootFailure> {
+    for (name, text, mode) in files(config) {
+        let path = format!("/etc/{name}");
+        let text = if name == HOSTS { renamed(&text_of(&path), before, &text) } else { text };
+        put(&path, &text, mode)?;
+    }
+    Ok(())
+}
+
+/// A hosts file in which the guest `before` has the name and the address that it has in `fresh`, and all else stays.
+fn renamed(hosts: &str, before: &str, fresh: &str) -> String {
+    let own = fresh.lines().last().unwrap_or_default();
+    let others: Vec<&str> = hosts.lines().filter(|line| !names(line, before)).collect();
+    if others.is_empty() {
+        return fresh.to_owned();
+    }
+    others.into_iter().chain([own]).fold(String::new(), |text, line| text + line + "\n")
+}
+
+/// Gives the guest another boot id than the one that its kernel has drawn, which the machine it is a copy of has, too.
+///
+/// The kernel draws it once; so a file with another lies over it. The second copy of a copy finds that there.
+pub(super) fn renew_boot_id(id: [u8; 16]) -> Result<(), BootFailure> {
+    const KERNEL: &str = "/proc/sys/kernel/random/boot_id";
+    const OURS: &str = "/run/boot_id";
+    let lies_there = std::fs::metadata(OURS).is_ok();
+    put(OURS, &(uuid(id) + "\n"), 0o444)?;
+    if !lies_there {
+        rustix::mount::mount_bind(OURS, KERNEL).map_err(failed(STEP, KERNEL))?;
+    }
+    Ok(())
+}
+
+/// As a random one of version 4 is written.
+fn uuid(mut bytes: [u8; 16]) -> String {
+    use std::fmt::Write as _;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let mut text = String::with_capacity(36);
+    for (number, byte) in bytes.iter().enumerate() {
+        if matches!(number, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
 /// What a user added to this file is kept from one start to the next, as long as it knows the guest's name.
 const HOSTS: &str = "hosts";
 
@@ -198,6 +248,20 @@ mod tests {
     fn a_users_hosts_file_is_recognised() {
         assert!(names("127.0.0.1 localhost\n10.0.0.2\tvm-a vm-b # me", "vm-b"));
         assert!(!names("10.0.0.2 vm-ab\n# 10.0.0.2 vm-b\nvm-b", "vm-b"));
+    }
+
+    #[test]
+    fn a_copy_is_found_by_its_name_and_keeps_what_a_user_added() {
+        let fresh = "127.0.0.1\tlocalhost\n10.0.0.3\tvm-b\n";
+        let kept = "127.0.0.1 localhost\n# mine\n10.9.9.9 db\n10.0.0.2\tvm-a\n";
+        assert_eq!(renamed(kept, "vm-a", fresh), "127.0.0.1 localhost\n# mine\n10.9.9.9 db\n10.0.0.3\tvm-b\n");
+        assert_eq!(renamed("", "vm-a", fresh), fresh);
+    }
+
+    #[test]
+    fn an_id_is_written_as_the_kernel_writes_one() {
+        assert_eq!(uuid([0xff; 16]), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(uuid([0; 16]), "00000000-0000-4000-8000-000000000000");
     }
 
     #[test]

@@ -2,13 +2,13 @@
 
 use rustix::process::Pid;
 use rustix::system::RebootCommand;
-use smolvm_proto::{BootConfig, Ready, UnixTime};
+use smolvm_proto::{BootConfig, NetworkConfig, Ready, UnixTime};
 
 use super::identity::{Layer, Placed};
 use super::modules::Group;
 use super::overlay::{Disk, Upper};
 use super::steps::Steps;
-use super::{entropy, identity, modules, mounts, network, overlay};
+use super::{entropy, failed, identity, modules, mounts, network, overlay};
 use crate::serve::{BootFailure, Guest};
 
 /// What pid 1 holds between boot and power-off.
@@ -22,12 +22,29 @@ pub(super) struct Machine {
     disk: Option<Disk>,
     /// The layer that says who the guest is, where the root was put together before that was known.
     identity: Option<Layer>,
+    /// The network it was given.
+    network: Option<NetworkConfig>,
 }
 
 impl Machine {
     /// A guest that can be talked to.
     pub(super) fn new(steps: Steps) -> Self {
-        Self { image: None, raised: None, has_loopback: false, steps, disk: None, identity: None }
+        Self { image: None, raised: None, has_loopback: false, steps, disk: None, identity: None, network: None }
+    }
+
+    /// What the guest is, as the kernel and its files say.
+    fn ready(&mut self, address: Option<String>, entropy_bytes: u32) -> Result<Ready, BootFailure> {
+        let machine_id = identity::machine_id()?;
+        self.steps.done("root");
+        Ok(Ready {
+            hostname: identity::hostname(),
+            machine_id,
+            address,
+            time: now(),
+            entropy_bytes,
+            uptime_ms: crate::sys::clock::uptime_us() / 1000,
+            steps: self.steps.taken(),
+        })
     }
 
     fn put_root_together(&mut self, config: &BootConfig) -> Result<(), BootFailure> {
@@ -105,22 +122,37 @@ impl Guest for Machine {
             }
             None => None,
         };
+        self.network.clone_from(&config.network);
         self.steps.done("network");
         match self.identity.take() {
             Some(layer) => layer.fill(config)?,
             None => self.put_root_together(config)?,
         }
-        let machine_id = identity::machine_id()?;
-        self.steps.done("root");
-        Ok(Ready {
-            hostname: identity::hostname(),
-            machine_id,
-            address,
-            time: now(),
-            entropy_bytes,
-            uptime_ms: crate::sys::clock::uptime_us() / 1000,
-            steps: self.steps.taken(),
-        })
+        self.ready(address, entropy_bytes)
+    }
+
+    fn sync(&mut self) {
+        rustix::fs::sync();
+    }
+
+    fn restore(&mut self, config: &BootConfig) -> Result<Ready, BootFailure> {
+        self.steps = Steps::start();
+        entropy::set_clock(config.time)?;
+        let entropy_bytes = entropy::seed(&config.entropy)?;
+        let before = identity::hostname();
+        identity::set_hostname(&config.hostname)?;
+        self.steps.done("entropy");
+        let address = match &config.network {
+            Some(wanted) => Some(network::replace(wanted, self.network.as_ref())?),
+            None => None,
+        };
+        self.network.clone_from(&config.network);
+        self.steps.done("network");
+        identity::rewrite(config, &before)?;
+        let mut id = [0; 16];
+        rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty()).map_err(failed("identity", "boot id"))?;
+        identity::renew_boot_id(id)?;
+        self.ready(address, entropy_bytes)
     }
 
     fn signal_all(&mut self, signal: i32, _groups: &mut dyn Iterator<Item = Pid>) {

@@ -11,8 +11,8 @@ use smolvm_proto::{
     StreamControl, UnixTime, decode,
 };
 
-use super::Server;
 use super::link::Incoming;
+use super::{BootFailure, Server};
 
 /// How long one rehearsed command may take: python needs half a second when it is translated.
 const REHEARSAL: Duration = Duration::from_secs(10);
@@ -61,7 +61,12 @@ impl Server<'_> {
             Request::Attach(request) => self.attach(&request),
             Request::Host(HostMessage::Boot(config)) => self.boot(&config),
             Request::Host(HostMessage::Park { network, fresh_disk, rehearse }) => self.park(network, fresh_disk, &rehearse),
-            Request::Host(HostMessage::Clock { time }) => self.set_clock(time),
+            Request::Host(HostMessage::Freeze { sync }) => self.freeze(sync),
+            Request::Host(HostMessage::Restore(config)) => self.restore(&config),
+            Request::Host(HostMessage::Clock { time }) => {
+                self.frozen = false;
+                self.set_clock(time);
+            }
             Request::Host(HostMessage::Ping { seq }) => self.say(&AgentMessage::Pong { seq }),
             Request::Host(HostMessage::Shutdown { grace_ms }) => {
                 let act = self.phase.ask(Duration::from_millis(grace_ms), Instant::now());
@@ -101,6 +106,33 @@ impl Server<'_> {
             Some(Err(failure)) => AgentMessage::Failed { step: failure.step.to_owned(), message: failure.message.clone() },
             None => return,
         };
+        self.say(&answer);
+    }
+
+    /// What is sent behind the answer would be half here and half there; so nothing is.
+    fn freeze(&mut self, sync: bool) {
+        if !self.has_booted() || self.phase.has_begun() {
+            return;
+        }
+        if sync {
+            self.guest.sync();
+        }
+        self.say(&AgentMessage::Frozen);
+        self.frozen = true;
+    }
+
+    /// Makes another guest of a copy. The commands of the host side that froze it went when this one attached.
+    fn restore(&mut self, config: &BootConfig) {
+        let outcome = if std::mem::take(&mut self.frozen) {
+            self.guest.restore(config)
+        } else {
+            Err(BootFailure { step: "restore", message: "the guest was not frozen".to_owned() })
+        };
+        let answer = match &outcome {
+            Ok(ready) => AgentMessage::Ready(ready.clone()),
+            Err(failure) => AgentMessage::Failed { step: failure.step.to_owned(), message: failure.message.clone() },
+        };
+        self.boot = Some(outcome);
         self.say(&answer);
     }
 

@@ -31,6 +31,12 @@ pub(crate) trait Guest {
     /// Makes the guest what the host asked for.
     fn boot(&mut self, config: &BootConfig) -> Result<Ready, BootFailure>;
 
+    /// Writes to the disks what is held back.
+    fn sync(&mut self);
+
+    /// Makes another guest of a copy: all that tells one from another is new.
+    fn restore(&mut self, config: &BootConfig) -> Result<Ready, BootFailure>;
+
     /// Sends a signal to every process of the guest; `groups` are those of the running execs.
     fn signal_all(&mut self, signal: i32, groups: &mut dyn Iterator<Item = Pid>);
 
@@ -75,6 +81,12 @@ impl Guest for Bystander {
             uptime_ms: crate::sys::clock::uptime_us() / 1000,
             steps: Vec::new(),
         })
+    }
+
+    fn sync(&mut self) {}
+
+    fn restore(&mut self, config: &BootConfig) -> Result<Ready, BootFailure> {
+        self.boot(config)
     }
 
     fn signal_all(&mut self, signal: i32, groups: &mut dyn Iterator<Item = Pid>) {

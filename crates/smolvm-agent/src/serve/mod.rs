@@ -57,6 +57,8 @@ pub(crate) struct Server<'a> {
     prepared: bool,
     /// Whether the way of a command was gone once.
     warm: bool,
+    /// The guest is being copied: nothing is sent until it is told which of them it is.
+    frozen: bool,
     /// How the boot went; it is tried once.
     boot: Option<Result<Ready, BootFailure>>,
     /// Who gets to fill the outbox first; goes round, so that one flood does not silence the rest.
@@ -76,6 +78,7 @@ pub(crate) fn serve(line: OwnedFd, signals: OwnedFd, guest: &mut dyn Guest) -> R
         phase: Phase::Running,
         prepared: false,
         warm: false,
+        frozen: false,
         boot: None,
         turn: 0,
     };
@@ -100,6 +103,10 @@ impl Server<'_> {
         }
         if woken.leftovers {
             self.leftovers.drain();
+        }
+        if self.frozen {
+            self.link.flush()?;
+            return Ok(true);
         }
         let now = Instant::now();
         self.pump(now);
@@ -127,7 +134,8 @@ impl Server<'_> {
         let line = self.link_interest();
         // Polled even when nothing is wanted from it it would say "hung up" for ever, so then it is left out.
         let polls_link = !self.link.is_hung_up() && !line.is_empty();
-        let takes_data = self.link.outbox.takes_data();
+        let takes_data = self.link.outbox.takes_data() && !self.frozen;
+        let feeds = !self.frozen;
         let mut fds = Vec::with_capacity(2 + 3 * self.execs.len());
         fds.push(PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN));
         if polls_link {
@@ -137,7 +145,9 @@ impl Server<'_> {
             if takes_data {
                 fds.extend(exec.outputs.iter().filter_map(output::Output::wants).map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
             }
-            fds.extend(exec.input.wants().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT)));
+            if feeds {
+                fds.extend(exec.input.wants().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT)));
+            }
         }
         fds.extend(self.leftovers.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         let timeout = self.timeout();
@@ -158,7 +168,7 @@ impl Server<'_> {
                     output.set_ready(!next().is_empty());
                 }
             }
-            if exec.input.wants().is_some() {
+            if feeds && exec.input.wants().is_some() {
                 exec.input.set_ready(!next().is_empty());
             }
         }
@@ -181,7 +191,8 @@ impl Server<'_> {
 
     fn timeout(&self) -> Option<Timespec> {
         let now = Instant::now();
-        let mut soonest = self.execs.iter().filter_map(|e| e.wakes_at(now)).chain(self.phase.wakes_at()).min();
+        let deadlines = self.execs.iter().filter(|_| !self.frozen).filter_map(|e| e.wakes_at(now));
+        let mut soonest = deadlines.chain(self.phase.wakes_at()).min();
         if self.link.is_hung_up() {
             let check = now + HANG_UP_CHECK;
             soonest = Some(soonest.map_or(check, |at| at.min(check)));

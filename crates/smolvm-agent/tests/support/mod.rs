@@ -88,15 +88,7 @@ impl Agent {
     }
 
     pub fn boot(&mut self) {
-        let config = BootConfig {
-            hostname: "test".to_owned(),
-            machine_id: "0".repeat(32),
-            time: UnixTime { secs: 1, nanos: 2 },
-            entropy: Entropy::new(vec![0; 32]).unwrap(),
-            network: None,
-            data_disk: false,
-        };
-        self.control(&HostMessage::Boot(config));
+        self.control(&HostMessage::Boot(identity("test")));
         self.until("ready", |a| a.said.iter().any(|m| matches!(m, AgentMessage::Ready(_))));
     }
 
@@ -255,6 +247,17 @@ impl Drop for Agent {
             }
             std::thread::yield_now();
         }
+    }
+}
+
+pub fn identity(hostname: &str) -> BootConfig {
+    BootConfig {
+        hostname: hostname.to_owned(),
+        machine_id: "0".repeat(32),
+        time: UnixTime { secs: 1, nanos: 2 },
+        entropy: Entropy::new(vec![0; 32]).unwrap(),
+        network: None,
+        data_disk: false,
     }
 }
 

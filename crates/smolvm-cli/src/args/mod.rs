@@ -15,8 +15,8 @@ pub(crate) use common::{Common, MachineOptions, Origin, SandboxOptions, collect,
 pub(crate) use usage::{Wrong, path_of, wants_json, wrong};
 
 use crate::commands::{
-    cleanup, completion, create, delete, doctor, exec, inspect, list, logs, pause, resume, run, setup, start, stats, stop, template,
-    version,
+    cleanup, completion, create, delete, doctor, exec, fork, inspect, list, logs, pause, resume, run, setup, snapshot, start, stats, stop,
+    template, version,
 };
 
 const ABOUT: &str = "Disposable Linux computers: microVMs with their own kernel, removed without a trace";
@@ -71,6 +71,12 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: template::TemplateVerb,
     },
+    /// Sandboxes as they were at one moment
+    #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+    Snapshot {
+        #[command(subcommand)]
+        verb: snapshot::SnapshotVerb,
+    },
     /// Prints the names of all sandboxes, for shell completion.
     #[command(name = "__complete-names", hide = true)]
     CompleteNames,
@@ -85,6 +91,7 @@ pub(crate) enum Verb {
     Stop(stop::Stop),
     Pause(pause::Pause),
     Resume(resume::Resume),
+    Fork(fork::Fork),
     #[command(visible_aliases = ["ls", "ps"])]
     List(list::List),
     #[command(visible_alias = "info")]

@@ -7,6 +7,7 @@ pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod doctor;
 pub(crate) mod exec;
+pub(crate) mod fork;
 pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod logs;
@@ -14,6 +15,7 @@ pub(crate) mod pause;
 pub(crate) mod resume;
 pub(crate) mod run;
 pub(crate) mod setup;
+pub(crate) mod snapshot;
 pub(crate) mod start;
 pub(crate) mod stats;
 pub(crate) mod stop;
@@ -30,6 +32,7 @@ use crate::args::{self, CleanupCli, Cli, Verb, Wrong};
 use crate::context::Context;
 use crate::exit;
 use crate::output::{Format, Problem, Reply, emit};
+use snapshot::SnapshotVerb;
 use template::TemplateVerb;
 
 /// A verb with its arguments.
@@ -65,6 +68,13 @@ pub(crate) fn dispatch(argv: &[OsString]) -> u8 {
             TemplateVerb::Build(v) => act(v, &context),
             TemplateVerb::Delete(v) => act(v, &context),
         },
+        args::Command::Snapshot { verb } => match verb {
+            SnapshotVerb::Create(v) => act(v, &context),
+            SnapshotVerb::List(v) => act(v, &context),
+            SnapshotVerb::Inspect(v) => act(v, &context),
+            SnapshotVerb::Restore(v) => act(v, &context),
+            SnapshotVerb::Delete(v) => act(v, &context),
+        },
         args::Command::CompleteNames => complete_names::run(&context),
     }
 }
@@ -77,6 +87,7 @@ fn act_on(verb: Verb, context: &Context) -> u8 {
         Verb::Stop(v) => act(v, context),
         Verb::Pause(v) => act(v, context),
         Verb::Resume(v) => act(v, context),
+        Verb::Fork(v) => act(v, context),
         Verb::List(v) => act(v, context),
         Verb::Inspect(v) => act(v, context),
         Verb::Stats(v) => act(v, context),
@@ -118,15 +129,16 @@ fn decline(argv: &[OsString], e: clap::Error, path: Option<&str>) -> u8 {
     }
 }
 
-/// The dotted path of a verb of that name: of the group `template`, or of no other group.
+/// The dotted path of a verb of that name: of the groups `template` or `snapshot`, or of no other group.
 pub(crate) fn dotted(group: Option<&str>, verb: &str) -> &'static str {
-    const PATHS: [&str; 20] = [
+    const PATHS: [&str; 26] = [
         run::Run::PATH,
         create::Create::PATH,
         start::Start::PATH,
         stop::Stop::PATH,
         pause::Pause::PATH,
         resume::Resume::PATH,
+        fork::Fork::PATH,
         list::List::PATH,
         inspect::Inspect::PATH,
         stats::Stats::PATH,
@@ -141,6 +153,11 @@ pub(crate) fn dotted(group: Option<&str>, verb: &str) -> &'static str {
         template::List::PATH,
         template::Build::PATH,
         template::Delete::PATH,
+        snapshot::Create::PATH,
+        snapshot::List::PATH,
+        snapshot::Inspect::PATH,
+        snapshot::Restore::PATH,
+        snapshot::Delete::PATH,
     ];
     let is = |path: &&str| match path.split_once('.') {
         Some((of, name)) => name == verb && of == group.unwrap_or("sandbox"),

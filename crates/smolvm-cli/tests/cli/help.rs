@@ -4,11 +4,12 @@ use testkit::SealedEnv;
 
 use crate::place::{SMOLVM, run, smolvm, snapshot};
 
-const VERBS: [&str; 17] = [
+const VERBS: [&str; 18] = [
     "run",
     "create",
     "start",
     "stop",
+    "fork",
     "pause",
     "resume",
     "list",

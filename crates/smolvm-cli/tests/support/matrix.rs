@@ -104,6 +104,7 @@ impl Scenario {
         self.go_on(place, after);
         let listed = place.smolvm(&["list", "--json"]).run();
         assert_eq!(listed.code(), Some(0), "{}, after {after}: {listed}", self.name);
+        self.forget_snapshots(place, after);
         // A monitor whose command was killed is still at work, or ends by itself; until then its sandbox may be busy.
         testkit::until(&format!("{}, after {after}: a cleanup that finds nobody at work", self.name), BOOT, || {
             let cleaned = place.cleanup(&["--all", "--force"]);
@@ -111,6 +112,16 @@ impl Scenario {
             assert!(busy, "{}, after {after}: {}", self.name, cleaned.shown());
             cleaned.failed().is_empty().then_some(cleaned)
         })
+    }
+
+    /// What was saved is somebody's work, which no cleanup takes.
+    fn forget_snapshots(&self, place: &Place, after: &str) {
+        let listed = place.smolvm(&["snapshot", "list", "--quiet"]).run();
+        assert_eq!(listed.code(), Some(0), "{}, after {after}: {listed}", self.name);
+        for name in listed.stdout.lines() {
+            let deleted = place.smolvm(&["snapshot", "delete", name]).run();
+            assert_eq!(deleted.code(), Some(0), "{}, after {after}: {deleted}", self.name);
+        }
     }
 
     /// The next command must come to an end that is documented, and none that blames smolvm itself.
@@ -141,6 +152,19 @@ fn running(place: &Place) {
 fn paused(place: &Place) {
     running(place);
     place.smolvm(&["pause", "vm-a"]).run().assert_ok();
+}
+
+fn saved(place: &Place) {
+    made(place);
+    place.smolvm(&["snapshot", "create", "vm-a", "--name", "one"]).run().assert_ok();
+}
+
+/// A machine that was saved, and is gone.
+fn saved_machine(place: &Place) {
+    place.create("vm-a", &[]);
+    place.boot_made(&["vm-a"]);
+    place.smolvm(&["snapshot", "create", "vm-a", "--name", "one"]).run().assert_ok();
+    place.smolvm(&["delete", "vm-a"]).run().assert_ok();
 }
 
 /// Whether there is a template decides what a start does; here there is one.
@@ -298,6 +322,38 @@ pub(crate) const TEMPLATE_DELETE: Scenario = Scenario {
     next: &["template", "delete", "--all"],
     unrecorded: &[],
 };
+pub(crate) const FORK: Scenario = Scenario {
+    name: "fork",
+    place: Place::without_network,
+    prepare: running,
+    verb: &["fork", "vm-a", "--name", "vm-b"],
+    next: &["exec", "--json", "vm-a", "--", "true"],
+    unrecorded: &[],
+};
+pub(crate) const SNAPSHOT_CREATE: Scenario = Scenario {
+    name: "snapshot create",
+    place: Place::without_network,
+    prepare: running,
+    verb: &["snapshot", "create", "vm-a", "--name", "one"],
+    next: &["exec", "--json", "vm-a", "--", "true"],
+    unrecorded: &[],
+};
+pub(crate) const SNAPSHOT_RESTORE: Scenario = Scenario {
+    name: "snapshot restore",
+    place: Place::with_network,
+    prepare: saved_machine,
+    verb: &["snapshot", "restore", "one"],
+    next: &["start", "vm-a"],
+    unrecorded: &[],
+};
+pub(crate) const SNAPSHOT_DELETE: Scenario = Scenario {
+    name: "snapshot delete",
+    place: Place::without_network,
+    prepare: saved,
+    verb: &["snapshot", "delete", "one"],
+    next: &["snapshot", "list"],
+    unrecorded: &[],
+};
 pub(crate) const CLEANUP: Scenario = Scenario {
     name: "cleanup",
     place: Place::with_network,
@@ -349,7 +405,7 @@ pub(crate) const SETUP_REMOVE: Scenario = Scenario {
 };
 
 /// Every one, for the proof that no point is left out.
-pub(crate) const ALL: [&Scenario; 16] = [
+pub(crate) const ALL: [&Scenario; 20] = [
     &CREATE,
     &CREATE_REFUSED,
     &START,
@@ -360,6 +416,10 @@ pub(crate) const ALL: [&Scenario; 16] = [
     &RUN,
     &TEMPLATE_BUILD,
     &TEMPLATE_DELETE,
+    &FORK,
+    &SNAPSHOT_CREATE,
+    &SNAPSHOT_RESTORE,
+    &SNAPSHOT_DELETE,
     &CLEANUP,
     &CLEANUP_LOST,
     &REPAIR,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   kill@after:tap            SIGKILL, the first time any process of the verb has passed after:tap
+//!   stop@after:tap            SIGSTOP: it stands there until somebody lets it go on
 //!   enospc@before:tap#2       the second time: fails, without having happened (after: although it has)
 //!   twice@before:tap          the effect happens twice, every time
 //!   forget@before:ledger/…    the transaction is rolled back, and success is told, every time
@@ -34,6 +35,8 @@ struct Order {
 enum What {
     /// The process gets SIGKILL.
     Kill,
+    /// The process gets SIGSTOP.
+    Stop,
     /// The act fails: before it, without having happened; after it, although it has.
     Fail(Errno),
     /// The effect happens twice.
@@ -77,6 +80,7 @@ fn parse(text: &str) -> Option<Order> {
     let (point, passage) = place.split_once('#').unwrap_or((place, "1"));
     let what = match what {
         "kill" => What::Kill,
+        "stop" => What::Stop,
         "twice" => What::Twice,
         "forget" => What::Forget,
         other => What::Fail(ERRORS.into_iter().find(|(name, _)| *name == other)?.1),
@@ -92,13 +96,14 @@ pub(super) fn reach(point: Point) -> io::Result<()> {
     let Some(order) = armed.order.as_ref().filter(|order| order.point == point) else { return Ok(()) };
     match order.what {
         What::Twice | What::Forget => Ok(()),
-        What::Kill | What::Fail(_) if passages(trace, point)? != order.passage => Ok(()),
+        What::Kill | What::Stop | What::Fail(_) if passages(trace, point)? != order.passage => Ok(()),
         What::Kill => {
             let _ = kill_process(getpid(), Signal::KILL);
             loop {
                 std::thread::park();
             }
         }
+        What::Stop => Ok(kill_process(getpid(), Signal::STOP)?),
         What::Fail(errno) => Err(errno.into()),
     }
 }
@@ -137,6 +142,7 @@ mod tests {
             ("kill@after:tap", Some(Order { what: What::Kill, point: tap(Side::After), passage: 1 })),
             ("enospc@before:tap#3", Some(Order { what: What::Fail(Errno::NOSPC), point: tap(Side::Before), passage: 3 })),
             ("twice@before:tap", Some(Order { what: What::Twice, point: tap(Side::Before), passage: 1 })),
+            ("stop@after:tap#2", Some(Order { what: What::Stop, point: tap(Side::After), passage: 2 })),
             ("kill@tap", None),
             ("kill", None),
             ("kill@after:tap#0", None),

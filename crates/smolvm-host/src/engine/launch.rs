@@ -60,6 +60,13 @@ pub enum Memory {
         /// The devices.
         devices: File,
     },
+    /// The same of a machine that ran ([`migration::save`]).
+    Restored {
+        /// The memory.
+        memory: File,
+        /// The devices.
+        devices: File,
+    },
 }
 
 impl Memory {
@@ -68,6 +75,7 @@ impl Memory {
             Self::Anonymous => GuestMemory::Anonymous,
             Self::Parked(_) => GuestMemory::Parked,
             Self::Forked { .. } => GuestMemory::Forked,
+            Self::Restored { .. } => GuestMemory::Restored,
         }
     }
 
@@ -76,7 +84,7 @@ impl Memory {
         match self {
             Self::Anonymous => (None, None),
             Self::Parked(memory) => (Some(memory), None),
-            Self::Forked { memory, devices } => (Some(memory), Some(devices.into())),
+            Self::Forked { memory, devices } | Self::Restored { memory, devices } => (Some(memory), Some(devices.into())),
         }
     }
 }
@@ -311,7 +319,7 @@ fn believe(jailed: Jailed, memory: GuestMemory, file: Option<&File>, qmp: &UnixS
     }
     let qmp_stream = match memory {
         GuestMemory::Anonymous | GuestMemory::Parked => QmpStream::default(),
-        GuestMemory::Forked => restore(qmp)?,
+        GuestMemory::Forked | GuestMemory::Restored => restore(qmp)?,
     };
     enforced.landlock_abi = jailed.landlock_abi;
     enforced.missing = jailed.missing;

@@ -1,7 +1,9 @@
-//! The state of a machine's devices, without its memory: written when a template is parked, loaded by each fork.
+//! The state of a machine's devices, without its memory: written when a template is parked or a machine that runs is
+//! copied, loaded by each fork.
 //!
 //! ```text
 //!   park:     migrate to a file ─► "completed": the machine has stopped, its memory is in the file it is mapped from
+//!   save:     the machine is stopped, its devices are written to a file; its memory is read by somebody else, and it goes on
 //!   restore:  migrate-incoming from fd:DEVICES, cont: it runs as soon as it is loaded
 //! ```
 //!
@@ -48,6 +50,36 @@ pub fn park(qmp: &mut Qmp, devices: impl AsFd) -> Result<(), ParkError> {
     }
 }
 
+/// A command of the control socket, and what goes with it.
+pub type Command = (&'static str, Value);
+
+/// The commands that write the devices of a stopped machine into a file, which comes with the first of them as a
+/// descriptor that is open for writing and not for reading; the last but one says whether it is done.
+///
+/// The hypervisor's name for it is one of its oldest. It goes past the memory whatever that is mapped from, and leaves
+/// the machine fit to go on or to be saved again, which no migration of this version does for memory that is private.
+pub fn save() -> [Command; 3] {
+    [
+        ("add-fd", json!({ "fdset-id": SAVE_SET })),
+        ("xen-save-devices-state", json!({ "filename": format!("/dev/fdset/{SAVE_SET}"), "live": false })),
+        ("remove-fd", json!({ "fdset-id": SAVE_SET })),
+    ]
+}
+
+/// The number of the set that the file is in; those of the disks are 1 and 2.
+const SAVE_SET: u32 = 9;
+
+/// The command that tells where the guest's memory is in the hypervisor's.
+pub fn locate() -> Command {
+    ("human-monitor-command", json!({ "command-line": "gpa2hva 0" }))
+}
+
+/// What that answers: a sentence for people that ends with the address.
+pub fn located(answer: &Value) -> Option<u64> {
+    let word = answer.as_str()?.split_whitespace().next_back()?;
+    u64::from_str_radix(word.strip_prefix("0x")?, 16).ok()
+}
+
 /// Loads the state into a machine that waits for it (`-incoming defer`), and lets it run as soon as that is done.
 ///
 /// A state that cannot be loaded ends the hypervisor.
@@ -63,4 +95,20 @@ pub fn restore(qmp: &mut Qmp) -> Result<(), QmpError> {
 fn capabilities(names: &[&str]) -> Value {
     let on: Vec<Value> = names.iter().map(|name| json!({ "capability": name, "state": true })).collect();
     json!({ "capabilities": on })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_out_of_a_sentence() {
+        assert_eq!(located(&json!("Host virtual address for 0x0 (ram) is 0x7f3a40000000\r\n")), Some(0x7f3a_4000_0000));
+        for odd in
+            [json!("Memory is not mapped at address 0x0\r\n"), json!(""), json!(7), json!("is 0xzz"), json!("is 0xfffffffffffffffff")]
+        {
+            assert_ne!(located(&odd), Some(0x7f3a_4000_0000), "{odd}");
+        }
+        assert_eq!(located(&json!("is 0xzz")), None);
+    }
 }

@@ -4,7 +4,8 @@
 //!   probe   binary ──► version, libraries, firmware (cached by inode, verified by stat)
 //!   accel   /dev/kvm ──► ns per guest instruction; TSC frequency (cached per boot)
 //!   launch  both + files + sockets ──► jail ──► a hypervisor that has greeted on QMP, and what was enforced on it
-//!   migration  a template's devices: written when it is parked, loaded by each fork
+//!   migration  a machine's devices: written when it is parked or copied, loaded by each fork
+//!   guest_memory  the memory of a machine that runs: copied, but for what its file has already
 //!   qmp     its control socket: a blocking client, and a parser for poll loops
 //! ```
 //!
@@ -15,6 +16,7 @@ pub mod accel;
 mod elf;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod guest_memory;
 mod kvm_ioctl;
 pub mod launch;
 pub mod migration;

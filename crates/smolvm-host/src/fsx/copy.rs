@@ -26,6 +26,11 @@ pub fn copy_sparse(from: &Path, to: &Path, len: u64) -> Result<(), FsError> {
     copy_segments(&source, &target, len, Way::Kernel).map_err(FsError::on("copy into", to))
 }
 
+/// Copies the data segments of one open file into another, which is empty; its length becomes `len`.
+pub fn copy_data(source: &File, target: &File, len: u64) -> io::Result<()> {
+    copy_segments(source, target, len, Way::Kernel)
+}
+
 fn copy_segments(source: &File, target: &File, len: u64, mut way: Way) -> io::Result<()> {
     ftruncate(target, len)?;
     let mut at = 0;

@@ -4,7 +4,7 @@ mod copy;
 mod remove;
 mod write;
 
-pub use copy::copy_sparse;
+pub use copy::{copy_data, copy_sparse};
 pub use remove::{Removed, remove_tree};
 pub use write::{cache_file, create_private_dir, sync_dir, write_atomic};
 

@@ -26,6 +26,20 @@ pub enum ImageError {
         /// The names that there are.
         available: Vec<String>,
     },
+    /// The name is taken.
+    #[error("there is a snapshot `{name}` already")]
+    Exists {
+        /// The name.
+        name: String,
+    },
+    /// A file of ours says something that nothing of ours would have written there.
+    #[error("{} is not what smolvm writes there: {what}", path.display())]
+    Odd {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// `setup` has not prepared a kernel.
     #[error("no kernel has been prepared")]
     NoKernel,

@@ -13,6 +13,7 @@
 //!           kernels/<release>-<digest>/{vmlinux,modules/,manifest.json}  kernels/current
 //!           initramfs/<digest>/{initramfs.cpio,manifest.json}            initramfs/current
 //!           templates/<key>/{memory,devices,manifest.json}
+//!           (snapshots lie elsewhere, for they cannot be made again: see `snapshot`)
 //!           disks/  apt/  locks/  tmp/<artefact>.<random>/
 //! ```
 //!
@@ -43,6 +44,7 @@ mod packages;
 mod progress;
 mod remove;
 mod signature;
+pub mod snapshot;
 mod store;
 pub mod template;
 mod workdir;

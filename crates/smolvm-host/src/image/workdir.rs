@@ -17,8 +17,8 @@ use std::time::Duration;
 use smolvm_model::effect::Effect;
 
 use super::error::ImageError;
-use super::layout;
 use super::namespace::{self, Identity};
+use super::{layout, listing};
 use crate::effect::perform;
 use crate::fsx::{FsError, create_private_dir, remove_tree};
 use crate::lock::{self, Lock, LockError};
@@ -28,8 +28,10 @@ use crate::lock::{self, Lock, LockError};
 pub(super) struct Workdir {
     parent: PathBuf,
     name: OsString,
-    // Declared last of what matters: dropped after the directory is gone.
-    _lock: Lock,
+    /// Held until the directory is gone.
+    lock: Option<Lock>,
+    /// Whether nobody will build the same artefact again: then its lock file goes, too.
+    once: bool,
 }
 
 impl Workdir {
@@ -45,7 +47,14 @@ impl Workdir {
         getrandom::fill(&mut random).map_err(|e| FsError::on("name a directory in", &parent)(std::io::Error::other(e)))?;
         let name = OsString::from(format!("{artefact}.{:016x}", u64::from_le_bytes(random)));
         perform(Effect::Workdir, |_| create_private_dir(&parent.join(&name)))?;
-        Ok(Self { parent, name, _lock: lock })
+        Ok(Self { parent, name, lock: Some(lock), once: false })
+    }
+
+    /// The same for what is built under a name that may never be used again.
+    pub(super) fn once(root: &Path, artefact: &str, wait: Duration) -> Result<Self, ImageError> {
+        let mut made = Self::new(root, artefact, wait)?;
+        made.once = true;
+        Ok(made)
     }
 
     /// The directory.
@@ -59,6 +68,11 @@ impl Drop for Workdir {
         // What cannot be removed now is found by the next builder under the same lock.
         if let Ok(parent) = File::open(&self.parent) {
             remove_build(&parent, &self.parent, &self.name);
+        }
+        if self.once
+            && let Some(lock) = self.lock.take()
+        {
+            let _ = lock.remove();
         }
     }
 }
@@ -76,6 +90,22 @@ pub(super) fn sweep_dead(cache: &Path) -> Result<u64, ImageError> {
     }
     Ok(freed)
 }
+
+/// The same where everything is built once: the lock files of what nobody builds go, too.
+pub(super) fn sweep_dead_once(root: &Path) -> Result<u64, ImageError> {
+    let freed = sweep_dead(root)?;
+    for name in listing::names(&layout::locks(root), |name| name.strip_suffix(LOCK_SUFFIX).is_some())? {
+        match lock::take(&layout::locks(root).join(name), Duration::ZERO) {
+            Ok(held) => held.remove()?,
+            Err(LockError::Busy { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(freed)
+}
+
+/// How the name of a lock file ends.
+const LOCK_SUFFIX: &str = ".lock";
 
 fn remove_left_by(parent: &Path, artefact: &str) -> Result<u64, FsError> {
     let directory = File::open(parent).map_err(FsError::on("open", parent))?;

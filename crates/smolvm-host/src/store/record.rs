@@ -60,7 +60,7 @@ pub struct Run {
     /// Version of the agent that answered.
     #[serde(default)]
     pub agent: String,
-    /// `cold` or `template`.
+    /// `cold`, `template`, `snapshot` or `fork`.
     #[serde(default)]
     pub started_from: String,
     /// Which template, or why none.
@@ -199,9 +199,12 @@ struct SpecJson<'a> {
     labels: BTreeMap<String, String>,
     #[serde(borrow)]
     accelerator: Cow<'a, str>,
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    restored_from: Option<Cow<'a, str>>,
 }
 
-pub(super) fn spec_to_json(spec: &Spec) -> String {
+/// A specification as it is kept.
+pub fn spec_to_json(spec: &Spec) -> String {
     let json = SpecJson {
         image: spec.image.as_str().into(),
         image_digest: spec.image_digest.clone(),
@@ -212,11 +215,13 @@ pub(super) fn spec_to_json(spec: &Spec) -> String {
         env: spec.env.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
         labels: spec.labels.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
         accelerator: spec.accelerator.as_str().into(),
+        restored_from: spec.restored_from.as_ref().map(|name| name.as_str().into()),
     };
     to_json(&json)
 }
 
-pub(super) fn spec_from_json(text: &str) -> Result<Spec, String> {
+/// A specification out of what was kept; or what is wrong with that.
+pub fn spec_from_json(text: &str) -> Result<Spec, String> {
     let json: SpecJson<'_> = serde_json::from_str(text).map_err(|e| e.to_string())?;
     let text = |e: &dyn std::error::Error| e.to_string();
     Ok(Spec {
@@ -229,6 +234,7 @@ pub(super) fn spec_from_json(text: &str) -> Result<Spec, String> {
         env: pairs(json.env).map_err(|e| text(&e))?,
         labels: pairs(json.labels).map_err(|e| text(&e))?,
         accelerator: json.accelerator.parse().map_err(|e| text(&e))?,
+        restored_from: json.restored_from.map(|name| name.parse().map_err(|e| text(&e))).transpose()?,
     })
 }
 

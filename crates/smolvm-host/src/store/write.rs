@@ -226,6 +226,7 @@ mod tests {
 
     fn spec() -> Spec {
         Spec {
+            restored_from: None,
             image: "minimal".parse().unwrap(),
             image_digest: "d".to_owned(),
             cpus: Cpus::default(),

@@ -52,6 +52,8 @@ pub enum GuestMemory {
     Parked,
     /// A template's file, mapped privately: the machine waits for the state that goes with it.
     Forked,
+    /// The same with the file of a machine that ran: the state was saved without what a migration begins with.
+    Restored,
 }
 
 /// What carries the guest's Ethernet frames on the host.
@@ -128,7 +130,7 @@ fn machine(argv: &mut Argv, shape: MachineShape, memory: GuestMemory) {
     let mapping = match memory {
         GuestMemory::Anonymous => None,
         GuestMemory::Parked => Some("on"),
-        GuestMemory::Forked => Some("off"),
+        GuestMemory::Forked | GuestMemory::Restored => Some("off"),
     };
     if let Some(mapping) = mapping {
         common += ",memory-backend=ram";
@@ -153,8 +155,13 @@ fn machine(argv: &mut Argv, shape: MachineShape, memory: GuestMemory) {
     argv.pair("-smp", format!("{0},sockets=1,cores={0},threads=1", shape.cpus));
     argv.pair("-m", format!("size={}M", shape.memory_mib));
     argv.pair("-global", "virtio-mmio.force-legacy=false");
-    if memory == GuestMemory::Forked {
-        argv.pair("-incoming", "defer");
+    match memory {
+        GuestMemory::Anonymous | GuestMemory::Parked => {}
+        GuestMemory::Forked => argv.pair("-incoming", "defer"),
+        GuestMemory::Restored => {
+            argv.pair("-incoming", "defer");
+            argv.pair("-global", "migration.send-configuration=off");
+        }
     }
 }
 
@@ -228,6 +235,7 @@ mod tests {
         let cases = [
             (LaunchArgs { memory: GuestMemory::Parked, ..tap() }, include_str!("golden/tcg_tap_parked.txt"), "tcg_tap_parked"),
             (LaunchArgs { memory: GuestMemory::Forked, ..tap() }, include_str!("golden/tcg_tap_forked.txt"), "tcg_tap_forked"),
+            (LaunchArgs { memory: GuestMemory::Restored, ..tap() }, include_str!("golden/tcg_tap_restored.txt"), "tcg_tap_restored"),
             (args(Accelerator::Tcg, None), include_str!("golden/tcg_none.txt"), "tcg_none"),
             (tap(), include_str!("golden/tcg_tap.txt"), "tcg_tap"),
             (args(Accelerator::Kvm, Some(NetDevice { kind: NetKind::Stream, mac })), include_str!("golden/kvm_stream.txt"), "kvm_stream"),

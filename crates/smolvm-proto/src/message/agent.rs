@@ -29,6 +29,8 @@ pub enum AgentMessage {
     },
     /// `park` is done: until the next host side greets it, the guest does nothing.
     Parked,
+    /// `freeze` is done: nothing more is sent before the guest is told to go on.
+    Frozen,
     /// The guest's clock, after it was set again.
     Clock {
         /// What it shows.

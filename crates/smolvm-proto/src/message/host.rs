@@ -26,6 +26,17 @@ pub enum HostMessage {
         /// The host's clock when it sent the message.
         time: UnixTime,
     },
+    /// Come to rest, so that the machine can be copied as it stands: answered by `frozen`, behind which nothing is sent until
+    /// `clock` or `restore` comes. The host sends nothing between this and that, either: so both sides of a copy begin with
+    /// a line on which no message is half way.
+    Freeze {
+        /// Whether all that was written is to be on the disk first.
+        #[serde(default)]
+        sync: bool,
+    },
+    /// The first word to a copy of a frozen guest: who it is from now on; answered by `ready` or `failed`. What runs in it
+    /// goes on, but for the commands whose host side is not this one.
+    Restore(BootConfig),
     /// Answered by `pong` with the same number.
     Ping {
         /// Anything.

@@ -337,12 +337,16 @@ impl Smolvm {
         Ok(())
     }
 
-    /// Removes what makers of images and templates left that were killed; what a live one is at stays.
+    /// Removes what makers of images, templates and snapshots left that were killed; what a live one is at stays.
     fn sweep_builds(&self, report: &mut CleanupReport) {
-        match image::sweep(&self.paths().cache) {
-            Ok(freed) => report.freed_bytes += freed,
-            Err(e) => {
-                report.failed.push(failed_part("builds", &Error::new(ErrorCode::Internal, "what a killed build left stays").because(e)));
+        for swept in [image::sweep(&self.paths().cache), image::snapshot::sweep(&self.paths().snapshots())] {
+            match swept {
+                Ok(freed) => report.freed_bytes += freed,
+                Err(e) => {
+                    report
+                        .failed
+                        .push(failed_part("builds", &Error::new(ErrorCode::Internal, "what a killed build left stays").because(e)));
+                }
             }
         }
     }

@@ -255,6 +255,7 @@ fn a_row_that_lost_its_process_is_a_warning() {
 
 fn spec() -> smolvm_model::spec::Spec {
     smolvm_model::spec::Spec {
+        restored_from: None,
         image: "minimal".parse().unwrap(),
         image_digest: format!("sha256:{}", "0".repeat(64)),
         cpus: smolvm_model::quantity::Cpus::default(),

@@ -153,7 +153,7 @@ impl<'a> Exec<'a> {
                     return Err(match code {
                         MonitorErrorCode::GuestNotReady => Error::new(ErrorCode::InvalidState, message).hint("smolvm inspect NAME"),
                         MonitorErrorCode::Paused => Error::new(ErrorCode::InvalidState, message).hint("smolvm resume NAME"),
-                        MonitorErrorCode::Timeout | MonitorErrorCode::Unsupported | MonitorErrorCode::Engine => {
+                        MonitorErrorCode::Busy | MonitorErrorCode::Timeout | MonitorErrorCode::Unsupported | MonitorErrorCode::Engine => {
                             Error::new(ErrorCode::Busy, message)
                         }
                     });

@@ -60,6 +60,13 @@ pub enum MonitorMemory {
         /// What it runs before it is parked.
         rehearse: Vec<Vec<String>>,
     },
+    /// It goes on as a copy of a machine that ran.
+    Restore {
+        /// That machine's memory.
+        memory: PathBuf,
+        /// The state of its devices.
+        devices: PathBuf,
+    },
     /// It is forked from a template.
     Fork {
         /// The template's memory.

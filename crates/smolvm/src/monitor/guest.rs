@@ -15,6 +15,8 @@ const ENOUGH: usize = 1 << 20;
 pub(super) struct Guest {
     pub(super) socket: UnixStream,
     pub(super) out: Outgoing,
+    /// What is for a guest that is at rest: it gets that when it goes on.
+    held: Option<Vec<u8>>,
     phase: Phase,
 }
 
@@ -42,7 +44,7 @@ impl Guest {
     pub(super) fn new(socket: UnixStream, nonce: Nonce) -> Self {
         let mut out = Outgoing::default();
         out.buffer().extend_from_slice(&AttachRequest::new(nonce).to_bytes());
-        Self { socket, out, phase: Phase::Attaching(ReplyScanner::new(nonce)) }
+        Self { socket, out, held: None, phase: Phase::Attaching(ReplyScanner::new(nonce)) }
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -53,6 +55,7 @@ impl Guest {
     fn close(&mut self) {
         self.phase = Phase::Closed;
         self.out = Outgoing::default();
+        self.held = None;
     }
 
     /// Reads once what is there; a link that fails is closed.
@@ -98,20 +101,35 @@ impl Guest {
 
     /// Whether so much waits for the guest that nothing new is begun.
     pub(super) fn is_full(&self) -> bool {
-        self.out.len() >= ENOUGH
+        self.out.len() + self.held.as_ref().map_or(0, Vec::len) >= ENOUGH
+    }
+
+    /// From now on frames wait here: the guest was told to come to rest, and what is sent behind that would lie half way
+    /// in a copy of it.
+    pub(super) fn hold(&mut self) {
+        self.held.get_or_insert_default();
+    }
+
+    /// The guest goes on, and gets what waited for it.
+    pub(super) fn release(&mut self) {
+        if let Some(held) = self.held.take() {
+            self.out.buffer().extend_from_slice(&held);
+        }
     }
 
     pub(super) fn queue(&mut self, frame: &Frame) {
-        if self.is_closed() {
-            return;
+        if !self.is_closed() {
+            frame.encode_into(self.held.as_mut().unwrap_or_else(|| self.out.buffer()));
         }
-        frame.encode_into(self.out.buffer());
     }
 
+    /// Says something to the agent itself; that is not held back.
     pub(super) fn tell(&mut self, message: &HostMessage) {
         // Our own messages are small and plain: they always encode.
-        if let Ok(payload) = encode(message) {
-            self.queue(&Frame::control(payload));
+        if let Ok(payload) = encode(message)
+            && !self.is_closed()
+        {
+            Frame::control(payload).encode_into(self.out.buffer());
         }
     }
 }
@@ -153,6 +171,27 @@ mod tests {
         guest.queue(&Frame::reset(2));
         guest.tell(&HostMessage::Shutdown { grace_ms: 1 });
         assert!(guest.out.is_empty() && !guest.is_full());
+    }
+
+    #[test]
+    fn a_guest_at_rest_is_sent_nothing_but_the_word_to_go_on() {
+        let (mut guest, _agent) = attached();
+        guest.tell(&HostMessage::Freeze { sync: false });
+        guest.hold();
+        let before = guest.out.len();
+        guest.queue(&Frame::reset(1));
+        guest.hold();
+        guest.queue(&Frame::reset(2));
+        assert_eq!(guest.out.len(), before);
+        while !guest.is_full() {
+            guest.queue(&Frame::data(1, Channel::Stdin, vec![0; 60_000]));
+        }
+        guest.out = Outgoing::default();
+        guest.release();
+        let mut decoder = Decoder::new();
+        decoder.push(guest.out.buffer());
+        let streams: Vec<u32> = std::iter::from_fn(|| decoder.next_frame().unwrap()).map(|frame| frame.stream).take(3).collect();
+        assert_eq!(streams, [1, 2, 1], "what was held comes in order");
     }
 
     #[test]

@@ -14,6 +14,7 @@
 
 mod client;
 mod config;
+mod copy;
 mod exit;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

@@ -1,11 +1,17 @@
 //! Halts the guest where it stands, and lets it go on.
 //!
 //! ```text
-//!   Running ──stop──► Pausing ──STOP──► Paused ──cont──► Resuming ──RESUME, clock right──► Running
+//!   Running ──freeze──► Settling ──frozen──► Pausing ──STOP──► Paused ──cont──► Resuming ──RESUME, clock right──► Running
+//!                          └──── no answer ────┘
 //! ```
+//!
+//! The guest is first told to come to rest: then no message is half way when it stands, and it can be copied. One that
+//! does not answer is halted all the same.
 //!
 //! The hypervisor's events decide, not what it was told: a guest that it halts by itself is paused, too. A guest that
 //! was halted has missed the time that passed, so it is given the time before anybody is told that it runs.
+
+use std::time::{Duration, Instant};
 
 use smolvm_proto::{Frame, HostMessage, MonitorErrorCode, MonitorReply, UnixTime, encode};
 
@@ -21,6 +27,11 @@ pub(super) enum Motion {
     /// They do.
     #[default]
     Running,
+    /// The guest was told to come to rest.
+    Settling {
+        /// When it has had its time.
+        until: Instant,
+    },
     /// The hypervisor was told to halt them.
     Pausing,
     /// They do not.
@@ -32,13 +43,19 @@ pub(super) enum Motion {
     },
 }
 
+/// What a guest that is to be paused gets to come to rest: a round trip, on a busy host.
+const SETTLING: Duration = Duration::from_secs(1);
+
 impl Loop<'_> {
-    /// A client wants the guest halted.
+    /// A client wants the guest halted. It is the client's effect, which passes the gate there.
     pub(super) fn pause(&mut self, id: ClientId) {
         if self.motion == Motion::Paused {
             return self.reply(id, &MonitorReply::Paused);
         }
-        self.drive(id, "stop", Motion::Pausing);
+        if self.is_movable(id) {
+            self.movers.push(id);
+            self.settle(false, SETTLING);
+        }
     }
 
     /// A client wants it to go on.
@@ -46,18 +63,87 @@ impl Loop<'_> {
         if self.motion == Motion::Running {
             return self.reply(id, &MonitorReply::Resumed);
         }
-        self.drive(id, "cont", Motion::Resuming { corrections: 0 });
+        if self.is_movable(id) {
+            self.movers.push(id);
+            self.go_on();
+        }
     }
 
-    /// It is the client's effect, which passes the gate there.
-    fn drive(&mut self, id: ClientId, command: &'static str, motion: Motion) {
-        if self.phase != Phase::Running || self.evidence.stop_requested {
-            let message = "the guest is not ready".to_owned();
-            return self.reply(id, &MonitorReply::Error { code: MonitorErrorCode::GuestNotReady, message });
+    /// Whether the guest runs as far as its monitor is concerned; if not, the client is told.
+    pub(super) fn is_movable(&mut self, id: ClientId) -> bool {
+        let ready = self.phase == Phase::Running && !self.evidence.stop_requested;
+        if !ready {
+            self.refuse(id, MonitorErrorCode::GuestNotReady, "the guest is not ready");
         }
-        self.vmm.say(command);
-        self.motion = motion;
-        self.movers.push(id);
+        ready
+    }
+
+    /// Tells the guest to come to rest, and halts it then.
+    pub(super) fn settle(&mut self, sync: bool, patience: Duration) {
+        self.quiet = false;
+        if self.guest.is_closed() {
+            return self.halt();
+        }
+        self.guest.tell(&HostMessage::Freeze { sync });
+        self.guest.hold();
+        self.motion = Motion::Settling { until: Instant::now() + patience };
+    }
+
+    fn halt(&mut self) {
+        self.vmm.say("stop");
+        self.motion = Motion::Pausing;
+    }
+
+    /// The guest says that it is at rest.
+    pub(super) fn has_settled(&mut self) {
+        if matches!(self.motion, Motion::Settling { .. }) {
+            self.quiet = true;
+            self.halt();
+        }
+    }
+
+    /// When something about its motion is to be decided although nobody says anything.
+    pub(super) fn motion_deadline(&self) -> Option<Instant> {
+        match self.motion {
+            Motion::Settling { until } => Some(until),
+            Motion::Running | Motion::Pausing | Motion::Paused | Motion::Resuming { .. } => None,
+        }
+    }
+
+    /// The guest has had its time.
+    pub(super) fn look_at_the_time(&mut self) {
+        if self.motion_deadline().is_some_and(|until| until <= Instant::now()) {
+            if self.gives_up_on_a_copy() {
+                return;
+            }
+            self.halt();
+        }
+    }
+
+    /// From wherever the way to a halt has come to.
+    pub(super) fn go_on(&mut self) {
+        match self.motion {
+            Motion::Running | Motion::Resuming { .. } => {}
+            // Not halted yet: it only has to hear that it need not be.
+            Motion::Settling { .. } if !self.guest.is_closed() => {
+                self.motion = Motion::Resuming { corrections: 0 };
+                self.wake();
+            }
+            Motion::Settling { .. } => {
+                self.motion = Motion::Running;
+                self.tell_movers(&MonitorReply::Resumed);
+            }
+            Motion::Pausing | Motion::Paused => {
+                self.vmm.say("cont");
+                self.motion = Motion::Resuming { corrections: 0 };
+            }
+        }
+    }
+
+    /// The first word to a guest that goes on: the time. Then comes what waited for it.
+    fn wake(&mut self) {
+        self.guest.tell(&HostMessage::Clock { time: now() });
+        self.guest.release();
     }
 
     /// What the hypervisor tells.
@@ -67,15 +153,20 @@ impl Loop<'_> {
             News::Stopped => {
                 self.motion = Motion::Paused;
                 self.tell_movers(&MonitorReply::Paused);
+                self.halted_for_a_copy();
             }
+            News::Answered(command, outcome) => self.answered(command, outcome),
             News::Resumed => match self.motion {
                 // A guest that can no longer be talked to cannot be given the time either, and does run.
                 Motion::Resuming { .. } if self.guest.is_closed() => {
                     self.motion = Motion::Running;
                     self.tell_movers(&MonitorReply::Resumed);
                 }
-                Motion::Resuming { .. } => self.guest.tell(&HostMessage::Clock { time: now() }),
-                Motion::Running | Motion::Pausing | Motion::Paused => self.motion = Motion::Running,
+                Motion::Resuming { .. } => self.wake(),
+                Motion::Running | Motion::Settling { .. } | Motion::Pausing | Motion::Paused => {
+                    self.motion = Motion::Running;
+                    self.wake();
+                }
             },
         }
     }
@@ -102,6 +193,7 @@ impl Loop<'_> {
         if self.motion != Motion::Running {
             self.motion = Motion::Running;
             self.vmm.say("cont");
+            self.wake();
         }
     }
 
@@ -111,7 +203,11 @@ impl Loop<'_> {
         }
     }
 
-    fn reply(&mut self, id: ClientId, reply: &MonitorReply) {
+    pub(super) fn refuse(&mut self, id: ClientId, code: MonitorErrorCode, message: &str) {
+        self.reply(id, &MonitorReply::Error { code, message: message.to_owned() });
+    }
+
+    pub(super) fn reply(&mut self, id: ClientId, reply: &MonitorReply) {
         if let Ok(payload) = encode(reply) {
             self.answer(id, &Frame::control(payload));
         }

@@ -17,6 +17,7 @@ use smolvm_proto::{AgentMessage, Frame, FrameKind, HostMessage, Nonce, decode};
 
 use super::client::{Client, Heard};
 use super::config::MonitorConfig;
+use super::copy::Copying;
 use super::exit::{self, Evidence};
 use super::guest::{Guest, LinkError};
 use super::log::CappedLog;
@@ -78,6 +79,10 @@ pub(super) struct Loop<'a> {
     pub(super) told: bool,
     pub(super) phase: Phase,
     pub(super) motion: Motion,
+    /// Whether a guest that stands still came to rest before.
+    pub(super) quiet: bool,
+    /// Who copies it.
+    pub(super) copying: Option<Copying>,
     /// Who wants to hear that the guest halted, or goes on.
     pub(super) movers: Vec<ClientId>,
     pub(super) evidence: Evidence,
@@ -132,6 +137,8 @@ impl<'a> Loop<'a> {
             agent_version: None,
             told: false,
             motion: Motion::default(),
+            quiet: false,
+            copying: None,
             movers: Vec::new(),
             phase: Phase::Booting { ready: None, corrections: 0 },
             evidence: Evidence::default(),
@@ -164,6 +171,8 @@ impl<'a> Loop<'a> {
                 network.serve();
             }
             self.drop_who_does_not_greet();
+            self.look_at_the_time();
+            self.end_overdue_copy();
             if self.kill_at.is_some_and(|at| at <= Instant::now()) {
                 self.kill_at = None;
                 let _ = perform(Effect::EndHypervisors, |_| kill::kill(&self.pidfd));
@@ -200,7 +209,9 @@ impl<'a> Loop<'a> {
         }
         let (kinds, mut polled): (Vec<Source>, Vec<PollFd<'_>>) = set.into_iter().unzip();
         let greeting = self.clients.iter().filter_map(Client::greeting_until).min();
-        let deadline = [self.kill_at, greeting, self.network.as_ref().and_then(Service::deadline)].into_iter().flatten().min();
+        let network = self.network.as_ref().and_then(Service::deadline);
+        let deadlines = [self.kill_at, greeting, network, self.motion_deadline(), self.copy_deadline()];
+        let deadline = deadlines.into_iter().flatten().min();
         let timeout = deadline.and_then(|at| Timespec::try_from(at.saturating_duration_since(Instant::now())).ok());
         match poll(&mut polled, timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -256,6 +267,7 @@ impl<'a> Loop<'a> {
         for stream in self.relay.drop_client(id) {
             self.guest.queue(&Frame::reset(stream));
         }
+        self.forget_copy_of(id);
     }
 
     fn hear_vmm(&mut self) {
@@ -321,6 +333,7 @@ impl<'a> Loop<'a> {
             AgentMessage::Ready(ready) => self.is_ready(ready)?,
             AgentMessage::Clock { time } => self.heard_of_clock(time)?,
             AgentMessage::Parked => self.park()?,
+            AgentMessage::Frozen => self.has_settled(),
             AgentMessage::Failed { step, message } if self.phase != Phase::Running => {
                 let text: String =
                     format!("the guest failed to boot at {step}: {message}").chars().filter(|c| !c.is_control()).take(500).collect();

@@ -5,7 +5,7 @@
 //!        └─► park (a template in the making)            clock off ─► clock ─┘
 //! ```
 //!
-//! The same for a guest that boots and for one that is forked from a template: a fork that kept anything of its
+//! The same for a guest that boots, for one that is forked from a template and for a copy of one that ran: a fork that kept anything of its
 //! template's identity, its random numbers or its time must not run anybody's command. It fails closed.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -51,7 +51,7 @@ impl Loop<'_> {
     /// A fork's agent waits for nothing else, and speaks what the template's spoke: it need not be heard first.
     pub(super) fn tell_early(&mut self) -> Result<(), Error> {
         match self.config.memory {
-            MonitorMemory::Fork { .. } => self.tell_who_it_is(),
+            MonitorMemory::Fork { .. } | MonitorMemory::Restore { .. } => self.tell_who_it_is(),
             MonitorMemory::Boot | MonitorMemory::Park { .. } => Ok(()),
         }
     }
@@ -68,6 +68,7 @@ impl Loop<'_> {
                 rehearse: rehearse.clone(),
             },
             MonitorMemory::Boot | MonitorMemory::Fork { .. } => HostMessage::Boot(self.boot_config()?),
+            MonitorMemory::Restore { .. } => HostMessage::Restore(self.boot_config()?),
         };
         self.guest.tell(&message);
         Ok(())

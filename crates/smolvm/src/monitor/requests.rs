@@ -42,7 +42,7 @@ impl Loop<'_> {
             self.not_now(id, NOT_READY, "the sandbox is being stopped")
         } else if self.phase != Phase::Running {
             self.not_now(id, NOT_READY, "the guest is not ready")
-        } else if self.motion != Motion::Running {
+        } else if self.motion != Motion::Running && !self.is_back_soon() {
             self.not_now(id, MonitorErrorCode::Paused, "the sandbox is paused")
         } else if self.guest.is_closed() {
             self.not_now(id, NOT_READY, "the guest no longer answers")
@@ -80,6 +80,9 @@ impl Loop<'_> {
             },
             MonitorRequest::Pause => return self.pause(id),
             MonitorRequest::Resume => return self.resume(id),
+            MonitorRequest::Locate => return self.locate(id),
+            MonitorRequest::Freeze { sync } => return self.freeze(id, *sync),
+            MonitorRequest::Thaw => return self.thaw(id),
             MonitorRequest::Stop { grace_ms } => {
                 self.wants_the_end(id);
                 self.begin_stop(Duration::from_millis(*grace_ms).min(MAX_GRACE));
@@ -98,6 +101,11 @@ impl Loop<'_> {
         if let Ok(payload) = encode(&reply) {
             self.answer(id, &Frame::control(payload));
         }
+    }
+
+    /// A guest that stands still for a moment, to be copied, gets what is asked of it when it goes on.
+    fn is_back_soon(&self) -> bool {
+        self.copying.as_ref().is_some_and(|copying| !copying.was_paused())
     }
 
     fn wants_the_end(&mut self, id: ClientId) {

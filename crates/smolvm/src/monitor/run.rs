@@ -170,6 +170,10 @@ fn start_hypervisor(
             MonitorMemory::Fork { memory, devices } => {
                 Memory::Forked { memory: of_template(File::open(memory))?, devices: of_template(File::open(devices))? }
             }
+            MonitorMemory::Restore { memory, devices } => Memory::Restored {
+                memory: open("memory of what it is a copy of", File::open(memory))?,
+                devices: open("state of what it is a copy of", File::open(devices))?,
+            },
         },
         tsc_khz: accel::host_speed(cache, &vm.boot_id).tsc_khz,
         kernel: &config.kernel,

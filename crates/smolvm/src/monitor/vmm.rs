@@ -1,15 +1,17 @@
 //! The hypervisor's control socket, as the monitor needs it: say hello, note why it goes down, ask it to quit.
 
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
+use serde_json::Value;
 use smolvm_host::engine::qmp::{QmpMessage, QmpStream, command};
 
 use super::outgoing::Outgoing;
 
 /// What a hypervisor tells that matters here.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum News {
     /// It goes down, for this reason.
     Shutdown(String),
@@ -17,6 +19,8 @@ pub(super) enum News {
     Stopped,
     /// They go on.
     Resumed,
+    /// What it says to the command with this number: its answer, or why not.
+    Answered(u64, Result<Value, String>),
 }
 
 impl News {
@@ -72,6 +76,8 @@ impl Vmm {
             match message {
                 QmpMessage::Greeting => self.say("qmp_capabilities"),
                 QmpMessage::Event { name, data } => news.extend(News::of(&name, &data)),
+                QmpMessage::Return { id: Some(id), value } => news.push(News::Answered(id, Ok(value))),
+                QmpMessage::Error { id: Some(id), description } => news.push(News::Answered(id, Err(description))),
                 QmpMessage::Return { .. } | QmpMessage::Error { .. } => {}
             }
         }
@@ -85,8 +91,29 @@ impl Vmm {
 
     /// Sends a command.
     pub(super) fn say(&mut self, name: &str) {
+        self.ask(name, None);
+    }
+
+    /// Sends a command; gives the number that its answer will have.
+    pub(super) fn ask(&mut self, name: &str, arguments: Option<Value>) -> u64 {
         self.next_id += 1;
-        let line = command(name, None, self.next_id);
+        let line = command(name, arguments, self.next_id);
         self.out.buffer().extend_from_slice(&line);
+        self.next_id
+    }
+
+    /// Hands over the descriptor that the next command is about.
+    pub(super) fn give(&mut self, fd: BorrowedFd<'_>) -> std::io::Result<()> {
+        // It goes with the byte that it is sent with, so nothing may wait before that.
+        if !self.out.flush(&self.socket) || !self.out.is_empty() {
+            return Err(std::io::ErrorKind::WouldBlock.into());
+        }
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [fd];
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        // A blank before the command carries the descriptor: QEMU keeps it until it is asked for.
+        sendmsg(&self.socket, &[std::io::IoSlice::new(b" ")], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+        Ok(())
     }
 }

@@ -35,7 +35,8 @@ fn judge(e: &ImageError) -> (ErrorCode, Option<&'static str>) {
         ImageError::Packages(_) => (ErrorCode::MissingDependency, Some("smolvm setup --check")),
         ImageError::Manifest(ManifestError::Newer { .. }) => (ErrorCode::Unsupported, Some("use the newer smolvm that made it")),
         ImageError::NotFound { .. } | ImageError::NoKernel => (ErrorCode::NotFound, Some(AGAIN)),
-        ImageError::Damaged { .. } | ImageError::WrongSize { .. } | ImageError::Manifest(_) => {
+        ImageError::Exists { .. } => (ErrorCode::AlreadyExists, None),
+        ImageError::Damaged { .. } | ImageError::WrongSize { .. } | ImageError::Odd { .. } | ImageError::Manifest(_) => {
             (ErrorCode::Internal, Some("smolvm setup --remove && smolvm setup"))
         }
         ImageError::Kernel(_)

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use smolvm_host::engine::accel;
 use smolvm_host::engine::probe::Engine;
 use smolvm_host::image::Digest;
+use smolvm_host::image::snapshot::Files;
 use smolvm_host::image::template::{DiskState, Draft, Facts, Template};
 use smolvm_host::store::{Run, SandboxRecord};
 use smolvm_host::{image, random};
 use smolvm_model::engine::{AcceleratorRequest, MachineShape, NetKind, common_argv, decide};
 use smolvm_model::error_code::ErrorCode;
-use smolvm_model::name::LaunchToken;
+use smolvm_model::name::{LaunchToken, SandboxId};
 use smolvm_model::spec::{NetworkMode, Spec};
 
 use crate::capacity;
@@ -66,9 +67,25 @@ impl StartPlan {
         self.from(memory, BOOTED, "a template is being made".to_owned())
     }
 
+    /// Goes on as a copy of a machine that ran.
+    pub(crate) fn restores(self, machine: Machine<'_>) -> Self {
+        let files = machine.files;
+        let memory = MonitorMemory::Restore { memory: files.memory.clone(), devices: files.devices.clone() };
+        let (word, reason) = match machine.of {
+            CopyOf::Snapshot(name) => (RESTORED, format!("snapshot {name}")),
+            CopyOf::Sandbox(id) => (COPIED, format!("a copy of {id}")),
+        };
+        self.from(memory, word, reason)
+    }
+
     fn from(self, memory: MonitorMemory, started_from: &str, started_from_reason: String) -> Self {
         let run = Run { started_from: started_from.to_owned(), started_from_reason, ..self.run };
         Self { run, memory, ..self }
+    }
+
+    /// The hypervisor's version.
+    pub(crate) fn hypervisor(&self) -> &str {
+        &self.run.hypervisor
     }
 
     pub(super) fn is_fork(&self) -> bool {
@@ -80,6 +97,30 @@ impl StartPlan {
 pub(crate) const BOOTED: &str = "cold";
 /// How a run that was forked from a template is called.
 const FORKED: &str = "template";
+/// How a run that goes on from a snapshot is called.
+const RESTORED: &str = "snapshot";
+/// How a run that goes on as a copy of another is called.
+const COPIED: &str = "fork";
+
+/// What a machine goes on as a copy of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum CopyOf<'a> {
+    /// A snapshot of this name.
+    Snapshot(&'a SandboxId),
+    /// This sandbox, as it ran a moment ago.
+    Sandbox(&'a SandboxId),
+}
+
+/// A machine that ran, and goes on as another.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Machine<'a> {
+    /// Where its memory, devices and disk lie.
+    pub(crate) files: &'a Files,
+    /// Which machine it was.
+    pub(crate) of: CopyOf<'a>,
+    /// What ran it; no other can.
+    pub(crate) accelerator: AcceleratorRequest,
+}
 
 impl Smolvm {
     /// Everything that can be refused is refused here, with nothing made.
@@ -174,9 +215,9 @@ impl Smolvm {
     }
 }
 
-/// A sandbox that was never started has nothing on its disk.
+/// A sandbox that was never started has nothing on its disk, unless it began with the disk of another.
 pub(super) fn disk_of(record: &SandboxRecord) -> DiskState {
-    if record.run.is_none() { DiskState::Fresh } else { DiskState::Used }
+    if record.run.is_none() && record.spec.restored_from.is_none() { DiskState::Fresh } else { DiskState::Used }
 }
 
 /// The network device of a machine: a TAP offers more than a stream, and a guest has agreed to what its device offered.

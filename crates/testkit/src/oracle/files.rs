@@ -11,8 +11,19 @@ use super::{Bag, Scope, add, tolerated};
 
 /// What an installation keeps when it has no sandbox: its directories, its database, its caches, and
 /// its own lock files, whose names no sandbox can have (they begin with a dot).
-const STAYS: &[&str] =
-    &["cache", "cache/*", "state", "state/state.db*", "state/sandboxes", "state/locks", "state/locks/.*", "state/trash", "run"];
+const STAYS: &[&str] = &[
+    "cache",
+    "cache/*",
+    "state",
+    "state/state.db*",
+    "state/sandboxes",
+    "state/locks",
+    "state/locks/.*",
+    "state/trash",
+    "state/snapshots",
+    "state/snapshots/*",
+    "run",
+];
 
 pub(super) fn look(scope: &Scope<'_>) -> Result<Bag> {
     let mut bag = Bag::new();

@@ -94,6 +94,22 @@ pub(super) fn configure(config: &NetworkConfig, raised: Option<Raised>) -> Resul
     }
 }
 
+/// Gives `eth0`, which is up, other addresses than those of `before`; connections over them end.
+pub(super) fn replace(config: &NetworkConfig, before: Option<&NetworkConfig>) -> Result<String, BootFailure> {
+    let socket = route_socket()?;
+    let index = index_of(&socket, DEVICE)?;
+    if let Some(before) = before.map(parse).transpose()? {
+        let mut batch = Batch::new();
+        batch.remove_address(index, before.address, before.prefix);
+        match talk(&socket, batch) {
+            // A user of the guest may have taken it away.
+            Ok(_) | Err(Errno::ADDRNOTAVAIL) => {}
+            Err(errno) => return Err(failed(STEP, DEVICE)(errno)),
+        }
+    }
+    configure(config, Some(Raised { index }))
+}
+
 fn parse(config: &NetworkConfig) -> Result<Parsed, BootFailure> {
     let bad = |field: &str, text: &str| BootFailure { step: STEP, message: format!("{text:?} is no {field}") };
     let mut mac = [0; 6];

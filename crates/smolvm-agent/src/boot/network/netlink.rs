@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 const NLMSG_ERROR: u16 = 2;
 const RTM_NEWLINK: u16 = 16;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;
 
 const REQUEST: u16 = 0x1;
@@ -95,11 +96,12 @@ impl Batch {
     }
 
     pub(super) fn add_address(&mut self, index: u32, address: Ipv4Addr, prefix: u8) {
-        let mut body = vec![AF_INET, prefix, 0, 0];
-        body.extend_from_slice(&index.to_ne_bytes());
-        attribute(&mut body, IFA_LOCAL, &address.octets());
-        attribute(&mut body, IFA_ADDRESS, &address.octets());
-        self.request(RTM_NEWADDR, CREATE_OR_REPLACE | ECHO, &body);
+        self.request(RTM_NEWADDR, CREATE_OR_REPLACE | ECHO, &address_body(index, address, prefix));
+    }
+
+    /// The routes that go out with it as their source go, too.
+    pub(super) fn remove_address(&mut self, index: u32, address: Ipv4Addr, prefix: u8) {
+        self.request(RTM_DELADDR, 0, &address_body(index, address, prefix));
     }
 
     pub(super) fn add_default_route(&mut self, index: u32, gateway: Ipv4Addr, source: Ipv4Addr) {
@@ -120,6 +122,14 @@ impl Batch {
         self.count += 1;
         message(&mut self.bytes, kind, REQUEST | ACK | flags, body);
     }
+}
+
+fn address_body(index: u32, address: Ipv4Addr, prefix: u8) -> Vec<u8> {
+    let mut body = vec![AF_INET, prefix, 0, 0];
+    body.extend_from_slice(&index.to_ne_bytes());
+    attribute(&mut body, IFA_LOCAL, &address.octets());
+    attribute(&mut body, IFA_ADDRESS, &address.octets());
+    body
 }
 
 /// Takes a datagram of the kernel apart; what does not fit its own length ends it.

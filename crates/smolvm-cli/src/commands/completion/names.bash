@@ -15,7 +15,7 @@ _smolvm_with_names() {
     done
     case "$verb" in
         delete | rm | stats) ;;
-        start | stop | pause | resume | inspect | info | exec | logs) ((names == 0)) || return 0 ;;
+        start | stop | pause | resume | fork | inspect | info | exec | logs) ((names == 0)) || return 0 ;;
         *) return 0 ;;
     esac
     word="${COMP_WORDS[COMP_CWORD]}"

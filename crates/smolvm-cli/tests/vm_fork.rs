@@ -1,0 +1,205 @@
+//! `fork`: a copy goes on where its source is, with its memory and its files, and with nothing that is the source's own.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test starts programs, and fails by panicking")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use support::{BOOT, Place, SOON, assert_ends};
+use testkit::Cmd;
+use testkit::process::Process;
+
+#[track_caller]
+fn said(place: &Place, args: &[&str]) -> String {
+    let ran = place.smolvm(args).timeout(BOOT).run();
+    ran.assert_ok();
+    ran.stdout
+}
+
+#[track_caller]
+fn in_guest(place: &Place, id: &str, script: &str) -> String {
+    said(place, &["exec", id, "--", "sh", "-c", script])
+}
+
+/// What a clock that is right by 100 ms may show at the least, and at the most.
+fn now() -> (u64, u64) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let off = Duration::from_millis(100);
+    (now.checked_sub(off).unwrap().as_secs(), (now + off).as_secs())
+}
+
+fn sandbox(place: &Place, id: &str) -> Value {
+    place.ok(&["inspect", id])["sandbox"].clone()
+}
+
+/// A heart that beats in the background, a file on the disk, and four megabytes that are only in memory.
+#[track_caller]
+fn furnish(place: &Place, id: &str) -> String {
+    in_guest(place, id, "echo kept > /root/file; while :; do date +%s >> /dev/shm/beats; sleep 1; done > /dev/null 2>&1 &");
+    in_guest(
+        place,
+        id,
+        "cat /proc/sys/kernel/random/boot_id > /dev/shm/boot_id; head -c 4000000 /dev/urandom > /dev/shm/blob; sha256sum /dev/shm/blob",
+    )
+}
+
+/// How many commands there are whose last word is `waiter`.
+const WAITERS: &str = "for p in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $p 2> /dev/null; echo; done | grep -c 'waite[r] $' || true";
+
+const OWN: &str = "hostname; cat /etc/hostname /etc/machine-id /proc/sys/kernel/random/boot_id /proc/sys/kernel/random/uuid; \
+                   head -c 32 /dev/urandom | sha256sum; head -c 32 /dev/random | sha256sum; cat /sys/class/net/eth0/address; \
+                   ip -o -4 addr show eth0 | grep -o 'inet [0-9.]*'; grep -c . /etc/hosts; date +%s";
+
+#[test]
+fn copies_go_on_with_all_of_it_and_share_nothing_that_tells_them_apart() {
+    let place = Place::with_network();
+    let oracle = place.oracle();
+    place.boot(&["src"]);
+    let blob = furnish(&place, "src");
+    let script = "until [ -e /root/go ]; do sleep 0.1; done; echo still here";
+    let waiting = place.smolvm(&["exec", "src", "--", "sh", "-c", script, "waiter"]).timeout(BOOT).spawn();
+    testkit::until("a command that somebody waits for", SOON, || (in_guest(&place, "src", WAITERS) == "1\n").then_some(()));
+    let data = place.ok(&["fork", "src", "--count", "3", "--name", "copy"]);
+    let ids: Vec<&str> = data["sandboxes"].as_array().unwrap().iter().map(|s| s["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["copy-1", "copy-2", "copy-3"], "{data:#}");
+    assert!(data["halted_ms"].as_f64().unwrap() > 0.0 && data["own_bytes"].as_u64().unwrap() > 4_000_000, "{data:#}");
+    let mut seen = BTreeSet::new();
+    for id in ["src", "copy-1", "copy-2", "copy-3"] {
+        assert_eq!(in_guest(&place, id, "sha256sum /dev/shm/blob; cat /root/file"), format!("{blob}kept\n"), "{id}");
+        let (before, _) = now();
+        let all = in_guest(&place, id, OWN);
+        let (_, after) = now();
+        let own: Vec<&str> = all.lines().collect();
+        let [name, written @ .., lines, clock] = own.as_slice() else { panic!("{all}") };
+        assert_eq!((*name, written[0], *lines), (id, id, "3"), "{all}");
+        for value in &written[1..] {
+            assert!(seen.insert((*value).to_owned()), "{id} shares {value:?} with another");
+        }
+        let clock: u64 = clock.parse().unwrap();
+        assert!((before..=after).contains(&clock), "{id}: {clock} is not between {before} and {after}");
+        let (beats, gateway) = ("wc -l < /dev/shm/beats", "ping -c 1 -W 5 $(ip route | cut -d ' ' -f 3) > /dev/null && echo reached");
+        let first: u32 = in_guest(&place, id, beats).trim().parse().unwrap();
+        testkit::until(&format!("the heart of {id}"), SOON, || {
+            (in_guest(&place, id, beats).trim().parse::<u32>().unwrap() > first).then_some(())
+        });
+        assert_eq!(in_guest(&place, id, gateway), "reached\n", "{id}");
+    }
+    // The command that somebody waits for is the source's alone, and knows nothing of it.
+    assert_eq!([in_guest(&place, "src", WAITERS), in_guest(&place, "copy-1", WAITERS)], ["1\n", "0\n"]);
+    in_guest(&place, "src", "touch /root/go");
+    assert_eq!(waiting.wait().stdout, "still here\n");
+    let copy = sandbox(&place, "copy-1");
+    assert_eq!((copy["started_from"].as_str(), copy["started_from_reason"].as_str()), (Some("fork"), Some("a copy of src")));
+    in_guest(&place, "copy-1", "echo changed > /root/file; echo x > /dev/shm/blob");
+    for id in ["src", "copy-2"] {
+        assert_eq!(in_guest(&place, id, "sha256sum /dev/shm/blob; cat /root/file"), format!("{blob}kept\n"), "{id}");
+    }
+    // A copy lives without what it is a copy of, is copied itself, and keeps its files when it starts anew.
+    place.ok(&["delete", "src", "copy-2"]);
+    said(&place, &["fork", "copy-3", "--name", "deep"]);
+    assert_eq!(in_guest(&place, "deep", "sha256sum /dev/shm/blob; cat /root/file; hostname"), format!("{blob}kept\ndeep\n"));
+    place.ok(&["stop", "copy-1"]);
+    said(&place, &["start", "copy-1"]);
+    assert_eq!(in_guest(&place, "copy-1", "cat /root/file /etc/hostname; ls /dev/shm"), "changed\ncopy-1\n");
+    place.cleanup(&["--all", "--force"]);
+    oracle.assert_clean();
+}
+
+#[test]
+fn machines_with_two_processors_that_booted_and_paused_ones_are_copied_too() {
+    let place = Place::without_network();
+    let oracle = place.oracle();
+    place.create("smp", &["--cpus", "2", "--memory", "256M"]);
+    said(&place, &["start", "smp", "--cold"]);
+    let blob = furnish(&place, "smp");
+    place.ok(&["pause", "smp"]);
+    said(&place, &["fork", "smp", "--name", "copy"]);
+    assert_eq!(sandbox(&place, "smp")["state"], "paused", "it is what it was");
+    assert_eq!(in_guest(&place, "copy", "sha256sum /dev/shm/blob; nproc"), format!("{blob}2\n"));
+    place.ok(&["resume", "smp"]);
+    assert_eq!(in_guest(&place, "smp", "sha256sum /dev/shm/blob"), blob);
+    place.ok(&["delete", "smp", "copy"]);
+    oracle.assert_clean();
+}
+
+#[test]
+fn what_cannot_be_copied_is_refused_and_changes_nothing() {
+    let place = Place::without_network();
+    let oracle = place.oracle();
+    let code = |args: &[&str]| place.envelope(args)["error"]["code"].as_str().unwrap_or("ok").to_owned();
+    assert_eq!(code(&["fork", "nobody"]), "not_found");
+    place.create("made", &[]);
+    assert_eq!(code(&["fork", "made"]), "invalid_state");
+    place.boot(&["src"]);
+    for (count, name, wanted) in [("0", "x", "usage_error"), ("1001", "x", "usage_error"), ("2", &*"a".repeat(63), "usage_error")] {
+        assert_eq!(code(&["fork", "src", "--count", count, "--name", name]), wanted, "{count} {name}");
+    }
+    // The second name is taken: the first copy goes again.
+    place.create("x-2", &[]);
+    assert_eq!(code(&["fork", "src", "--count", "2", "--name", "x"]), "already_exists");
+    assert_eq!(place.ids(), ["made", "src", "x-2"]);
+    let pair = place.pair("src");
+    assert!(pair.hypervisor.signal(rustix::process::Signal::KILL));
+    assert_ends(&pair.hypervisor);
+    assert_ends(&pair.monitor);
+    assert_eq!(code(&["fork", "src"]), "invalid_state", "nothing of a dead one can be copied");
+    place.ok(&["delete", "made", "src", "x-2"]);
+    oracle.assert_clean();
+}
+
+#[test]
+fn whoever_is_killed_while_it_copies_leaves_a_source_that_runs_on() {
+    let place = Place::without_network();
+    let oracle = place.oracle();
+    place.boot(&["src"]);
+    for point in ["before:freeze", "after:freeze", "before:thaw", "after:thaw"] {
+        let killed = armed(&place, &["fork", "src", "--name", "copy"], &format!("kill@{point}")).run();
+        assert_eq!(killed.signal(), Some(9), "{point}: {killed}");
+        place.assert_answers("src");
+        assert_eq!(sandbox(&place, "src")["state"], "running", "{point}");
+        assert_eq!(place.ids(), ["src"], "{point}");
+    }
+    // What the killed ones left of the source's memory is in nobody's way, and goes.
+    said(&place, &["fork", "src", "--name", "copy"]);
+    assert!(place.cleanup(&["--force"]).failed().is_empty());
+    assert_eq!(place.ids(), ["copy", "src"]);
+    let left = |part: &str| std::fs::read_dir(place.path("state/snapshots").join(part)).unwrap().count();
+    assert_eq!((left("tmp"), left("locks")), (0, 0));
+    place.ok(&["delete", "copy", "src"]);
+    oracle.assert_clean();
+}
+
+/// Halted in the middle, so that what others want meets a guest that stands still.
+#[test]
+fn what_is_asked_of_a_source_that_stands_still_is_done_when_it_goes_on() {
+    let place = Place::without_network();
+    let oracle = place.oracle();
+    place.boot(&["src"]);
+    let copying = armed(&place, &["fork", "src", "--name", "copy"], "stop@after:freeze").spawn();
+    let pid = copying.pid();
+    testkit::until("a copy under way", BOOT, || is_stopped(pid).then_some(()));
+    let asked = place.smolvm(&["exec", "src", "--", "echo", "later"]).timeout(BOOT).spawn();
+    let busy = place.envelope(&["stop", "src", "--timeout", "1s"]);
+    assert_eq!(busy["error"]["code"], "busy", "{busy:#}");
+    Process::read(pid).unwrap().signal(rustix::process::Signal::CONT);
+    assert_eq!(asked.wait().stdout, "later\n");
+    copying.wait().assert_ok();
+    place.assert_answers("copy");
+    place.ok(&["delete", "src", "copy"]);
+    oracle.assert_clean();
+}
+
+/// A command in which something goes wrong.
+fn armed<'a>(place: &'a Place, args: &[&str], order: &str) -> Cmd<'a> {
+    let trace = place.scratch().join("trace");
+    std::fs::remove_file(&trace).ok();
+    place.smolvm(args).env("SMOLVM_TEST_FAULT", order).env("SMOLVM_TEST_TRACE", trace).timeout(BOOT)
+}
+
+fn is_stopped(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+}

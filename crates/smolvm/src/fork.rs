@@ -1,0 +1,165 @@
+//! `fork`: copies of a sandbox as it runs, each of them running.
+//!
+//! ```text
+//!   source ─ lock ─► copied (halted for milliseconds) ─► unlocked      copies ─► created, restored, one after the other
+//! ```
+//!
+//! What was copied has no name and is gone with the command; the copies hold the files open. All of them are made, or none.
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use smolvm_host::image::snapshot::{Draft, Kind};
+use smolvm_host::store::SandboxRecord;
+use smolvm_model::engine::AcceleratorRequest;
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::name::SandboxId;
+use smolvm_model::quantity::Span;
+use smolvm_model::spec::Spec;
+use smolvm_model::state::{Admission, Request};
+
+use crate::create::Made;
+use crate::error::Error;
+use crate::installation::{LOCK_WAIT, Smolvm};
+use crate::snapshot::unusable;
+use crate::start::{CopyOf, DEADLINE, Machine, Patience};
+use crate::view::SandboxView;
+
+/// Copies that one command makes at most; each is a process, a device and a uid.
+pub const MOST_COPIES: u16 = 1000;
+/// How long the removal of a copy that could not be started waits for its monitor.
+pub(crate) const REMOVAL_WAIT: Duration = Duration::from_secs(20);
+
+/// What `fork` is asked for.
+#[derive(Debug, Clone)]
+pub struct ForkRequest {
+    /// What is copied.
+    pub source: SandboxId,
+    /// How many copies; at least one.
+    pub count: u16,
+    /// The copy's name, or what the names of several begin with; drawn without one.
+    pub name: Option<SandboxId>,
+    /// Their time to live.
+    pub ttl: Option<Span>,
+    /// How long each may take until its agent answers.
+    pub deadline: Duration,
+}
+
+impl ForkRequest {
+    /// One copy with a drawn name.
+    pub fn of(source: SandboxId) -> Self {
+        Self { source, count: 1, name: None, ttl: None, deadline: DEADLINE }
+    }
+}
+
+/// What `fork` did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Forked {
+    /// The copies.
+    pub sandboxes: Vec<SandboxView>,
+    /// How long the source stood still.
+    pub halted: Duration,
+    /// Memory that it had to itself.
+    pub own_bytes: u64,
+}
+
+impl Smolvm {
+    /// Makes running copies of a running sandbox; given up and taken back as soon as `signals` can be read.
+    pub fn fork(&self, request: &ForkRequest, signals: Option<BorrowedFd<'_>>) -> Result<Forked, Error> {
+        let names = names(request)?;
+        let root = self.paths().snapshots();
+        let missing = || Error::no_such_sandbox(&request.source);
+        let store = self.store_if_any()?.ok_or_else(missing)?;
+        let lock = self.lock_existing(&store, &request.source, LOCK_WAIT)?.ok_or_else(missing)?;
+        let (record, entries) = store.sandbox(&request.source)?.ok_or_else(missing)?;
+        match self.admit(&record, &entries, Request::Pause)? {
+            Admission::Refused(refusal) => return Err(Error::refused_by_state(&request.source, refusal)),
+            Admission::Go | Admission::AlreadySo | Admission::ReclaimThenGo => {}
+        }
+        let accelerator = accelerator_of(&record);
+        let needed = self.copy_needs_mib(&record, &entries, Kind::Machine);
+        let draft = Draft::of_fork(&root, &request.source, needed, request.deadline).map_err(unusable)?;
+        let copied = self.copy_running(&record, &entries, &draft.files(), Kind::Machine)?;
+        drop((lock, store));
+        let spec = Spec { restored_from: Some(request.source.clone()), ..record.spec };
+        let mut made = Vec::new();
+        for name in &names {
+            let machine = Machine { files: &draft.files(), of: CopyOf::Sandbox(&request.source), accelerator };
+            let one = self.copy_of((name.as_ref(), request.ttl), &spec, machine, Patience::new(request.deadline, signals));
+            match one {
+                Ok(one) => made.push(one),
+                Err(e) => return Err(self.take_back(&made, e)),
+            }
+        }
+        let sandboxes = made.iter().map(|made| Ok(self.inspect(&made.id)?.sandbox)).collect::<Result<_, Error>>()?;
+        Ok(Forked { sandboxes, halted: copied.halted, own_bytes: copied.own_bytes })
+    }
+
+    /// Makes one sandbox that goes on as a copy; one that does not is gone again.
+    pub(crate) fn copy_of(
+        &self,
+        (name, ttl): (Option<&SandboxId>, Option<Span>),
+        spec: &Spec,
+        machine: Machine<'_>,
+        patience: Patience<'_>,
+    ) -> Result<Made, Error> {
+        let made = self.create_with(name, ttl.map(Span::duration), spec, Some(&machine.files.disk))?;
+        match self.start_copy(&made.id, machine, patience) {
+            Ok(()) => Ok(made),
+            Err(e) => Err(self.take_back(std::slice::from_ref(&made), e)),
+        }
+    }
+
+    /// Deletes what was made before something failed, and says if that failed, too.
+    fn take_back(&self, made: &[Made], cause: Error) -> Error {
+        let left = made.iter().filter(|made| !self.delete_made_within(made, REMOVAL_WAIT).is_ok_and(|deletion| deletion.failed.is_empty()));
+        let left: Vec<&str> = left.map(|made| made.id.as_str()).collect();
+        if left.is_empty() { cause } else { cause.hint(format!("what was made could not be taken back: smolvm delete {}", left.join(" "))) }
+    }
+}
+
+/// What runs it now: its copies can go on with nothing else.
+pub(crate) fn accelerator_of(record: &SandboxRecord) -> AcceleratorRequest {
+    record.run.as_ref().and_then(|run| run.accelerator.parse().ok()).unwrap_or(record.spec.accelerator)
+}
+
+/// The names of the copies.
+fn names(request: &ForkRequest) -> Result<Vec<Option<SandboxId>>, Error> {
+    let count = request.count;
+    if count == 0 || count > MOST_COPIES {
+        return Err(Error::new(ErrorCode::UsageError, format!("{count} copies cannot be made: at least 1, at most {MOST_COPIES}")));
+    }
+    let Some(name) = &request.name else { return Ok(vec![None; usize::from(count)]) };
+    if count == 1 {
+        return Ok(vec![Some(name.clone())]);
+    }
+    let numbered = |number: u16| {
+        format!("{name}-{number}")
+            .parse()
+            .map(Some)
+            .map_err(|e| Error::new(ErrorCode::UsageError, format!("\"{name}\" is too long for the names of {count} copies")).because(e))
+    };
+    (1..=count).map(numbered).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_copies_are_numbered_and_their_names_must_fit() {
+        let request = |count, name: Option<&str>| ForkRequest {
+            count,
+            name: name.map(|name| name.parse().unwrap()),
+            ..ForkRequest::of("vm-a".parse().unwrap())
+        };
+        let text = |request: &ForkRequest| names(request).unwrap().into_iter().map(|n| n.map(|n| n.to_string())).collect::<Vec<_>>();
+        assert_eq!(text(&request(1, Some("b"))), [Some("b".to_owned())]);
+        assert_eq!(text(&request(2, Some("b"))), [Some("b-1".to_owned()), Some("b-2".to_owned())]);
+        assert_eq!(text(&request(2, None)), [None, None]);
+        let long = "a".repeat(62);
+        for (count, name) in [(0, None), (1001, None), (2, Some(long.as_str()))] {
+            assert_eq!(names(&request(count, name)).unwrap_err().code, ErrorCode::UsageError);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! `snapshot create`: the sandbox stands still for a moment and goes on.
+
+use std::time::Duration;
+
+use smolvm_host::image::snapshot::{self, Draft, Kind, Origin};
+use smolvm_host::image::template::{DiskState, Facts};
+use smolvm_host::store::SandboxRecord;
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::ledger::Entry;
+use smolvm_model::name::SandboxId;
+use smolvm_model::state::{Admission, Request, State};
+
+use super::verdict::processor;
+use super::{SnapshotView, unusable};
+use crate::error::Error;
+use crate::fork::accelerator_of;
+use crate::installation::{LOCK_WAIT, Smolvm};
+
+/// What `snapshot create` is asked for.
+#[derive(Debug, Clone)]
+pub struct SnapshotRequest {
+    /// What it is of.
+    pub sandbox: SandboxId,
+    /// Its name; the sandbox's with a number without one.
+    pub name: Option<SandboxId>,
+    /// What is to be in it; all that there is without one.
+    pub kind: Option<Kind>,
+}
+
+/// What `snapshot create` did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Saved {
+    /// The snapshot.
+    pub snapshot: SnapshotView,
+    /// How long the sandbox stood still; nothing for one that did not run.
+    pub halted: Option<Duration>,
+}
+
+impl Smolvm {
+    /// Saves a sandbox as it is now.
+    pub fn save_snapshot(&self, request: &SnapshotRequest) -> Result<Saved, Error> {
+        let id = &request.sandbox;
+        let missing = || Error::no_such_sandbox(id);
+        let store = self.store_if_any()?.ok_or_else(missing)?;
+        let lock = self.lock_existing(&store, id, LOCK_WAIT)?.ok_or_else(missing)?;
+        let (record, entries) = store.sandbox(id)?.ok_or_else(missing)?;
+        let runs = self.runs_now(&record, &entries)?;
+        let kind = match (request.kind, runs) {
+            (None | Some(Kind::Machine), true) => Kind::Machine,
+            (None | Some(Kind::Disk), false) | (Some(Kind::Disk), true) => Kind::Disk,
+            (Some(Kind::Machine), false) => {
+                return Err(Error::new(ErrorCode::InvalidState, format!("sandbox \"{id}\" does not run: it has a disk, and no memory"))
+                    .hint(format!("smolvm snapshot create {id} --disk-only")));
+            }
+        };
+        let root = self.paths().snapshots();
+        let name = match &request.name {
+            Some(name) => name.clone(),
+            None => next_name(id, &snapshot::names(&root)?)?,
+        };
+        let origin = Origin {
+            sandbox: id.clone(),
+            parent: record.spec.restored_from.clone(),
+            spec: record.spec.clone(),
+            facts: self.facts_of(&record)?,
+            processor: processor(record.run.as_ref()),
+        };
+        let needed = self.copy_needs_mib(&record, &entries, kind);
+        let draft = Draft::of_snapshot(&root, &name, needed, LOCK_WAIT).map_err(unusable)?;
+        if snapshot::find(&root, &name).map_err(unusable)?.is_some() {
+            return Err(unusable(smolvm_host::image::ImageError::Exists { name: name.to_string() }));
+        }
+        let halted = if runs {
+            Some(self.copy_running(&record, &entries, &draft.files(), kind)?.halted)
+        } else {
+            smolvm_host::effect::perform(smolvm_model::effect::Effect::Workdir, |_| self.copy_disk(&record, &draft.files()))?;
+            None
+        };
+        // The sandbox is free again; what is left to do is the disk's.
+        drop((lock, store));
+        let snapshot = draft.publish(&root, &name, kind, &origin).map_err(unusable)?;
+        Ok(Saved { snapshot: self.view_of_snapshot(snapshot), halted })
+    }
+
+    /// What the machine has that a copy of it must have, too.
+    fn facts_of(&self, record: &SandboxRecord) -> Result<Facts, Error> {
+        let plan = self.plan_start(&record.spec, Some(accelerator_of(record)), DiskState::Used)?;
+        let ran = record.run.as_ref().map_or(plan.hypervisor(), |run| run.hypervisor.as_str());
+        // It was started before the hypervisor was upgraded: this one did not make its state.
+        let hypervisor = if ran == plan.hypervisor() { plan.facts.hypervisor.clone() } else { ran.to_owned() };
+        Ok(Facts { hypervisor, ..plan.facts })
+    }
+
+    /// Whether there is memory to save; what is neither running nor at rest is refused.
+    fn runs_now(&self, record: &SandboxRecord, entries: &[Entry]) -> Result<bool, Error> {
+        match record.state {
+            State::Created | State::Stopped | State::Failed => Ok(false),
+            State::Creating | State::Starting | State::Running | State::Paused | State::Stopping | State::Deleting => {
+                match self.admit(record, entries, Request::Pause)? {
+                    Admission::Refused(refusal) => Err(Error::refused_by_state(&record.id, refusal)),
+                    Admission::Go | Admission::AlreadySo | Admission::ReclaimThenGo => Ok(true),
+                }
+            }
+        }
+    }
+}
+
+/// The sandbox's name with the number after the highest there is.
+fn next_name(sandbox: &SandboxId, taken: &[SandboxId]) -> Result<SandboxId, Error> {
+    // Room for a number of six digits, and no '-' before the '-'.
+    let stem = sandbox.as_str().chars().take(56).collect::<String>();
+    let stem = stem.trim_end_matches('-');
+    let number_of = |name: &SandboxId| name.as_str().strip_prefix(stem)?.strip_prefix('-')?.parse::<u32>().ok();
+    let next = taken.iter().filter_map(number_of).max().unwrap_or(0).saturating_add(1);
+    format!("{stem}-{next}")
+        .parse()
+        .map_err(|e| Error::new(ErrorCode::UsageError, "no name is left for it").hint("give it one: --name NAME").because(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_numbered_and_always_names() {
+        let id = |text: &str| text.parse::<SandboxId>().unwrap();
+        assert_eq!(next_name(&id("build"), &[]).unwrap(), id("build-1"));
+        assert_eq!(next_name(&id("build"), &[id("build-9"), id("build-x"), id("other-77")]).unwrap(), id("build-10"));
+        let long = format!("{}-{}", "a".repeat(55), "b".repeat(7));
+        assert_eq!(next_name(&id(&long), &[]).unwrap(), id(&format!("{}-1", "a".repeat(55))));
+    }
+}

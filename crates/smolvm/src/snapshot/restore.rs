@@ -1,0 +1,83 @@
+//! `snapshot restore`: a sandbox that goes on where the snapshot was made.
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use smolvm_host::image::snapshot::Kind;
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::name::SandboxId;
+use smolvm_model::quantity::Span;
+use smolvm_model::spec::Spec;
+
+use super::verdict::accelerator_of;
+use crate::error::Error;
+use crate::fork::REMOVAL_WAIT;
+use crate::installation::Smolvm;
+use crate::start::{CopyOf, DEADLINE, Machine, Patience, StartOptions};
+use crate::view::SandboxView;
+
+/// What `snapshot restore` is asked for.
+#[derive(Debug, Clone)]
+pub struct RestoreRequest {
+    /// The snapshot.
+    pub snapshot: SandboxId,
+    /// The sandbox's name; that of the one that was saved without one.
+    pub name: Option<SandboxId>,
+    /// What of it is used; all that there is without one.
+    pub kind: Option<Kind>,
+    /// Its time to live.
+    pub ttl: Option<Span>,
+    /// How long it may take until its agent answers.
+    pub deadline: Duration,
+}
+
+impl RestoreRequest {
+    /// All of it, under the name it had.
+    pub fn of(snapshot: SandboxId) -> Self {
+        Self { snapshot, name: None, kind: None, ttl: None, deadline: DEADLINE }
+    }
+}
+
+impl Smolvm {
+    /// Makes a sandbox of a snapshot and starts it; given up and taken back as soon as `signals` can be read.
+    pub fn restore_snapshot(&self, request: &RestoreRequest, signals: Option<BorrowedFd<'_>>) -> Result<SandboxView, Error> {
+        let snapshot = self.snapshot_named(&request.snapshot)?;
+        let (name, files) = (request.name.as_ref().unwrap_or(&snapshot.origin.sandbox), snapshot.files());
+        let spec = Spec { restored_from: Some(snapshot.name.clone()), ..snapshot.origin.spec.clone() };
+        let kind = match (request.kind, snapshot.kind) {
+            (Some(Kind::Machine), Kind::Disk) => {
+                return Err(Error::new(ErrorCode::InvalidState, format!("the snapshot \"{}\" is of a disk alone", snapshot.name)));
+            }
+            (Some(kind), _) | (None, kind) => kind,
+        };
+        let made = match kind {
+            Kind::Machine => {
+                self.must_fit(&snapshot)?;
+                let patience = Patience::new(request.deadline, signals);
+                let machine = Machine { files: &files, of: CopyOf::Snapshot(&snapshot.name), accelerator: accelerator_of(&snapshot) };
+                self.copy_of((Some(name), request.ttl), &spec, machine, patience)?
+            }
+            Kind::Disk => {
+                let made = self.create_with(Some(name), request.ttl.map(Span::duration), &spec, Some(&files.disk))?;
+                let options = StartOptions { deadline: request.deadline, ..StartOptions::default() };
+                if let Err(e) = self.start_unless(&made.id, options, signals) {
+                    let _ = self.delete_made_within(&made, REMOVAL_WAIT);
+                    return Err(e);
+                }
+                made
+            }
+        };
+        Ok(self.inspect(&made.id)?.sandbox)
+    }
+
+    fn must_fit(&self, snapshot: &smolvm_host::image::snapshot::Snapshot) -> Result<(), Error> {
+        let differences = self.differences(snapshot)?;
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let name = &snapshot.name;
+        let text: Vec<String> = differences.iter().map(|d| format!("{}: was {}, is {}", d.what, d.then, d.now)).collect();
+        Err(Error::new(ErrorCode::Unsupported, format!("the snapshot \"{name}\" cannot go on here with its memory ({})", text.join("; ")))
+            .hint(format!("its disk can: smolvm snapshot restore {name} --disk-only")))
+    }
+}
