@@ -1,12 +1,14 @@
 //! `fork`: copies of a sandbox as it runs, each of them running.
 //!
 //! ```text
-//!   source ─ lock ─► copied (halted for milliseconds) ─► unlocked      copies ─► created, restored, one after the other
+//!   source ─ lock ─► copied (halted for milliseconds) ─► unlocked      copies ─► created, restored, some at a time
 //! ```
 //!
 //! What was copied has no name and is gone with the command; the copies hold the files open. All of them are made, or none.
 
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use smolvm_host::image::snapshot::{Draft, Kind};
@@ -82,15 +84,11 @@ impl Smolvm {
         let copied = self.copy_running(&record, &entries, &draft.files(), Kind::Machine)?;
         drop((lock, store));
         let spec = Spec { restored_from: Some(request.source.clone()), ..record.spec };
-        let mut made = Vec::new();
-        for name in &names {
-            let machine = Machine { files: &draft.files(), of: CopyOf::Sandbox(&request.source), accelerator };
-            let one = self.copy_of((name.as_ref(), request.ttl), &spec, machine, Patience::new(request.deadline, signals));
-            match one {
-                Ok(one) => made.push(one),
-                Err(e) => return Err(self.take_back(&made, e)),
-            }
-        }
+        let machine = Machine { files: &draft.files(), of: CopyOf::Sandbox(&request.source), accelerator };
+        let one = |name: &Option<SandboxId>| {
+            self.copy_of((name.as_ref(), request.ttl), &spec, machine, Patience::new(request.deadline, signals))
+        };
+        let made = at_once(&names, one).map_err(|(made, e)| self.take_back(&made, e))?;
         let sandboxes = made.iter().map(|made| Ok(self.inspect(&made.id)?.sandbox)).collect::<Result<_, Error>>()?;
         Ok(Forked { sandboxes, halted: copied.halted, own_bytes: copied.own_bytes })
     }
@@ -115,6 +113,43 @@ impl Smolvm {
         let left = made.iter().filter(|made| !self.delete_made_within(made, REMOVAL_WAIT).is_ok_and(|deletion| deletion.failed.is_empty()));
         let left: Vec<&str> = left.map(|made| made.id.as_str()).collect();
         if left.is_empty() { cause } else { cause.hint(format!("what was made could not be taken back: smolvm delete {}", left.join(" "))) }
+    }
+}
+
+/// How many are made at the same time: each waits for the database, for its hypervisor and for its guest in turn.
+const AT_ONCE: usize = 4;
+
+/// Makes all of them, some at a time, and gives them in their order; after the first that fails no other is begun.
+fn at_once<I: Sync, T: Send>(items: &[I], make: impl Fn(&I) -> Result<T, Error> + Sync) -> Result<Vec<T>, (Vec<T>, Error)> {
+    let next = AtomicUsize::new(0);
+    let outcomes: Mutex<Vec<(usize, Result<T, Error>)>> = Mutex::default();
+    let work = || {
+        while let Some((number, item)) = items.iter().enumerate().nth(next.fetch_add(1, Ordering::Relaxed)) {
+            let outcome = make(item);
+            if outcome.is_err() {
+                next.store(items.len(), Ordering::Relaxed);
+            }
+            outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((number, outcome));
+        }
+    };
+    let workers = items.len().min(AT_ONCE).min(std::thread::available_parallelism().map_or(1, usize::from));
+    // One of them is this thread: a single copy starts none.
+    std::thread::scope(|scope| {
+        (1..workers).for_each(|_| drop(scope.spawn(work)));
+        work();
+    });
+    let mut outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    outcomes.sort_by_key(|(number, _)| *number);
+    let (mut done, mut failed) = (Vec::new(), None);
+    for (_, outcome) in outcomes {
+        match outcome {
+            Ok(one) => done.push(one),
+            Err(e) => failed = failed.or(Some(e)),
+        }
+    }
+    match failed {
+        None => Ok(done),
+        Some(e) => Err((done, e)),
     }
 }
 
@@ -145,6 +180,21 @@ fn names(request: &ForkRequest) -> Result<Vec<Option<SandboxId>>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_are_made_in_their_order_and_none_is_begun_after_one_failed() {
+        let numbers: Vec<u32> = (0..100).collect();
+        assert_eq!(at_once(&numbers, |n| Ok(n * 2)).unwrap(), numbers.iter().map(|n| n * 2).collect::<Vec<_>>());
+        let begun = AtomicUsize::new(0);
+        let fails = |n: &u32| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            if *n == 3 { Err(Error::new(ErrorCode::Busy, "no")) } else { Ok(*n) }
+        };
+        let (made, error) = at_once(&numbers, fails).unwrap_err();
+        assert_eq!(error.code, ErrorCode::Busy);
+        assert_eq!(made.len() + 1, begun.into_inner(), "what was made is given back, to be taken back");
+        assert!(made.len() < 99);
+    }
 
     #[test]
     fn several_copies_are_numbered_and_their_names_must_fit() {

@@ -78,19 +78,25 @@ impl Layer {
         make_directory(IDENTITY).map_err(failed(STEP, IDENTITY))?;
         make_directory(&layer).map_err(failed(STEP, &layer))?;
         adopt(&layer, &shipped)?;
+        Self::open()
+    }
+
+    /// The layer that was filled before the root was put together.
+    pub(super) fn open() -> Result<Self, BootFailure> {
+        let layer = format!("{IDENTITY}/etc");
         let etc = open(&layer, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(failed(STEP, &layer))?;
         Ok(Self { etc })
     }
 
     /// Says who the guest is.
-    pub(super) fn fill(self, config: &BootConfig) -> Result<(), BootFailure> {
-        for (name, text, mode) in files(config) {
-            let fail = |what| failed(STEP, what);
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-            let file = openat(&self.etc, name, flags, Mode::from_raw_mode(mode)).map_err(fail(name))?;
-            File::from(file).write_all(text.as_bytes()).map_err(|e| BootFailure { step: STEP, message: format!("{name}: {e}") })?;
-        }
-        Ok(())
+    pub(super) fn fill(&self, config: &BootConfig) -> Result<(), BootFailure> {
+        files(config).try_for_each(|(name, text, mode)| self.put(name, &text, mode))
+    }
+
+    fn put(&self, name: &str, text: &str, mode: u32) -> Result<(), BootFailure> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.etc, name, flags, Mode::from_raw_mode(mode)).map_err(failed(STEP, name))?;
+        File::from(file).write_all(text.as_bytes()).map_err(|e| BootFailure { step: STEP, message: format!("{name}: {e}") })
     }
 }
 
@@ -106,11 +112,16 @@ pub(super) fn write(config: &BootConfig) -> Result<(), BootFailure> {
     Ok(())
 }
 
-/// Writes them into the root of a copy of the guest `before`; what a user added to its hosts file is kept.
-pub(super) fn rewrite(config: &BootConfig, before: &str) -> Result<(), BootFailure> {
+/// Says in a copy of the guest `before` who it is; what a user added to its hosts file is kept.
+///
+/// Into the layer, if there is one, which costs no write to the disk. What a user changed lies over it and is changed there.
+pub(super) fn rewrite(config: &BootConfig, before: &str, layer: Option<&Layer>) -> Result<(), BootFailure> {
     for (name, text, mode) in files(config) {
         let path = format!("/etc/{name}");
         let text = if name == HOSTS { renamed(&text_of(&path), before, &text) } else { text };
+        if let Some(layer) = layer {
+            layer.put(name, &text, mode)?;
+        }
         put(&path, &text, mode)?;
     }
     Ok(())

@@ -20,8 +20,10 @@ pub(super) struct Machine {
     has_loopback: bool,
     steps: Steps,
     disk: Option<Disk>,
-    /// The layer that says who the guest is, where the root was put together before that was known.
-    identity: Option<Layer>,
+    /// The layer that says who the guest is.
+    layer: Option<Layer>,
+    /// Whether the root was put together before it was known who the guest is.
+    has_root: bool,
     /// The network it was given.
     network: Option<NetworkConfig>,
 }
@@ -29,7 +31,7 @@ pub(super) struct Machine {
 impl Machine {
     /// A guest that can be talked to.
     pub(super) fn new(steps: Steps) -> Self {
-        Self { image: None, raised: None, has_loopback: false, steps, disk: None, identity: None, network: None }
+        Self { image: None, raised: None, has_loopback: false, steps, disk: None, layer: None, has_root: false, network: None }
     }
 
     /// What the guest is, as the kernel and its files say.
@@ -52,6 +54,10 @@ impl Machine {
         self.steps.done("disk");
         let placed = identity::place(config)?;
         self.steps.done("identity");
+        self.layer = match placed {
+            Placed::Layer => Some(Layer::open()?),
+            Placed::Refused => None,
+        };
         self.disk = Some(overlay::assemble(placed)?);
         self.steps.done("overlay");
         modules::forget();
@@ -84,7 +90,8 @@ impl Guest for Machine {
         }
         if fresh_disk {
             overlay::mount_upper(Upper::DataDisk)?;
-            self.identity = Some(Layer::make()?);
+            self.layer = Some(Layer::make()?);
+            self.has_root = true;
             self.disk = Some(overlay::assemble(Placed::Layer)?);
             modules::forget();
             overlay::switch_root()?;
@@ -124,7 +131,7 @@ impl Guest for Machine {
         };
         self.network.clone_from(&config.network);
         self.steps.done("network");
-        match self.identity.take() {
+        match self.layer.as_ref().filter(|_| self.has_root) {
             Some(layer) => layer.fill(config)?,
             None => self.put_root_together(config)?,
         }
@@ -148,7 +155,8 @@ impl Guest for Machine {
         };
         self.network.clone_from(&config.network);
         self.steps.done("network");
-        identity::rewrite(config, &before)?;
+        identity::rewrite(config, &before, self.layer.as_ref())?;
+        self.steps.done("identity");
         let mut id = [0; 16];
         rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty()).map_err(failed("identity", "boot id"))?;
         identity::renew_boot_id(id)?;

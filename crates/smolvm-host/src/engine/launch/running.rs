@@ -65,11 +65,13 @@ impl Running {
         let deadline = Instant::now() + GREETING_PATIENCE;
         loop {
             self.await_word(listener.as_fd(), stderr, deadline)?;
-            let call = listener.next().map_err(LaunchError::Memory)?;
-            if call.path.as_deref() == Some(argv::MEMORY) {
-                return listener.give(&call, file.as_fd()).map_err(LaunchError::Memory);
+            match answer(listener, file) {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                // A signal took the call away before it was answered; it comes again, or the process has ended.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                Err(e) => return Err(LaunchError::Memory(e)),
             }
-            listener.pass(&call).map_err(LaunchError::Memory)?;
         }
     }
 
@@ -102,6 +104,15 @@ impl Running {
         }
         LaunchError::Died { outcome, stderr: String::from_utf8_lossy(&words).trim().to_owned() }
     }
+}
+
+/// Answers the call that waits; true if it was the one for the guest's memory.
+fn answer(listener: &Listener, file: &File) -> std::io::Result<bool> {
+    let call = listener.next()?;
+    if call.path.as_deref() == Some(argv::MEMORY) {
+        return listener.give(&call, file.as_fd()).map(|()| true);
+    }
+    listener.pass(&call).map(|()| false)
 }
 
 impl Drop for Running {
