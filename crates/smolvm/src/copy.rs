@@ -61,7 +61,7 @@ impl Smolvm {
         let began = Instant::now();
         let copied = perform(Effect::Workdir, |_| -> Result<u64, Error> {
             let own_bytes = match &memory {
-                Some((memory, file)) => memory.copy_own(file).map_err(unreadable(id))?,
+                Some((memory, file)) => memory.copy_changed(file).map_err(unreadable(id))?,
                 None => 0,
             };
             if kind == Kind::Machine {

@@ -85,9 +85,8 @@ impl Smolvm {
         drop((lock, store));
         let spec = Spec { restored_from: Some(request.source.clone()), ..record.spec };
         let machine = Machine { files: &draft.files(), of: CopyOf::Sandbox(&request.source), accelerator };
-        let one = |name: &Option<SandboxId>| {
-            self.copy_of((name.as_ref(), request.ttl), &spec, machine, Patience::new(request.deadline, signals))
-        };
+        let one =
+            |name: &Option<SandboxId>| self.copy_of((name.as_ref(), request.ttl), &spec, machine, Patience::new(request.deadline, signals));
         let made = at_once(&names, one).map_err(|(made, e)| self.take_back(&made, e))?;
         let sandboxes = made.iter().map(|made| Ok(self.inspect(&made.id)?.sandbox)).collect::<Result<_, Error>>()?;
         Ok(Forked { sandboxes, halted: copied.halted, own_bytes: copied.own_bytes })

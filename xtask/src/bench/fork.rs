@@ -65,20 +65,20 @@ impl RawFork {
             Cmd::new("ip").args(["tuntap", "add", "dev", TAP, "mode", "tap", "vnet_hdr"]).run()?;
             Cmd::new("ip").args(["link", "set", TAP, "up"]).run()?;
         }
-        let args = Self::translate(bed, &words, &template, &dir)?;
+        let args = Self::translate(bed, sandbox, &words, &template, &dir)?;
         let qemu = which("qemu-system-x86_64").context("qemu-system-x86_64 is not installed")?.into();
         Ok(Self { qemu, args, dir, template, has_network })
     }
 
     /// The same machine, with paths in the place of descriptors.
-    fn translate(bed: &Bed, words: &[String], template: &Path, dir: &Path) -> Result<Vec<String>> {
+    fn translate(bed: &Bed, sandbox: &str, words: &[String], template: &Path, dir: &Path) -> Result<Vec<String>> {
         let text = |path: PathBuf| path.display().to_string();
         let current = |what: &str| -> Result<PathBuf> {
             let base = bed.home.join("cache").join(what);
             let name = std::fs::read_to_string(base.join("current")).with_context(|| format!("the current {what}"))?;
             Ok(base.join(name.split_whitespace().next().unwrap_or_default().trim_start_matches("sha256:")))
         };
-        let image = bed.json(&["inspect", "--json", super::run::ID])?;
+        let image = bed.json(&["inspect", "--json", sandbox])?;
         let digest = image["sandbox"]["image_digest"].as_str().unwrap_or_default().trim_start_matches("sha256:").to_owned();
         let disks = [
             ("filename=/dev/fdset/1", format!("filename={}", text(bed.home.join("cache/images").join(digest).join("image.ext4")))),

@@ -9,6 +9,7 @@
 
 mod bed;
 mod cleanup;
+mod copy;
 mod cpio;
 mod exec;
 mod figures;
@@ -38,9 +39,10 @@ const RUNS: usize = 10;
 
 type Measure = fn(&Bed) -> Result<Vec<Figure>>;
 
-const ALL: [(&str, Measure); 6] = [
+const ALL: [(&str, Measure); 7] = [
     ("start", start::measure),
     ("run", run::measure),
+    ("copy", copy::measure),
     ("list", list::measure),
     ("exec", exec::measure),
     ("cleanup", cleanup::measure),

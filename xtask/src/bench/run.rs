@@ -10,7 +10,7 @@ use super::bed::Bed;
 use super::figures::{Figure, ms};
 use super::fork::RawFork;
 
-pub(super) const ID: &str = "bench-fork";
+const ID: &str = "bench-fork";
 const ECHO: [&str; 2] = ["/bin/echo", "hi"];
 /// How many are started at the same moment.
 const AT_ONCE: usize = 50;

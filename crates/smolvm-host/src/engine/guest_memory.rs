@@ -81,17 +81,40 @@ impl GuestMemory {
         }
     }
 
-    /// Writes the guest's own pages over it, and gives their bytes. Done while the machine runs, it makes doing it again
-    /// when that stands still so much shorter; what counts is the last time.
+    /// Writes the guest's own pages over it, and gives their bytes. The machine may run meanwhile.
     pub fn copy_own(&self, target: &File) -> Result<u64> {
+        self.each_own(|at, bytes| write_page_wise(target, bytes, at))
+    }
+
+    /// Does it again when the machine stands still, for what has changed since; and gives the bytes of all its own pages.
+    ///
+    /// A page that is what it was is not written, so that the disk has it to write once.
+    pub fn copy_changed(&self, target: &File) -> Result<u64> {
+        let mut there = vec![0; CHUNK];
+        self.each_own(|at, bytes| {
+            let there = &mut there[..bytes.len()];
+            target.read_exact_at(there, at)?;
+            let changed = bytes.chunks_exact(PAGE_LEN).zip(there.chunks_exact(PAGE_LEN)).map(|(now, then)| now != then);
+            for (first, count) in runs(changed) {
+                let (start, len) = (first * PAGE, count * PAGE);
+                let range = usize::try_from(start).unwrap_or(0)..usize::try_from(start + len).unwrap_or(0);
+                target.write_all_at(&bytes[range], at + start)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Reads the guest's own pages, some at a time, with where they are; gives their bytes.
+    fn each_own(&self, mut take: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<u64> {
         let (mut copied, mut at) = (0, 0);
+        let mut buffer = vec![0; CHUNK];
         let mut entries = vec![0; ENTRIES * size_of::<u64>()];
         while at < self.bytes {
             let pages = ((self.bytes - at) / PAGE).min(ENTRIES as u64);
             let wanted = &mut entries[..usize::try_from(pages).unwrap_or(0) * size_of::<u64>()];
             self.pagemap.read_exact_at(wanted, (self.address + at) / PAGE * 8)?;
             for (first, count) in runs(wanted.chunks_exact(8).map(|entry| self.is_own(entry))) {
-                self.copy_pages(target, at + first * PAGE, count * PAGE)?;
+                self.read_pages(&mut buffer, at + first * PAGE, count * PAGE, &mut take)?;
                 copied += count * PAGE;
             }
             at += pages * PAGE;
@@ -108,13 +131,12 @@ impl GuestMemory {
         }
     }
 
-    fn copy_pages(&self, target: &File, from: u64, bytes: u64) -> Result<()> {
-        let mut buffer = vec![0; usize::try_from(bytes).unwrap_or(CHUNK).min(CHUNK)];
+    fn read_pages(&self, buffer: &mut [u8], from: u64, bytes: u64, take: &mut impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
         let (mut at, end) = (from, from + bytes);
         while at < end {
             let wanted = usize::try_from(end - at).unwrap_or(CHUNK).min(buffer.len());
             self.memory.read_exact_at(&mut buffer[..wanted], self.address + at)?;
-            write_page_wise(target, &buffer[..wanted], at)?;
+            take(at, &buffer[..wanted])?;
             at += wanted as u64;
         }
         Ok(())
@@ -256,6 +278,16 @@ mod tests {
         };
         assert_eq!([0, 1, 5, 9].map(at), [1, 0, 3, 4]);
         assert!(copy.metadata().unwrap().blocks() * 512 <= 8 * PAGE, "holes were filled");
+        // What changes meanwhile is what the second pass writes; also what becomes zero.
+        map.write(9 * PAGE, &[0; PAGE_LEN]);
+        map.write(11 * PAGE, &[6; PAGE_LEN]);
+        assert_eq!(memory.copy_changed(&copy).unwrap(), 3 * PAGE);
+        let at = |page: u64| {
+            let mut byte = [0];
+            copy.read_exact_at(&mut byte, page * PAGE).unwrap();
+            byte[0]
+        };
+        assert_eq!([0, 1, 5, 9, 11].map(at), [1, 0, 3, 0, 6]);
         // The file loses its name: nobody can open it by that any more.
         file.close().unwrap();
         let again = GuestMemory::open(Path::new("/proc"), std::process::id(), map.address(), pages * PAGE).unwrap();
