@@ -145,6 +145,11 @@ fn snapshot_delete() {
 }
 
 #[test]
+fn prune() {
+    every_step(&matrix::PRUNE);
+}
+
+#[test]
 fn cleanup() {
     every_step(&matrix::CLEANUP);
 }

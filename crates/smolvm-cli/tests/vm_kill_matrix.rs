@@ -132,6 +132,11 @@ fn snapshot_delete() {
 }
 
 #[test]
+fn prune() {
+    every_point(&matrix::PRUNE);
+}
+
+#[test]
 fn cleanup() {
     every_point(&matrix::CLEANUP);
 }

@@ -80,6 +80,11 @@ fn the_example_of_snapshots_runs_as_it_is_printed() {
 }
 
 #[test]
+fn the_example_of_prune_runs_as_it_is_printed() {
+    assert!(run_examples("prune.md", 1) >= 5, "commands of the example were not found");
+}
+
+#[test]
 fn patterns() {
     assert!(shows(&["a … c", "…", "end"], &["a b c", "x", "y", "end"]));
     assert!(shows(&["…", "end"], &["end"]));

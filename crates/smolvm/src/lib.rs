@@ -23,6 +23,7 @@ pub mod clock;
 mod copy;
 pub mod create;
 pub mod delete;
+pub mod df;
 pub mod doctor;
 pub mod error;
 pub mod exec;
@@ -38,6 +39,7 @@ mod network;
 mod observe;
 pub mod paths;
 pub mod pause;
+pub mod prune;
 pub mod resume;
 pub mod run;
 #[cfg(feature = "seed")]

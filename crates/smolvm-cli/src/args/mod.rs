@@ -15,8 +15,8 @@ pub(crate) use common::{Common, MachineOptions, Origin, SandboxOptions, collect,
 pub(crate) use usage::{Wrong, path_of, wants_json, wrong};
 
 use crate::commands::{
-    cleanup, completion, create, delete, doctor, exec, fork, inspect, list, logs, pause, resume, run, setup, snapshot, start, stats, stop,
-    template, version,
+    cleanup, completion, create, delete, df, doctor, exec, fork, inspect, list, logs, pause, prune, resume, run, setup, snapshot, start,
+    stats, stop, template, version,
 };
 
 const ABOUT: &str = "Disposable Linux computers: microVMs with their own kernel, removed without a trace";
@@ -104,6 +104,8 @@ pub(crate) enum Verb {
     Setup(setup::Setup),
     Doctor(doctor::Doctor),
     Cleanup(cleanup::Cleanup),
+    Prune(prune::Prune),
+    Df(df::Df),
     Completion(completion::Completion),
     Version(version::Version),
 }

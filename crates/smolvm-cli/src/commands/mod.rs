@@ -5,6 +5,7 @@ mod complete_names;
 pub(crate) mod completion;
 pub(crate) mod create;
 pub(crate) mod delete;
+pub(crate) mod df;
 pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod fork;
@@ -12,6 +13,7 @@ pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod pause;
+pub(crate) mod prune;
 pub(crate) mod resume;
 pub(crate) mod run;
 pub(crate) mod setup;
@@ -97,6 +99,8 @@ fn act_on(verb: Verb, context: &Context) -> u8 {
         Verb::Setup(v) => act(v, context),
         Verb::Doctor(v) => act(v, context),
         Verb::Cleanup(v) => act(v, context),
+        Verb::Prune(v) => act(v, context),
+        Verb::Df(v) => act(v, context),
         Verb::Completion(v) => act(v, context),
         Verb::Version(v) => act(v, context),
     }
@@ -131,7 +135,7 @@ fn decline(argv: &[OsString], e: clap::Error, path: Option<&str>) -> u8 {
 
 /// The dotted path of a verb of that name: of the groups `template` or `snapshot`, or of no other group.
 pub(crate) fn dotted(group: Option<&str>, verb: &str) -> &'static str {
-    const PATHS: [&str; 26] = [
+    const PATHS: [&str; 28] = [
         run::Run::PATH,
         create::Create::PATH,
         start::Start::PATH,
@@ -148,6 +152,8 @@ pub(crate) fn dotted(group: Option<&str>, verb: &str) -> &'static str {
         setup::Setup::PATH,
         doctor::Doctor::PATH,
         cleanup::Cleanup::PATH,
+        prune::Prune::PATH,
+        df::Df::PATH,
         completion::Completion::PATH,
         version::Version::PATH,
         template::List::PATH,

@@ -4,7 +4,7 @@ use testkit::SealedEnv;
 
 use crate::place::{SMOLVM, run, smolvm, snapshot};
 
-const VERBS: [&str; 18] = [
+const VERBS: [&str; 20] = [
     "run",
     "create",
     "start",
@@ -21,6 +21,8 @@ const VERBS: [&str; 18] = [
     "setup",
     "doctor",
     "cleanup",
+    "prune",
+    "df",
     "completion",
     "version",
 ];

@@ -235,6 +235,27 @@ fn own_template() -> Place {
     place
 }
 
+/// One, an image and an initramfs that nobody needs, and what a killed removal left.
+fn littered() -> Place {
+    let place = own_template();
+    for part in ["images", "initramfs"] {
+        let (shared, own) = (testkit::prerequisite::test_home().join("cache").join(part), place.path("cache").join(part));
+        let current = std::fs::read_to_string(shared.join("current")).unwrap_or_default();
+        std::fs::remove_file(&own).unwrap();
+        std::fs::create_dir(&own).unwrap();
+        // Of what earlier builds of the agent left there is any number; here is only what is needed, and one more.
+        let needed = |name: &str| part == "images" || name == "current" || name == current.trim().trim_start_matches("sha256:");
+        for entry in std::fs::read_dir(shared).unwrap().flatten().filter(|entry| needed(&entry.file_name().to_string_lossy())) {
+            std::os::unix::fs::symlink(entry.path(), own.join(entry.file_name())).unwrap();
+        }
+        let unused = own.join("f".repeat(64));
+        std::fs::create_dir(&unused).unwrap();
+        std::fs::write(unused.join("content"), vec![1; 8192]).unwrap();
+    }
+    std::fs::create_dir_all(place.path("state/trash/gone.0123456789abcdef/deep")).unwrap();
+    place
+}
+
 /// A cache with a kernel in it, and the lists of packages.
 fn without_images() -> Place {
     let place = Place::with_network();
@@ -354,6 +375,8 @@ pub(crate) const SNAPSHOT_DELETE: Scenario = Scenario {
     next: &["snapshot", "list"],
     unrecorded: &[],
 };
+pub(crate) const PRUNE: Scenario =
+    Scenario { name: "prune", place: littered, prepare: nothing, verb: &["prune", "--all"], next: &["prune", "--all"], unrecorded: &[] };
 pub(crate) const CLEANUP: Scenario = Scenario {
     name: "cleanup",
     place: Place::with_network,
@@ -405,7 +428,7 @@ pub(crate) const SETUP_REMOVE: Scenario = Scenario {
 };
 
 /// Every one, for the proof that no point is left out.
-pub(crate) const ALL: [&Scenario; 20] = [
+pub(crate) const ALL: [&Scenario; 21] = [
     &CREATE,
     &CREATE_REFUSED,
     &START,
@@ -420,6 +443,7 @@ pub(crate) const ALL: [&Scenario; 20] = [
     &SNAPSHOT_CREATE,
     &SNAPSHOT_RESTORE,
     &SNAPSHOT_DELETE,
+    &PRUNE,
     &CLEANUP,
     &CLEANUP_LOST,
     &REPAIR,

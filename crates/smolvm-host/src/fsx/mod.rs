@@ -2,10 +2,12 @@
 
 mod copy;
 mod remove;
+mod usage;
 mod write;
 
 pub use copy::{copy_data, copy_sparse};
 pub use remove::{Removed, remove_tree};
+pub use usage::disk_usage;
 pub use write::{cache_file, create_private_dir, sync_dir, write_atomic};
 
 use std::path::{Path, PathBuf};

@@ -47,6 +47,7 @@ mod signature;
 pub mod snapshot;
 mod store;
 pub mod template;
+pub mod unused;
 mod workdir;
 
 pub use apt::{AptError, SkipReason, SourceProblem};

@@ -44,6 +44,15 @@ impl Smolvm {
     }
 
     fn refuse_while_in_use(&self) -> Result<(), Error> {
+        // What was saved cannot go on without its image.
+        let saved = smolvm_host::image::snapshot::names(&self.paths().snapshots())?;
+        if let Some(first) = saved.first() {
+            return Err(Error::new(
+                ErrorCode::Refused,
+                format!("{} snapshots need their images: {first}{}", saved.len(), if saved.len() > 1 { ", …" } else { "" }),
+            )
+            .hint("smolvm snapshot list; smolvm snapshot delete NAME"));
+        }
         let Some(store) = self.store_if_any()? else { return Ok(()) };
         let in_use: Vec<String> = store.table()?.sandboxes.iter().map(|record| record.id.to_string()).collect();
         if in_use.is_empty() {

@@ -1,0 +1,96 @@
+//! `df`: where the disk and the memory went.
+
+use serde::Serialize;
+use smolvm_host::fsx::disk_usage;
+use smolvm_host::image::unused;
+
+use crate::error::Error;
+use crate::installation::Smolvm;
+use crate::prune::{IDLE, Mode, PruneRequest};
+
+/// What one part of the installation takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PartView {
+    /// `sandboxes`, `snapshots`, `images`, `templates`, …
+    pub part: &'static str,
+    /// How many there are.
+    pub count: usize,
+    /// Disk that it takes.
+    pub bytes: u64,
+    /// So much of it `prune` would remove.
+    pub prunable_bytes: u64,
+}
+
+/// Where it all went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Part by part; together all that lies in the state directory and the cache.
+    pub parts: Vec<PartView>,
+    /// All of them.
+    pub total_bytes: u64,
+    /// So much of it `prune` would remove.
+    pub prunable_bytes: u64,
+    /// Sandboxes that run.
+    pub running: usize,
+    /// Memory that each of them has to itself, together.
+    pub own_memory_bytes: u64,
+}
+
+/// Directories of the state directory, as they are called there and here.
+const STATE: [(&str, &str); 3] = [("sandboxes", "sandboxes"), ("snapshots", "snapshots"), ("trash", "trash")];
+/// Those of the cache, and what `prune` calls what it takes of them.
+const CACHE: [(&str, &str, &str); 7] = [
+    ("images", "images", "image"),
+    ("templates", "templates", "template"),
+    ("kernels", "kernels", "kernel"),
+    ("initramfs", "initramfs", "initramfs"),
+    ("apt", "downloads", "downloads"),
+    ("disks", "blank disks", ""),
+    ("tmp", "builds", ""),
+];
+
+impl Smolvm {
+    /// Looks at everything that the installation has on the disk, and at what runs. Changes nothing.
+    pub fn disk_usage(&self) -> Result<Usage, Error> {
+        let (state, cache) = (&self.paths().state, &self.paths().cache);
+        let prune = self.prune(PruneRequest { idle: IDLE, keep: 0, mode: Mode::Say })?;
+        let prunable = |part: &str| prune.removed.iter().filter(|one| one.part == part).map(|one| one.bytes).sum::<u64>();
+        let count =
+            |path: std::path::PathBuf| std::fs::read_dir(path).map_or(0, |entries| entries.flatten().filter(|e| e.path().is_dir()).count());
+        let mut parts = Vec::new();
+        for (directory, part) in STATE {
+            let path = state.join(directory);
+            let things = if directory == "snapshots" { path.join("saved") } else { path.clone() };
+            let taken = if part == "trash" { prunable("trash") } else { 0 };
+            parts.push(PartView { part, count: count(things), bytes: disk_usage(&path)?, prunable_bytes: taken });
+        }
+        let sizes = unused::sizes(cache)?;
+        for (directory, part, pruned) in CACHE {
+            let bytes = sizes.iter().filter(|(name, _)| name == directory).map(|(_, bytes)| *bytes).sum();
+            let things = match directory {
+                // A directory of names lies among them.
+                "images" => count(cache.join(directory)).saturating_sub(1),
+                "disks" => std::fs::read_dir(cache.join(directory)).map_or(0, Iterator::count),
+                "apt" => usize::from(bytes > 0),
+                _ => count(cache.join(directory)),
+            };
+            parts.push(PartView { part, count: things, bytes, prunable_bytes: if pruned.is_empty() { 0 } else { prunable(pruned) } });
+        }
+        let total_bytes = disk_usage(state)? + disk_usage(&follow(cache))?;
+        let known: u64 = parts.iter().map(|part| part.bytes).sum();
+        parts.push(PartView { part: "records", count: 1, bytes: total_bytes.saturating_sub(known), prunable_bytes: 0 });
+        let running = self.stats(&[])?;
+        Ok(Usage {
+            prunable_bytes: parts.iter().map(|part| part.prunable_bytes).sum(),
+            parts,
+            total_bytes,
+            running: running.len(),
+            own_memory_bytes: running.iter().map(|one| one.own_bytes).sum(),
+        })
+    }
+}
+
+/// A cache may be a link to one that several share.
+fn follow(path: &std::path::Path) -> std::path::PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}

@@ -1,0 +1,203 @@
+//! `prune`: removes what is sound and nobody needs. `cleanup` is for sandboxes; this is for what is made again by itself.
+//!
+//! ```text
+//!   look (what there is, who needs it) ─► choose (pure) ─► remove, or with --dry-run only say
+//! ```
+//!
+//! Never taken: sandboxes, snapshots, the images they need, images that have a name, the kernel that is current.
+
+mod choose;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::Serialize;
+use smolvm_host::effect::perform;
+use smolvm_host::fsx::{FsError, remove_tree};
+use smolvm_host::image::unused::{self, Unused};
+use smolvm_host::image::{self, snapshot};
+use smolvm_model::effect::Effect;
+use smolvm_model::error_code::ErrorCode;
+
+use crate::clock::now_ms;
+use crate::error::{Error, io_code};
+use crate::installation::Smolvm;
+use choose::choose;
+
+/// What was not used for so long goes.
+pub const IDLE: Duration = Duration::from_hours(7 * 24);
+
+/// What `prune` is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PruneRequest {
+    /// How long something must have been of no use to anybody.
+    pub idle: Duration,
+    /// So many templates stay, those that were forked last.
+    pub keep: usize,
+    /// What is done about it.
+    pub mode: Mode,
+}
+
+/// Whether anything is removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// It is.
+    Remove,
+    /// It is only said what would be.
+    Say,
+}
+
+/// Something that went, or would.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Pruned {
+    /// `template`, `image`, `kernel`, `initramfs`, `downloads`, `trash` or `builds`.
+    pub part: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Disk that it takes.
+    pub bytes: u64,
+    /// Why it may go.
+    pub why: String,
+}
+
+/// Something that could not be removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stayed {
+    /// Which part it is of.
+    pub part: &'static str,
+    /// Its name.
+    pub name: String,
+    /// Why it is still there.
+    pub error: String,
+    /// The same for programs.
+    pub code: &'static str,
+}
+
+/// What `prune` did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PruneReport {
+    /// What went, or would.
+    pub removed: Vec<Pruned>,
+    /// What could not go.
+    pub failed: Vec<Stayed>,
+    /// Disk that came free, unless something that runs still uses it.
+    pub freed_bytes: u64,
+}
+
+impl Smolvm {
+    /// Removes what nobody needs, or says what that is.
+    pub fn prune(&self, request: PruneRequest) -> Result<PruneReport, Error> {
+        let cache = &self.paths().cache;
+        let fail = |e: image::ImageError| Error::new(ErrorCode::Internal, "the cache cannot be looked at").hint("smolvm doctor").because(e);
+        let mut report = PruneReport::default();
+        // Held until the end: nobody makes what is being judged.
+        let (held, idle) = match request.mode {
+            Mode::Remove => unused::idle_parts(cache).map_err(fail)?,
+            Mode::Say => (Vec::new(), Vec::new()),
+        };
+        let found = unused::unused(cache, &self.boot_id, &self.needed_images()?).map_err(fail)?;
+        let now = u64::try_from(now_ms() / 1000).unwrap_or(0);
+        for (one, why) in choose(found, request, now) {
+            if request.mode == Mode::Remove {
+                if !idle.contains(&one.part) {
+                    report.stays(
+                        one.part.as_str(),
+                        &one.name,
+                        ErrorCode::Busy,
+                        "another command makes one of them at this moment".to_owned(),
+                    );
+                    continue;
+                }
+                match unused::drop_unused(cache, &one) {
+                    Ok(bytes) => report.freed_bytes += bytes,
+                    Err(image::ImageError::Lock(_)) => {
+                        report.stays(one.part.as_str(), &one.name, ErrorCode::Busy, "another command is at it".to_owned());
+                        continue;
+                    }
+                    Err(e) => {
+                        report.stays(
+                            one.part.as_str(),
+                            &one.name,
+                            ErrorCode::Internal,
+                            Error::new(ErrorCode::Internal, "it cannot be removed").because(e).one_line(),
+                        );
+                        continue;
+                    }
+                }
+            }
+            report.removed.push(pruned(one, why));
+        }
+        drop(held);
+        self.prune_leftovers(request.mode, &mut report)?;
+        Ok(report)
+    }
+
+    /// The digests of the images that sandboxes and snapshots need.
+    pub(crate) fn needed_images(&self) -> Result<BTreeSet<String>, Error> {
+        let of_sandboxes = match self.look()? {
+            Some(store) => {
+                let table = store.table()?;
+                // A row that cannot be read may need anything.
+                if !table.broken.is_empty() {
+                    return Err(Error::new(ErrorCode::Refused, "a row of the ledger cannot be read, so nobody knows what it needs")
+                        .hint("smolvm doctor --fix"));
+                }
+                table.sandboxes.into_iter().map(|record| record.spec.image_digest).collect()
+            }
+            None => Vec::new(),
+        };
+        let root = self.paths().snapshots();
+        let mut of_snapshots = Vec::new();
+        for name in snapshot::names(&root)? {
+            let found = snapshot::find(&root, &name).map_err(crate::snapshot::unusable)?;
+            of_snapshots.extend(found.map(|snapshot| snapshot.origin.spec.image_digest));
+        }
+        Ok(of_sandboxes.into_iter().chain(of_snapshots).map(|digest| digest.trim_start_matches("sha256:").to_owned()).collect())
+    }
+
+    /// What killed commands left: nobody has ever needed it.
+    fn prune_leftovers(&self, mode: Mode, report: &mut PruneReport) -> Result<(), Error> {
+        let trash = self.paths().trash();
+        if let Ok(handle) = std::fs::File::open(&trash) {
+            for entry in std::fs::read_dir(&trash).map_err(FsError::on("read", &trash))?.flatten() {
+                let (name, bytes) = (entry.file_name(), smolvm_host::fsx::disk_usage(&entry.path())?);
+                let shown = name.to_string_lossy().into_owned();
+                if mode == Mode::Remove {
+                    match perform(Effect::EmptyTrash, |_| remove_tree(&handle, &name)) {
+                        Ok(_) => report.freed_bytes += bytes,
+                        Err(e) => {
+                            report.stays("trash", &shown, io_code(&e.source), e.to_string());
+                            continue;
+                        }
+                    }
+                }
+                report.removed.push(Pruned { part: "trash", name: shown, bytes, why: "of a deleted sandbox".to_owned() });
+            }
+        }
+        if mode == Mode::Remove {
+            for swept in [image::sweep(&self.paths().cache), snapshot::sweep(&self.paths().snapshots())] {
+                let bytes = swept.map_err(crate::snapshot::unusable)?;
+                report.freed_bytes += bytes;
+                if bytes > 0 {
+                    report.removed.push(Pruned {
+                        part: "builds",
+                        name: "tmp".to_owned(),
+                        bytes,
+                        why: "their makers were killed".to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PruneReport {
+    fn stays(&mut self, part: &'static str, name: &str, code: ErrorCode, error: String) {
+        self.failed.push(Stayed { part, name: name.to_owned(), error, code: code.as_str() });
+    }
+}
+
+fn pruned(one: Unused, why: String) -> Pruned {
+    Pruned { part: one.part.as_str(), name: one.name, bytes: one.bytes, why }
+}
