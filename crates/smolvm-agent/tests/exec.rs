@@ -369,8 +369,8 @@ fn writer(agent: &mut Agent) -> u32 {
 fn a_guest_at_rest_sends_nothing_and_goes_on_when_it_hears_the_time() {
     let mut agent = Agent::start();
     let id = writer(&mut agent);
-    agent.control(&HostMessage::Freeze { sync: false });
-    agent.until("frozen", |a| a.said.last() == Some(&AgentMessage::Frozen));
+    agent.control(&HostMessage::Freeze { sync: false, seq: 3 });
+    agent.until("frozen", |a| a.said.last() == Some(&AgentMessage::Frozen { seq: 3 }));
     let before = agent.streams[&id].stdout.len();
     // What it would have sent, it had the time to: it is asked something, and answers only that.
     agent.control(&HostMessage::Ping { seq: 7 });
@@ -388,8 +388,8 @@ fn a_copy_is_told_who_it_is_and_has_none_of_the_commands_of_the_other_host() {
     let pid: u32 = agent.streams[&id].out().lines().next().unwrap().parse().unwrap();
     let kept = agent.sh("setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $!");
     let background: u32 = kept.out().trim().parse().unwrap();
-    agent.control(&HostMessage::Freeze { sync: true });
-    agent.until("frozen", |a| a.said.last() == Some(&AgentMessage::Frozen));
+    agent.control(&HostMessage::Freeze { sync: true, seq: 3 });
+    agent.until("frozen", |a| a.said.last() == Some(&AgentMessage::Frozen { seq: 3 }));
     // The host side of a copy: it greets, and says who the guest is, without waiting for anything.
     agent.attach(9);
     agent.said.clear();

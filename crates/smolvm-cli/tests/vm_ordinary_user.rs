@@ -60,6 +60,22 @@ fn an_ordinary_user_has_sandboxes_too() {
     assert!(enforced["missing"].as_array().unwrap().iter().any(|m| m["what"] == "own uid"), "what an ordinary user cannot have is said");
     let ran = as_nobody(&place, &["run", "minimal", "--", "echo", "from run"]).run();
     assert_eq!(ran.stdout, "from run\n", "{ran}");
+    // Copies, too: of the template's file, and when nobody can open that any more.
+    as_nobody(&place, &["exec", "box", "--", "sh", "-c", "echo mine > /dev/shm/note"]).run().assert_ok();
+    for name in ["copy", "orphan"] {
+        as_nobody(&place, &["fork", "box", "--name", name]).run().assert_ok();
+        let read = as_nobody(
+            &place,
+            &["exec", name, "--", "sh", "-c", "cat /dev/shm/note; hostname; echo 3 > /proc/sys/vm/drop_caches; ls /bin/busybox"],
+        )
+        .run();
+        assert_eq!(read.stdout, format!("mine\n{name}\n/bin/busybox\n"), "{read}");
+        as_nobody(&place, &["template", "delete", "--all"]).run().assert_ok();
+    }
+    as_nobody(&place, &["snapshot", "create", "orphan", "--name", "kept"]).run().assert_ok();
+    as_nobody(&place, &["snapshot", "restore", "kept", "--name", "again"]).run().assert_ok();
+    assert_eq!(as_nobody(&place, &["exec", "again", "--", "cat", "/dev/shm/note"]).run().stdout, "mine\n");
+    as_nobody(&place, &["snapshot", "delete", "kept"]).run().assert_ok();
     as_nobody(&place, &["cleanup", "--all", "--force"]).run().assert_ok();
     oracle.assert_clean();
 }

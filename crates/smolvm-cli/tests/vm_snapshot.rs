@@ -100,10 +100,15 @@ fn of_a_sandbox_that_does_not_run_the_disk_is_saved() {
     }
     // A machine can be restored as its disk, too.
     place.boot_made(&["src"]);
-    in_guest(&place, "src", "sync");
+    // Not synced by who wrote it, either.
+    in_guest(&place, "src", "echo last >> /root/file");
     said(&place, &["snapshot", "create", "src", "--name", "whole"]);
     said(&place, &["snapshot", "restore", "whole", "--disk-only", "--name", "files"]);
-    assert_eq!(in_guest(&place, "files", "cat /root/file"), "kept\nmore\n");
+    assert_eq!(in_guest(&place, "files", "cat /root/file"), "kept\nmore\nlast\n");
+    // A guest that stands still cannot write anything out.
+    place.ok(&["pause", "src"]);
+    assert_eq!(code(&place, &["snapshot", "create", "src", "--disk-only"]), "invalid_state");
+    assert_eq!(sandbox(&place, "src")["state"], "paused");
     place.cleanup(&["--all", "--force"]);
     assert_eq!(names(&place).len(), 4, "cleanup takes sandboxes, and nobody's snapshots");
     place.ok(&["snapshot", "delete", "empty", "running", "stopped", "whole"]);

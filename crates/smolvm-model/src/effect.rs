@@ -68,7 +68,7 @@ names! {
         Resume = "resume",
         /// A guest is brought to rest to be copied.
         Freeze = "freeze",
-        /// The state of its devices is written into its run directory.
+        /// The state of its devices is written beside its disk.
         SaveDevices = "save-devices",
         /// And it goes on.
         Thaw = "thaw",

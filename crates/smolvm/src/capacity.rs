@@ -39,6 +39,17 @@ pub(crate) fn check_create(paths: &Paths, spec: &Spec, disk_was_chosen: bool) ->
     Ok(())
 }
 
+/// Checks what a copy of a sandbox takes of the disk, so that those that run have some left.
+pub(crate) fn check_copy(paths: &Paths, bytes: u64) -> Result<(), Error> {
+    let (free, needed) = (free_bytes(&paths.state)?, bytes.saturating_add(DISK_FLOOR));
+    if free >= needed {
+        return Ok(());
+    }
+    let message =
+        format!("{} of disk are needed in {}, and {} are free", display_bytes(needed), paths.state.display(), display_bytes(free));
+    Err(Error::new(ErrorCode::ResourceExhausted, message).hint("free some space: smolvm df; smolvm prune; smolvm cleanup"))
+}
+
 /// Checks a start's memory against what is available now.
 pub(crate) fn check_start(paths: &Paths, spec: &Spec) -> Result<(), Error> {
     if let Some(available) = meminfo("MemAvailable:") {

@@ -9,6 +9,7 @@
 //! sandbox's lock, so nothing else changes it; its monitor lets the guest go on as soon as this process is gone.
 
 use std::fs::File;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -24,12 +25,36 @@ use smolvm_model::ledger::{Entry, Kind as Held, ProcessIdentity};
 use smolvm_model::name::SandboxId;
 use smolvm_proto::{MonitorErrorCode, MonitorReply, MonitorRequest};
 
+use crate::capacity;
 use crate::error::{Error, io_code};
 use crate::installation::Smolvm;
+use crate::run::has_signal;
 use crate::session::Session;
 
 /// What coming to rest, or going on, may take: the monitor gives up before.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What is to be copied, and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CopyWanted<'a> {
+    /// What of it.
+    pub(crate) kind: Kind,
+    /// How many copies of its disk there will be.
+    pub(crate) disks: u64,
+    /// Whether the guest writes out its disk first.
+    pub(crate) sync: Sync,
+    /// Readable once the caller was told to give up.
+    pub(crate) signals: Option<BorrowedFd<'a>>,
+}
+
+/// Whether the guest writes to its disk what it holds back, before it is halted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sync {
+    /// It does: the disk can be used without the memory.
+    First,
+    /// It need not: the two stay together.
+    No,
+}
 
 /// What a copy was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,18 +67,28 @@ pub(crate) struct Copied {
 
 impl Smolvm {
     /// Copies a sandbox that runs, or is paused, into these files.
-    pub(crate) fn copy_running(&self, record: &SandboxRecord, entries: &[Entry], files: &Files, kind: Kind) -> Result<Copied, Error> {
-        let id = &record.id;
+    pub(crate) fn copy_running(
+        &self,
+        record: &SandboxRecord,
+        entries: &[Entry],
+        files: &Files,
+        wanted: &CopyWanted<'_>,
+    ) -> Result<Copied, Error> {
+        let (id, kind) = (&record.id, wanted.kind);
         let process = process_of(entries).ok_or_else(|| not_there(id))?;
         let mut session = Session::connect(self, id)?;
         let memory = match kind {
-            Kind::Machine => Some(self.copy_ahead(record, process, &mut session, files)?),
+            Kind::Machine => Some(self.copy_ahead(record, process, &mut session, files, wanted)?),
             Kind::Disk => {
+                self.require_room(record, 0, wanted.disks)?;
                 located(&mut session, id)?;
                 None
             }
         };
-        let freeze = MonitorRequest::Freeze { sync: kind == Kind::Disk };
+        if wanted.signals.is_some_and(has_signal) {
+            return Err(Error::new(ErrorCode::Interrupted, format!("interrupted while \"{id}\" was copied")));
+        }
+        let freeze = MonitorRequest::Freeze { sync: wanted.sync == Sync::First };
         perform(Effect::Freeze, |_| match ask(&mut session, &freeze, id)? {
             MonitorReply::Frozen => Ok(()),
             _ => Err(odd_answer()),
@@ -87,16 +122,11 @@ impl Smolvm {
         Ok(copy_data(&source, &target, record.spec.disk.bytes()).map_err(FsError::on("copy into", &files.disk))?)
     }
 
-    /// Room that a copy may take: what the guest has in memory, and what is on its disk.
-    pub(crate) fn copy_needs_mib(&self, record: &SandboxRecord, entries: &[Entry], kind: Kind) -> u64 {
+    /// Whether there is room for the memory, which takes so much, for so many copies of the disk, and for others to go on.
+    pub(crate) fn require_room(&self, record: &SandboxRecord, memory: u64, disks: u64) -> Result<(), Error> {
         use std::os::unix::fs::MetadataExt;
         let disk = std::fs::metadata(self.paths().disk(&record.id)).map_or(0, |disk| disk.blocks() * 512);
-        let seen = process_of(entries).and_then(|process| usage::look(self.proc(), process.pid).ok().flatten());
-        let memory = match kind {
-            Kind::Machine => seen.map_or(0, |used| used.own_bytes.saturating_add(used.shared_bytes)),
-            Kind::Disk => 0,
-        };
-        (memory.saturating_add(disk) >> 20).saturating_add(1)
+        capacity::check_copy(self.paths(), memory.saturating_add(disk.saturating_mul(disks)))
     }
 
     /// Copies what the guest has while it runs on.
@@ -106,6 +136,7 @@ impl Smolvm {
         process: &ProcessIdentity,
         session: &mut Session,
         files: &Files,
+        wanted: &CopyWanted<'_>,
     ) -> Result<(GuestMemory, File), Error> {
         let id = &record.id;
         let (pid, address) = located(session, id)?;
@@ -119,6 +150,9 @@ impl Smolvm {
         if seen.is_none_or(|seen| seen.start_ticks != process.start_ticks) {
             return Err(not_there(id));
         }
+        let used = usage::look(self.proc(), pid).ok().flatten().unwrap_or_default();
+        let backing = memory.backing_bytes().map_err(unreadable(id))?;
+        self.require_room(record, backing.saturating_add(used.own_bytes), wanted.disks)?;
         let file = perform(Effect::Workdir, |_| -> Result<File, Error> {
             let file = Draft::make(&files.memory)?;
             memory.copy_backing(&file).and_then(|()| memory.copy_own(&file)).map_err(unreadable(id))?;
@@ -165,7 +199,7 @@ fn copy_small(from: &Path, to: &Path) -> Result<(), Error> {
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > DEVICES_CAP {
         return Err(Error::new(ErrorCode::GuestError, "the hypervisor wrote more about its devices than it has"));
     }
-    // It stays where it is, and goes with the run directory.
+    // It stays where it is, and goes with the sandbox.
     Ok(Draft::make(to)?.write_all(&bytes).map_err(FsError::on("write", to))?)
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
 use smolvm_host::effect::{perform, perform_once};
-use smolvm_host::fsx::{FsError, copy_sparse, write_atomic};
+use smolvm_host::fsx::{FsError, copy_sparse, sync_dir, write_atomic};
 use smolvm_host::image::{self, Image};
 use smolvm_host::lock::Lock;
 use smolvm_host::net::rights;
@@ -205,7 +205,12 @@ impl Smolvm {
         let dir = self.paths().sandbox(id);
         perform_once(Effect::StateDir, |_| self.claim_state_dir(id, &dir))?;
         if let Some(from) = disk {
-            return Ok(perform_once(Effect::DataDisk, |_| copy_sparse(from, &self.paths().disk(id), spec.disk.bytes()))?);
+            let disk = self.paths().disk(id);
+            // On the disk before the record says that it is there: nobody could make it again.
+            let synced = |()| std::fs::File::open(&disk).and_then(|file| file.sync_all()).map_err(FsError::on("sync", &disk));
+            return Ok(perform_once(Effect::DataDisk, |_| {
+                copy_sparse(from, &disk, spec.disk.bytes()).and_then(synced).and_then(|()| sync_dir(&dir))
+            })?);
         }
         perform_once(Effect::DataDisk, |permit| {
             image::make_data_disk(permit, &self.paths().cache, spec.disk.bytes(), &self.paths().disk(id)).map_err(|e| {

@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use smolvm_host::image::snapshot::{Draft, Kind};
+use smolvm_host::image::template::DiskState;
 use smolvm_host::store::SandboxRecord;
 use smolvm_model::engine::AcceleratorRequest;
 use smolvm_model::error_code::ErrorCode;
@@ -20,6 +21,7 @@ use smolvm_model::quantity::Span;
 use smolvm_model::spec::Spec;
 use smolvm_model::state::{Admission, Request};
 
+use crate::copy::{CopyWanted, Sync};
 use crate::create::Made;
 use crate::error::Error;
 use crate::installation::{LOCK_WAIT, Smolvm};
@@ -72,6 +74,9 @@ impl Smolvm {
         let root = self.paths().snapshots();
         let missing = || Error::no_such_sandbox(&request.source);
         let store = self.store_if_any()?.ok_or_else(missing)?;
+        store.sandbox(&request.source)?.ok_or_else(missing)?;
+        // Another fork of the same source may be starting its copies: that is waited for without the source's lock.
+        let draft = Draft::of_fork(&root, &request.source, request.deadline).map_err(unusable)?;
         let lock = self.lock_existing(&store, &request.source, LOCK_WAIT)?.ok_or_else(missing)?;
         let (record, entries) = store.sandbox(&request.source)?.ok_or_else(missing)?;
         match self.admit(&record, &entries, Request::Pause)? {
@@ -79,9 +84,9 @@ impl Smolvm {
             Admission::Go | Admission::AlreadySo | Admission::ReclaimThenGo => {}
         }
         let accelerator = accelerator_of(&record);
-        let needed = self.copy_needs_mib(&record, &entries, Kind::Machine);
-        let draft = Draft::of_fork(&root, &request.source, needed, request.deadline).map_err(unusable)?;
-        let copied = self.copy_running(&record, &entries, &draft.files(), Kind::Machine)?;
+        self.refuse_another_hypervisor(&record)?;
+        let wanted = CopyWanted { kind: Kind::Machine, disks: u64::from(request.count) + 1, sync: Sync::No, signals };
+        let copied = self.copy_running(&record, &entries, &draft.files(), &wanted)?;
         drop((lock, store));
         let spec = Spec { restored_from: Some(request.source.clone()), ..record.spec };
         let machine = Machine { files: &draft.files(), of: CopyOf::Sandbox(&request.source), accelerator };
@@ -90,6 +95,18 @@ impl Smolvm {
         let made = at_once(&names, one).map_err(|(made, e)| self.take_back(&made, e))?;
         let sandboxes = made.iter().map(|made| Ok(self.inspect(&made.id)?.sandbox)).collect::<Result<_, Error>>()?;
         Ok(Forked { sandboxes, halted: copied.halted, own_bytes: copied.own_bytes })
+    }
+
+    /// A copy goes on under the hypervisor that is installed; the source may have been started under another.
+    fn refuse_another_hypervisor(&self, record: &SandboxRecord) -> Result<(), Error> {
+        let now = self.facts(&record.spec, Some(accelerator_of(record)), DiskState::Used)?;
+        let then = self.facts_of(record)?;
+        if (&then.hypervisor, &then.machine) == (&now.hypervisor, &now.machine) {
+            return Ok(());
+        }
+        let id = &record.id;
+        Err(Error::new(ErrorCode::Unsupported, format!("\"{id}\" was started by another hypervisor or smolvm than its copies would be"))
+            .hint(format!("start it again first: smolvm stop {id} && smolvm start {id}")))
     }
 
     /// Makes one sandbox that goes on as a copy; one that does not is gone again.
@@ -101,7 +118,7 @@ impl Smolvm {
         patience: Patience<'_>,
     ) -> Result<Made, Error> {
         let made = self.create_with(name, ttl.map(Span::duration), spec, Some(&machine.files.disk))?;
-        match self.start_copy(&made.id, machine, patience) {
+        match self.start_copy(&made, machine, patience) {
             Ok(()) => Ok(made),
             Err(e) => Err(self.take_back(std::slice::from_ref(&made), e)),
         }
@@ -119,7 +136,10 @@ impl Smolvm {
 const AT_ONCE: usize = 4;
 
 /// Makes all of them, some at a time, and gives them in their order; after the first that fails no other is begun.
-fn at_once<I: Sync, T: Send>(items: &[I], make: impl Fn(&I) -> Result<T, Error> + Sync) -> Result<Vec<T>, (Vec<T>, Error)> {
+fn at_once<I: std::marker::Sync, T: Send>(
+    items: &[I],
+    make: impl Fn(&I) -> Result<T, Error> + std::marker::Sync,
+) -> Result<Vec<T>, (Vec<T>, Error)> {
     let next = AtomicUsize::new(0);
     let outcomes: Mutex<Vec<(usize, Result<T, Error>)>> = Mutex::default();
     let work = || {

@@ -79,7 +79,7 @@ impl Paths {
 
     /// Where a monitor writes the state of the devices of a guest that is copied.
     pub fn saved_devices(&self, id: &SandboxId) -> PathBuf {
-        self.run_dir(id).join("devices")
+        self.sandbox(id).join("devices")
     }
 
     /// What was saved of sandboxes, and what is being saved.

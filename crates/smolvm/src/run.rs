@@ -85,7 +85,7 @@ impl Smolvm {
     }
 }
 
-fn has_signal(fd: std::os::fd::BorrowedFd<'_>) -> bool {
+pub(crate) fn has_signal(fd: std::os::fd::BorrowedFd<'_>) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let now = Timespec::try_from(Duration::ZERO).ok();
     poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], now.as_ref()).is_ok_and(|n| n > 0)

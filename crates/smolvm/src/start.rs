@@ -31,7 +31,7 @@ use smolvm_model::spec::NetworkMode;
 use smolvm_model::state::{Admission, Event, Request, State, next};
 use smolvm_model::teardown::Reason;
 
-use crate::create::make_run_dir;
+use crate::create::{Made, make_run_dir};
 use crate::error::{Error, io_code};
 use crate::installation::{LOCK_WAIT, Smolvm};
 use crate::monitor::{MonitorConfig, MonitorMemory, MonitorNetwork, Report};
@@ -128,11 +128,16 @@ impl Smolvm {
     }
 
     /// Starts a sandbox that has the disk of a machine that ran, as that machine; on failure it is the caller's to delete.
-    pub(crate) fn start_copy(&self, id: &SandboxId, machine: Machine<'_>, patience: Patience<'_>) -> Result<(), Error> {
+    pub(crate) fn start_copy(&self, made: &Made, machine: Machine<'_>, patience: Patience<'_>) -> Result<(), Error> {
+        let id = &made.id;
         let missing = || Error::no_such_sandbox(id);
         let mut store = self.store_if_any()?.ok_or_else(missing)?;
         let _lock = self.lock_existing(&store, id, LOCK_WAIT)?.ok_or_else(missing)?;
         let (record, _) = store.sandbox(id)?.ok_or_else(missing)?;
+        // The memory belongs to the disk that was made with it, and to no other.
+        if record.seq != made.seq || record.state != State::Created {
+            return Err(Error::new(ErrorCode::Changed, format!("\"{id}\" was changed by another command while it was made")));
+        }
         let plan = self.plan_start(&record.spec, Some(machine.accelerator), DiskState::Used)?.restores(machine);
         self.carry_out(&mut store, &record, &plan, patience).map(drop)
     }

@@ -61,7 +61,7 @@ impl Server<'_> {
             Request::Attach(request) => self.attach(&request),
             Request::Host(HostMessage::Boot(config)) => self.boot(&config),
             Request::Host(HostMessage::Park { network, fresh_disk, rehearse }) => self.park(network, fresh_disk, &rehearse),
-            Request::Host(HostMessage::Freeze { sync }) => self.freeze(sync),
+            Request::Host(HostMessage::Freeze { sync, seq }) => self.freeze(sync, seq),
             Request::Host(HostMessage::Restore(config)) => self.restore(&config),
             Request::Host(HostMessage::Clock { time }) => {
                 self.frozen = false;
@@ -110,14 +110,14 @@ impl Server<'_> {
     }
 
     /// What is sent behind the answer would be half here and half there; so nothing is.
-    fn freeze(&mut self, sync: bool) {
+    fn freeze(&mut self, sync: bool, seq: u64) {
         if !self.has_booted() || self.phase.has_begun() {
             return;
         }
         if sync {
             self.guest.sync();
         }
-        self.say(&AgentMessage::Frozen);
+        self.say(&AgentMessage::Frozen { seq });
         self.frozen = true;
     }
 

@@ -73,6 +73,15 @@ impl GuestMemory {
         Ok(Self { memory, pagemap, address, bytes, backing })
     }
 
+    /// What that takes of the disk, if it is a file.
+    pub fn backing_bytes(&self) -> Result<u64> {
+        match &self.backing {
+            Backing::Zeros => Ok(0),
+            Backing::File(file) => Ok(file.metadata()?.blocks() * 512),
+            Backing::Lost => Ok(self.bytes),
+        }
+    }
+
     /// Writes into an empty file what is behind the guest's own pages. A machine may run meanwhile: that does not change.
     pub fn copy_backing(&self, target: &File) -> Result<()> {
         match &self.backing {

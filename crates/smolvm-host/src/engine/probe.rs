@@ -177,12 +177,13 @@ impl Engine {
     }
 
     /// Its version, and a digest over every file that it is made of: a library or a firmware that was replaced is another.
+    /// The same after a reboot, which may number devices anew.
     pub fn fingerprint(&self) -> String {
         let files = std::iter::once(&self.binary).chain(&self.libraries);
         let listed: Vec<String> = files
             .map(|file| {
-                let FileId { dev, ino, size, mtime } = file.id;
-                format!("{} {dev} {ino} {size} {mtime}\n", file.target.display())
+                let FileId { size, mtime, .. } = file.id;
+                format!("{} {size} {mtime}\n", file.target.display())
             })
             .collect();
         let digest = Digest::of(&listed.iter().map(String::as_bytes).collect::<Vec<_>>());

@@ -14,10 +14,10 @@
 //! The same files, without a name and never synced, are what the copies of one `fork` begin with ([`Draft`]).
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
@@ -28,12 +28,13 @@ use smolvm_model::spec::Spec;
 
 use super::digest::Digest;
 use super::error::ImageError;
-use super::store::{publish_directory, require_space, unix_now};
+use super::store::{publish_directory, unix_now};
 use super::template::Facts;
 use super::workdir::Workdir;
 use super::{listing, manifest};
 use crate::effect::perform;
 use crate::fsx::{self, FsError};
+use crate::lock::{self, LockError};
 use crate::store::{spec_from_json, spec_to_json};
 
 const MEMORY: &str = "memory";
@@ -100,6 +101,10 @@ pub struct Snapshot {
     directory: PathBuf,
 }
 
+/// A snapshot that stays what it is as long as this lives.
+#[derive(Debug)]
+pub struct Held(#[expect(dead_code, reason = "the lock goes with it")] File);
+
 /// Where the files of a machine lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Files {
@@ -135,6 +140,18 @@ impl Snapshot {
     /// Where its files lie.
     pub fn files(&self) -> Files {
         Files::beneath(&self.directory)
+    }
+
+    /// Keeps it from being removed, and so from being another by the time it is used.
+    pub fn hold(&self) -> Result<Held, ImageError> {
+        let fail = |e: std::io::Error| ImageError::from(FsError::on("open", &self.directory)(e));
+        let open = File::open(&self.directory).map_err(fail)?;
+        open.try_lock_shared().map_err(|e| fail(e.into()))?;
+        // It may have been removed, and another made of that name, since it was found.
+        match find(self.directory.parent().and_then(Path::parent).unwrap_or(&self.directory), &self.name)? {
+            Some(now) if (&now.digests, now.created_unix) == (&self.digests, self.created_unix) => Ok(Held(open)),
+            _ => Err(ImageError::NotFound { name: self.name.to_string(), available: Vec::new() }),
+        }
     }
 
     /// Reads all of it and holds it against the digests; gives the name of the first file that is not what it was.
@@ -188,6 +205,16 @@ pub fn find(root: &Path, name: &SandboxId) -> Result<Option<Snapshot>, ImageErro
     }))
 }
 
+/// Whether somebody makes or removes one at this moment.
+pub fn is_at_work(root: &Path) -> Result<bool, ImageError> {
+    for name in listing::names(&super::layout::locks(root), |_| true)? {
+        if lock::is_held(&super::layout::locks(root).join(name))? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Every snapshot that can be read, the newest first.
 pub fn list(root: &Path) -> Result<Vec<Snapshot>, ImageError> {
     let mut found: Vec<Snapshot> = names(root)?.iter().filter_map(|name| find(root, name).ok().flatten()).collect();
@@ -210,11 +237,26 @@ pub fn remove(root: &Path, name: &SandboxId) -> Result<bool, ImageError> {
     // Moved away first, so that nobody finds half of it; killed here, `cleanup` sweeps it.
     let workdir = Workdir::once(root, &artefact(name), REMOVAL_WAIT)?;
     let gone = workdir.path().join(OsStr::new("gone"));
+    let open = File::open(&directory).map_err(FsError::on("open", &directory))?;
+    until_nobody_holds(&open, name)?;
     Ok(perform(Effect::DropSnapshot, |_| match renameat_with(CWD, &directory, CWD, &gone, RenameFlags::empty()) {
         Ok(()) => fsx::sync_dir(&saved(root)).map(|()| true),
         Err(Errno::NOENT) => Ok(false),
         Err(errno) => Err(FsError::on("remove", &directory)(errno.into())),
     })?)
+}
+
+/// Waits until nobody restores it any more.
+fn until_nobody_holds(directory: &File, name: &SandboxId) -> Result<(), ImageError> {
+    let until = Instant::now() + REMOVAL_WAIT;
+    loop {
+        match directory.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
+            Err(TryLockError::WouldBlock) => return Err(LockError::Busy { path: PathBuf::from(name.as_str()) }.into()),
+            Err(TryLockError::Error(e)) => return Err(FsError::on("lock", Path::new(name.as_str()))(e).into()),
+        }
+    }
 }
 
 /// Removes what killed makers left; gives back the bytes that were freed.
@@ -241,19 +283,13 @@ pub struct Draft {
 
 impl Draft {
     /// Files for a snapshot of that name.
-    pub fn of_snapshot(root: &Path, name: &SandboxId, needed_mib: u64, wait: Duration) -> Result<Self, ImageError> {
-        Self::new(root, &artefact(name), needed_mib, wait)
+    pub fn of_snapshot(root: &Path, name: &SandboxId, wait: Duration) -> Result<Self, ImageError> {
+        Ok(Self { workdir: Workdir::once(root, &artefact(name), wait)? })
     }
 
     /// Files for the copies of that sandbox.
-    pub fn of_fork(root: &Path, source: &SandboxId, needed_mib: u64, wait: Duration) -> Result<Self, ImageError> {
-        Self::new(root, &format!("fork-{source}"), needed_mib, wait)
-    }
-
-    fn new(root: &Path, artefact: &str, needed_mib: u64, wait: Duration) -> Result<Self, ImageError> {
-        let draft = Self { workdir: Workdir::once(root, artefact, wait)? };
-        require_space(root, needed_mib)?;
-        Ok(draft)
+    pub fn of_fork(root: &Path, source: &SandboxId, wait: Duration) -> Result<Self, ImageError> {
+        Ok(Self { workdir: Workdir::once(root, &format!("fork-{source}"), wait)? })
     }
 
     /// Where its files are.
@@ -337,7 +373,7 @@ mod tests {
 
     fn make(root: &Path, name: &str, kind: Kind) -> Result<Snapshot, ImageError> {
         let name = name.parse().unwrap();
-        let draft = Draft::of_snapshot(root, &name, 1, Duration::ZERO)?;
+        let draft = Draft::of_snapshot(root, &name, Duration::ZERO)?;
         let files = draft.files();
         for (path, text) in [(&files.memory, "m"), (&files.devices, "d"), (&files.disk, "k")] {
             std::fs::write(path, text).unwrap();
@@ -365,10 +401,25 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_being_restored_is_not_removed_and_not_another() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path();
+        let made = make(root, "one", Kind::Machine).unwrap();
+        let (held, again) = (made.hold().unwrap(), made.hold().unwrap());
+        assert!(matches!(remove(root, &made.name), Err(ImageError::Lock(LockError::Busy { .. }))));
+        drop((held, again));
+        assert!(remove(root, &made.name).unwrap());
+        assert!(matches!(made.hold(), Err(ImageError::Fs(_))));
+        let other = make(root, "one", Kind::Disk).unwrap();
+        assert!(matches!(made.hold(), Err(ImageError::NotFound { .. })), "another of the same name");
+        other.hold().unwrap();
+    }
+
+    #[test]
     fn what_was_not_published_is_none() {
         let root = tempfile::tempdir().unwrap();
         let name = "one".parse().unwrap();
-        let draft = Draft::of_snapshot(root.path(), &name, 1, Duration::ZERO).unwrap();
+        let draft = Draft::of_snapshot(root.path(), &name, Duration::ZERO).unwrap();
         std::fs::write(draft.files().memory, "m").unwrap();
         assert!(find(root.path(), &name).unwrap().is_none());
         drop(draft);

@@ -21,7 +21,9 @@ pub use aside::set_aside;
 pub use listing::{Holds, Listed};
 pub use open::{SCHEMA_VERSION, Store};
 pub use read::Found;
-pub use record::{BrokenPlace, BrokenRow, Exit, Failure, Run, SandboxRecord, SharedPart, Table, spec_from_json, spec_to_json};
+pub use record::{
+    BrokenPlace, BrokenRow, Exit, Failure, Run, SandboxRecord, SharedPart, Surroundings, Table, spec_from_json, spec_to_json,
+};
 pub use write::{NewSandbox, Writing};
 
 use std::path::PathBuf;

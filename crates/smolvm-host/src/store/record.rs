@@ -66,6 +66,18 @@ pub struct Run {
     /// Which template, or why none.
     #[serde(default)]
     pub started_from_reason: String,
+    /// The hypervisor by all its files, and a digest of the machine's description: what a copy of it must run under.
+    #[serde(default)]
+    pub surroundings: Surroundings,
+}
+
+/// What is around a guest's memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Surroundings {
+    /// The hypervisor: its version, and a digest over its files.
+    pub hypervisor: String,
+    /// What it was told of the machine: a digest.
+    pub machine: String,
 }
 
 impl Run {
@@ -87,6 +99,7 @@ impl Run {
             agent: json.agent,
             started_from: json.started_from,
             started_from_reason: json.started_from_reason,
+            surroundings: Surroundings::default(),
         })
     }
 }

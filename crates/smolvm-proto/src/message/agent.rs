@@ -30,7 +30,11 @@ pub enum AgentMessage {
     /// `park` is done: until the next host side greets it, the guest does nothing.
     Parked,
     /// `freeze` is done: nothing more is sent before the guest is told to go on.
-    Frozen,
+    Frozen {
+        /// The number of the request.
+        #[serde(default)]
+        seq: u64,
+    },
     /// The guest's clock, after it was set again.
     Clock {
         /// What it shows.

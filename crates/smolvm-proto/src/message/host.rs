@@ -33,6 +33,9 @@ pub enum HostMessage {
         /// Whether all that was written is to be on the disk first.
         #[serde(default)]
         sync: bool,
+        /// Comes back in the answer: one that is late must not be taken for that to a later request.
+        #[serde(default)]
+        seq: u64,
     },
     /// The first word to a copy of a frozen guest: who it is from now on; answered by `ready` or `failed`. What runs in it
     /// goes on, but for the commands whose host side is not this one.

@@ -79,6 +79,8 @@ impl Loop<'_> {
         let Some(copying) = self.copying.as_mut().filter(|copying| copying.client == id) else {
             return self.refuse(id, MonitorErrorCode::Unsupported, "where the guest is was not asked");
         };
+        // What was copied ahead took no time of the guest's.
+        copying.until = Instant::now() + LONGEST;
         match (copying.step, self.motion) {
             (Step::Frozen, _) => self.reply(id, &MonitorReply::Frozen),
             (Step::Located, Motion::Running) => {
@@ -160,12 +162,16 @@ impl Loop<'_> {
         }
     }
 
+    /// Into a file beside the sandbox's disk, which the hypervisor may fill as far: it keeps what it was given, and takes
+    /// nothing else than a file that it can truncate.
     fn save_devices(&mut self) -> Result<u64, Error> {
         let path = self.vm.paths().saved_devices(self.id);
         let fail = |e: std::io::Error| Error::new(io_code(&e), "the state of the devices cannot be written").because(e);
+        // Another than the last time, whose descriptor it may still have.
+        let _ = std::fs::remove_file(&path);
         let mut options = OpenOptions::new();
         // Open for writing only: QEMU takes no other for this.
-        let file = options.write(true).create(true).truncate(true).mode(0o600).open(&path).map_err(fail)?;
+        let file = options.write(true).create_new(true).mode(0o600).open(&path).map_err(fail)?;
         self.vmm.give(file.as_fd()).map_err(fail)?;
         let [add, save, remove] = migration::save();
         let numbers = [add, save, remove].map(|(name, arguments)| self.vmm.ask(name, Some(arguments)));

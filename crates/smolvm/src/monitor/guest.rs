@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn a_guest_at_rest_is_sent_nothing_but_the_word_to_go_on() {
         let (mut guest, _agent) = attached();
-        guest.tell(&HostMessage::Freeze { sync: false });
+        guest.tell(&HostMessage::Freeze { sync: false, seq: 1 });
         guest.hold();
         let before = guest.out.len();
         guest.queue(&Frame::reset(1));

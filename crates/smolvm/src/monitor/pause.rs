@@ -40,8 +40,13 @@ pub(super) enum Motion {
     Resuming {
         /// How often the guest was given the time since.
         corrections: u32,
+        /// When nobody waits any longer for its clock.
+        until: Instant,
     },
 }
+
+/// What a guest that goes on gets until its clock is right. One that is still writing out its disk answers after that.
+const WAKING: Duration = Duration::from_secs(15);
 
 /// What a guest that is to be paused gets to come to rest: a round trip, on a busy host.
 const SETTLING: Duration = Duration::from_secs(1);
@@ -84,7 +89,8 @@ impl Loop<'_> {
         if self.guest.is_closed() {
             return self.halt();
         }
-        self.guest.tell(&HostMessage::Freeze { sync });
+        self.freezes += 1;
+        self.guest.tell(&HostMessage::Freeze { sync, seq: self.freezes });
         self.guest.hold();
         self.motion = Motion::Settling { until: Instant::now() + patience };
     }
@@ -95,8 +101,8 @@ impl Loop<'_> {
     }
 
     /// The guest says that it is at rest.
-    pub(super) fn has_settled(&mut self) {
-        if matches!(self.motion, Motion::Settling { .. }) {
+    pub(super) fn has_settled(&mut self, seq: u64) {
+        if matches!(self.motion, Motion::Settling { .. }) && seq == self.freezes {
             self.quiet = true;
             self.halt();
         }
@@ -105,28 +111,41 @@ impl Loop<'_> {
     /// When something about its motion is to be decided although nobody says anything.
     pub(super) fn motion_deadline(&self) -> Option<Instant> {
         match self.motion {
-            Motion::Settling { until } => Some(until),
-            Motion::Running | Motion::Pausing | Motion::Paused | Motion::Resuming { .. } => None,
+            Motion::Settling { until } | Motion::Resuming { until, .. } => Some(until),
+            Motion::Running | Motion::Pausing | Motion::Paused => None,
         }
     }
 
     /// The guest has had its time.
     pub(super) fn look_at_the_time(&mut self) {
-        if self.motion_deadline().is_some_and(|until| until <= Instant::now()) {
-            if self.gives_up_on_a_copy() {
-                return;
+        if self.motion_deadline().is_none_or(|until| Instant::now() < until) {
+            return;
+        }
+        match self.motion {
+            Motion::Settling { .. } => {
+                if !self.gives_up_on_a_copy() {
+                    self.halt();
+                }
             }
-            self.halt();
+            // What it is sent waits for it in its line, as it does with any guest that is busy.
+            Motion::Resuming { .. } => {
+                self.motion = Motion::Running;
+                let message = "the guest goes on, but has not said that its clock is right".to_owned();
+                self.tell_movers(&MonitorReply::Error { code: MonitorErrorCode::Timeout, message });
+            }
+            Motion::Running | Motion::Pausing | Motion::Paused => {}
         }
     }
 
     /// From wherever the way to a halt has come to.
     pub(super) fn go_on(&mut self) {
+        self.quiet = false;
+        let waking = Motion::Resuming { corrections: 0, until: Instant::now() + WAKING };
         match self.motion {
             Motion::Running | Motion::Resuming { .. } => {}
             // Not halted yet: it only has to hear that it need not be.
             Motion::Settling { .. } if !self.guest.is_closed() => {
-                self.motion = Motion::Resuming { corrections: 0 };
+                self.motion = waking;
                 self.wake();
             }
             Motion::Settling { .. } => {
@@ -135,7 +154,7 @@ impl Loop<'_> {
             }
             Motion::Pausing | Motion::Paused => {
                 self.vmm.say("cont");
-                self.motion = Motion::Resuming { corrections: 0 };
+                self.motion = waking;
             }
         }
     }
@@ -164,6 +183,7 @@ impl Loop<'_> {
                 }
                 Motion::Resuming { .. } => self.wake(),
                 Motion::Running | Motion::Settling { .. } | Motion::Pausing | Motion::Paused => {
+                    self.quiet = false;
                     self.motion = Motion::Running;
                     self.wake();
                 }
@@ -173,12 +193,12 @@ impl Loop<'_> {
 
     /// The guest shows its clock: at its start, or after it was resumed.
     pub(super) fn heard_of_clock(&mut self, shown: UnixTime) -> Result<(), Error> {
-        let Motion::Resuming { corrections } = self.motion else { return self.judge_clock(shown) };
+        let Motion::Resuming { corrections, until } = self.motion else { return self.judge_clock(shown) };
         if distance(shown, now()) <= CLOCK_TOLERANCE {
             self.motion = Motion::Running;
             self.tell_movers(&MonitorReply::Resumed);
         } else if corrections < CLOCK_TRIES {
-            self.motion = Motion::Resuming { corrections: corrections + 1 };
+            self.motion = Motion::Resuming { corrections: corrections + 1, until };
             self.guest.tell(&HostMessage::Clock { time: now() });
         } else {
             self.motion = Motion::Running;
@@ -191,6 +211,7 @@ impl Loop<'_> {
     /// A guest that is to shut itself down must run.
     pub(super) fn set_going(&mut self) {
         if self.motion != Motion::Running {
+            self.quiet = false;
             self.motion = Motion::Running;
             self.vmm.say("cont");
             self.wake();

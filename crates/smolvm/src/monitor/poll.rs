@@ -81,6 +81,8 @@ pub(super) struct Loop<'a> {
     pub(super) motion: Motion,
     /// Whether a guest that stands still came to rest before.
     pub(super) quiet: bool,
+    /// How often it was told to.
+    pub(super) freezes: u64,
     /// Who copies it.
     pub(super) copying: Option<Copying>,
     /// Who wants to hear that the guest halted, or goes on.
@@ -138,6 +140,7 @@ impl<'a> Loop<'a> {
             told: false,
             motion: Motion::default(),
             quiet: false,
+            freezes: 0,
             copying: None,
             movers: Vec::new(),
             phase: Phase::Booting { ready: None, corrections: 0 },
@@ -333,7 +336,7 @@ impl<'a> Loop<'a> {
             AgentMessage::Ready(ready) => self.is_ready(ready)?,
             AgentMessage::Clock { time } => self.heard_of_clock(time)?,
             AgentMessage::Parked => self.park()?,
-            AgentMessage::Frozen => self.has_settled(),
+            AgentMessage::Frozen { seq } => self.has_settled(seq),
             AgentMessage::Failed { step, message } if self.phase != Phase::Running => {
                 let text: String =
                     format!("the guest failed to boot at {step}: {message}").chars().filter(|c| !c.is_control()).take(500).collect();

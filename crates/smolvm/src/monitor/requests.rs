@@ -105,7 +105,7 @@ impl Loop<'_> {
 
     /// A guest that stands still for a moment, to be copied, gets what is asked of it when it goes on.
     fn is_back_soon(&self) -> bool {
-        self.copying.as_ref().is_some_and(|copying| !copying.was_paused())
+        matches!(self.motion, Motion::Resuming { .. }) || self.copying.as_ref().is_some_and(|copying| !copying.was_paused())
     }
 
     fn wants_the_end(&mut self, id: ClientId) {

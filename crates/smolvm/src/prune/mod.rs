@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde::Serialize;
 use smolvm_host::effect::perform;
 use smolvm_host::fsx::{FsError, remove_tree};
-use smolvm_host::image::unused::{self, Unused};
+use smolvm_host::image::unused::{self, Part, Unused};
 use smolvm_host::image::{self, snapshot};
 use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
@@ -95,11 +95,13 @@ impl Smolvm {
             Mode::Remove => unused::idle_parts(cache).map_err(fail)?,
             Mode::Say => (Vec::new(), Vec::new()),
         };
+        // What a snapshot in the making needs is on no record yet.
+        let being_saved = snapshot::is_at_work(&self.paths().snapshots()).map_err(fail)?;
         let found = unused::unused(cache, &self.boot_id, &self.needed_images()?).map_err(fail)?;
         let now = u64::try_from(now_ms() / 1000).unwrap_or(0);
         for (one, why) in choose(found, request, now) {
             if request.mode == Mode::Remove {
-                if !idle.contains(&one.part) {
+                if !idle.contains(&one.part) || (one.part == Part::Image && being_saved) {
                     report.stays(
                         one.part.as_str(),
                         &one.name,

@@ -45,7 +45,10 @@ impl Smolvm {
 
     fn refuse_while_in_use(&self) -> Result<(), Error> {
         // What was saved cannot go on without its image.
-        let saved = smolvm_host::image::snapshot::names(&self.paths().snapshots())?;
+        if image::snapshot::is_at_work(&self.paths().snapshots()).map_err(crate::snapshot::unusable)? {
+            return Err(Error::new(ErrorCode::Busy, "a snapshot is being made, and needs its image").hint("try again when that is done"));
+        }
+        let saved = image::snapshot::names(&self.paths().snapshots())?;
         if let Some(first) = saved.first() {
             return Err(Error::new(
                 ErrorCode::Refused,

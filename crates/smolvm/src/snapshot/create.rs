@@ -2,16 +2,19 @@
 
 use std::time::Duration;
 
+use smolvm_host::effect::perform;
 use smolvm_host::image::snapshot::{self, Draft, Kind, Origin};
 use smolvm_host::image::template::{DiskState, Facts};
 use smolvm_host::store::SandboxRecord;
+use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
-use smolvm_model::ledger::Entry;
+use smolvm_model::ledger::{Entry, Kind as HeldKind};
 use smolvm_model::name::SandboxId;
 use smolvm_model::state::{Admission, Request, State};
 
 use super::verdict::processor;
 use super::{SnapshotView, unusable};
+use crate::copy::{CopyWanted, Sync};
 use crate::error::Error;
 use crate::fork::accelerator_of;
 use crate::installation::{LOCK_WAIT, Smolvm};
@@ -65,15 +68,22 @@ impl Smolvm {
             facts: self.facts_of(&record)?,
             processor: processor(record.run.as_ref()),
         };
-        let needed = self.copy_needs_mib(&record, &entries, kind);
-        let draft = Draft::of_snapshot(&root, &name, needed, LOCK_WAIT).map_err(unusable)?;
+        if record.state == State::Paused && kind == Kind::Disk {
+            return Err(Error::new(ErrorCode::InvalidState, format!("\"{id}\" is paused and cannot write out its files"))
+                .hint(format!("smolvm resume {id}; or save all of it: smolvm snapshot create {id}")));
+        }
+        let draft = Draft::of_snapshot(&root, &name, LOCK_WAIT).map_err(unusable)?;
         if snapshot::find(&root, &name).map_err(unusable)?.is_some() {
             return Err(unusable(smolvm_host::image::ImageError::Exists { name: name.to_string() }));
         }
         let halted = if runs {
-            Some(self.copy_running(&record, &entries, &draft.files(), kind)?.halted)
+            // A paused guest cannot write anything out; one that runs does, so that its disk is of use alone, too.
+            let sync = if record.state == State::Paused { Sync::No } else { Sync::First };
+            let wanted = CopyWanted { kind, disks: 1, sync, signals: None };
+            Some(self.copy_running(&record, &entries, &draft.files(), &wanted)?.halted)
         } else {
-            smolvm_host::effect::perform(smolvm_model::effect::Effect::Workdir, |_| self.copy_disk(&record, &draft.files()))?;
+            self.require_room(&record, 0, 1)?;
+            perform(Effect::Workdir, |_| self.copy_disk(&record, &draft.files()))?;
             None
         };
         // The sandbox is free again; what is left to do is the disk's.
@@ -83,17 +93,23 @@ impl Smolvm {
     }
 
     /// What the machine has that a copy of it must have, too.
-    fn facts_of(&self, record: &SandboxRecord) -> Result<Facts, Error> {
-        let plan = self.plan_start(&record.spec, Some(accelerator_of(record)), DiskState::Used)?;
-        let ran = record.run.as_ref().map_or(plan.hypervisor(), |run| run.hypervisor.as_str());
-        // It was started before the hypervisor was upgraded: this one did not make its state.
-        let hypervisor = if ran == plan.hypervisor() { plan.facts.hypervisor.clone() } else { ran.to_owned() };
-        Ok(Facts { hypervisor, ..plan.facts })
+    pub(crate) fn facts_of(&self, record: &SandboxRecord) -> Result<Facts, Error> {
+        let facts = self.facts(&record.spec, Some(accelerator_of(record)), DiskState::Used)?;
+        // Hypervisor and smolvm may have been upgraded since it was started.
+        let ran = record.run.as_ref().map(|run| run.surroundings.clone()).unwrap_or_default();
+        let of = |then: String, now: String| if then.is_empty() { now } else { then };
+        Ok(Facts { hypervisor: of(ran.hypervisor, facts.hypervisor.clone()), machine: of(ran.machine, facts.machine.clone()), ..facts })
     }
 
     /// Whether there is memory to save; what is neither running nor at rest is refused.
     fn runs_now(&self, record: &SandboxRecord, entries: &[Entry]) -> Result<bool, Error> {
         match record.state {
+            // What could not be stopped may still write to its disk.
+            State::Failed if entries.iter().any(|entry| entry.kind == HeldKind::Process) => {
+                let id = &record.id;
+                Err(Error::new(ErrorCode::InvalidState, format!("\"{id}\" failed, and its processes are still on record"))
+                    .hint(format!("smolvm stop {id}")))
+            }
             State::Created | State::Stopped | State::Failed => Ok(false),
             State::Creating | State::Starting | State::Running | State::Paused | State::Stopping | State::Deleting => {
                 match self.admit(record, entries, Request::Pause)? {

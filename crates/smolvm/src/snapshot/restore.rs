@@ -1,15 +1,19 @@
 //! `snapshot restore`: a sandbox that goes on where the snapshot was made.
 
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use smolvm_host::image::snapshot::Kind;
+use smolvm_model::engine::AcceleratorRequest;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
 use smolvm_model::quantity::Span;
 use smolvm_model::spec::Spec;
 
+use super::unusable;
 use super::verdict::accelerator_of;
+use crate::capacity;
 use crate::error::Error;
 use crate::fork::REMOVAL_WAIT;
 use crate::installation::Smolvm;
@@ -50,6 +54,9 @@ impl Smolvm {
             }
             (Some(kind), _) | (None, kind) => kind,
         };
+        // Neither removed nor replaced by another until the copy has its files open.
+        let _held = snapshot.hold().map_err(unusable)?;
+        capacity::check_copy(self.paths(), std::fs::metadata(&files.disk).map_or(0, |disk| disk.blocks() * 512))?;
         let made = match kind {
             Kind::Machine => {
                 self.must_fit(&snapshot)?;
@@ -59,7 +66,9 @@ impl Smolvm {
             }
             Kind::Disk => {
                 let made = self.create_with(Some(name), request.ttl.map(Span::duration), &spec, Some(&files.disk))?;
-                let options = StartOptions { deadline: request.deadline, ..StartOptions::default() };
+                // With what there is here: it boots.
+                let accelerator = Some(AcceleratorRequest::Auto);
+                let options = StartOptions { deadline: request.deadline, accelerator, ..StartOptions::default() };
                 if let Err(e) = self.start_unless(&made.id, options, signals) {
                     let _ = self.delete_made_within(&made, REMOVAL_WAIT);
                     return Err(e);

@@ -11,6 +11,7 @@ use smolvm_host::image::snapshot::Snapshot;
 use smolvm_host::image::template::{DiskState, Facts};
 use smolvm_host::store::Run;
 use smolvm_model::engine::AcceleratorRequest;
+use smolvm_model::error_code::ErrorCode;
 
 use crate::error::Error;
 use crate::installation::Smolvm;
@@ -29,11 +30,16 @@ pub struct Difference {
 impl Smolvm {
     /// Everything that is in the way.
     pub(super) fn differences(&self, snapshot: &Snapshot) -> Result<Vec<Difference>, Error> {
-        let plan = self.plan_start(&snapshot.origin.spec, Some(accelerator_of(snapshot)), DiskState::Used)?;
-        Ok(between(
-            (&snapshot.origin.facts, snapshot.origin.processor.as_deref()),
-            (&plan.facts, processor_for(&plan.facts.accelerator).as_deref()),
-        ))
+        let then = &snapshot.origin.facts;
+        let now = match self.facts(&snapshot.origin.spec, Some(accelerator_of(snapshot)), DiskState::Used) {
+            Ok(now) => now,
+            // It cannot be had here at all.
+            Err(e) if e.code == ErrorCode::Unsupported => {
+                return Ok(vec![Difference { what: "accelerator", then: then.accelerator.clone(), now: e.one_line() }]);
+            }
+            Err(e) => return Err(e),
+        };
+        Ok(between((then, snapshot.origin.processor.as_deref()), (&now, processor_for(&now.accelerator).as_deref())))
     }
 }
 

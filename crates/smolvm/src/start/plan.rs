@@ -8,7 +8,7 @@ use smolvm_host::engine::probe::Engine;
 use smolvm_host::image::Digest;
 use smolvm_host::image::snapshot::Files;
 use smolvm_host::image::template::{DiskState, Draft, Facts, Template};
-use smolvm_host::store::{Run, SandboxRecord};
+use smolvm_host::store::{Run, SandboxRecord, Surroundings};
 use smolvm_host::{image, random};
 use smolvm_model::engine::{AcceleratorRequest, MachineShape, NetKind, common_argv, decide};
 use smolvm_model::error_code::ErrorCode;
@@ -83,11 +83,6 @@ impl StartPlan {
         Self { run, memory, ..self }
     }
 
-    /// The hypervisor's version.
-    pub(crate) fn hypervisor(&self) -> &str {
-        &self.run.hypervisor
-    }
-
     pub(super) fn is_fork(&self) -> bool {
         matches!(self.memory, MonitorMemory::Fork { .. })
     }
@@ -126,6 +121,15 @@ impl Smolvm {
     /// Everything that can be refused is refused here, with nothing made.
     pub(crate) fn plan_start(&self, spec: &Spec, accelerator: Option<AcceleratorRequest>, disk: DiskState) -> Result<StartPlan, Error> {
         capacity::check_start(self.paths(), spec)?;
+        self.plan(spec, accelerator, disk)
+    }
+
+    /// What a machine of this kind would be made of now; whether there is room for one does not matter.
+    pub(crate) fn facts(&self, spec: &Spec, accelerator: Option<AcceleratorRequest>, disk: DiskState) -> Result<Facts, Error> {
+        self.plan(spec, accelerator, disk).map(|plan| plan.facts)
+    }
+
+    fn plan(&self, spec: &Spec, accelerator: Option<AcceleratorRequest>, disk: DiskState) -> Result<StartPlan, Error> {
         let image = self.image_of(spec).map_err(|e| {
             Error::new(ErrorCode::MissingDependency, format!("the image \"{}\" this sandbox was made from is gone", spec.image))
                 .hint(format!("smolvm setup --image {}; a new sandbox then uses the new image", spec.image))
@@ -192,6 +196,7 @@ impl Smolvm {
                 agent: String::new(),
                 started_from: BOOTED.to_owned(),
                 started_from_reason: String::new(),
+                surroundings: Surroundings { hypervisor: facts.hypervisor.clone(), machine: facts.machine.clone() },
             },
             kernel: boot.kernel,
             initramfs: boot.initramfs,

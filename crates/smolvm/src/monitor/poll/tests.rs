@@ -179,8 +179,11 @@ fn a_paused_guest_wakes_when_its_clock_is_right_or_when_it_can_no_longer_be_told
             assert!(serving.vmm.out.is_empty(), "the guest is to come to rest first");
             serving.guest.queue(&Frame::reset(4));
             let told = frames(&mut serving.guest.out);
-            assert!(told.len() == 1 && matches!(decode(&told[0].payload), Ok(HostMessage::Freeze { sync: false })), "{told:?}");
-            says(ends, &AgentMessage::Frozen);
+            assert!(told.len() == 1 && matches!(decode(&told[0].payload), Ok(HostMessage::Freeze { sync: false, seq: 1 })), "{told:?}");
+            says(ends, &AgentMessage::Frozen { seq: 0 });
+            serving.hear_guest().unwrap();
+            assert!(serving.vmm.out.is_empty(), "the late answer to another request");
+            says(ends, &AgentMessage::Frozen { seq: 1 });
             serving.hear_guest().unwrap();
             assert!(!serving.vmm.out.is_empty() && serving.quiet);
             assert_eq!(last(serving), None, "nobody is told before the hypervisor says so");
@@ -275,7 +278,7 @@ fn settling(serving: &mut Loop<'_>) {
     assert_eq!(last(serving), Some(MonitorReply::Located { pid: std::process::id(), address: 0x7f00_0000_0000 }));
     serving.freeze(1, true);
     let told = frames(&mut serving.guest.out);
-    assert!(matches!(decode(&told[0].payload), Ok(HostMessage::Freeze { sync: true })), "{told:?}");
+    assert!(matches!(decode(&told[0].payload), Ok(HostMessage::Freeze { sync: true, seq: 1 })), "{told:?}");
 }
 
 #[test]
@@ -306,7 +309,7 @@ fn a_client_that_leaves_lets_the_guest_go_on_from_wherever_it_is() {
         serving(|serving, ends| {
             settling(serving);
             if let Some(stands) = halted {
-                says(ends, &AgentMessage::Frozen);
+                says(ends, &AgentMessage::Frozen { seq: 1 });
                 serving.hear_guest().unwrap();
                 assert_eq!(orders(serving), ["stop"]);
                 if stands {
@@ -314,7 +317,7 @@ fn a_client_that_leaves_lets_the_guest_go_on_from_wherever_it_is() {
                 }
             }
             serving.drop_client(1);
-            assert!(serving.copying.is_none() && serving.motion == Motion::Resuming { corrections: 0 });
+            assert!(serving.copying.is_none() && matches!(serving.motion, Motion::Resuming { corrections: 0, .. }) && !serving.quiet);
             assert_eq!(orders(serving), if halted.is_some() { vec!["cont"] } else { Vec::new() }, "{halted:?}");
         });
     }
@@ -357,4 +360,22 @@ fn a_hypervisor_that_answers_nonsense_or_refuses_is_an_error_to_who_copies() {
             assert!(serving.copying.is_none() && serving.motion == Motion::Running);
         });
     }
+}
+
+#[test]
+fn a_guest_that_goes_on_and_says_nothing_is_not_waited_for_for_ever() {
+    serving(|serving, ends| {
+        serving.phase = Phase::Running;
+        serving.motion = Motion::Paused;
+        serving.resume(1);
+        serving.heard_of_vmm(News::Resumed);
+        // What comes meanwhile is not refused: it waits behind the time.
+        ends.client.write_all(&bytes(&Frame::on_stream(FrameKind::Open, 9, b"{}".to_vec()))).unwrap();
+        serving.hear_client(1);
+        assert!(serving.relay.has_streams(1) && last(serving).is_none());
+        serving.motion = Motion::Resuming { corrections: 0, until: Instant::now() };
+        serving.look_at_the_time();
+        assert_eq!(serving.motion, Motion::Running);
+        assert!(matches!(last(serving), Some(MonitorReply::Error { code: MonitorErrorCode::Timeout, .. })));
+    });
 }
