@@ -12,17 +12,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use smolvm_host::image::snapshot::{Draft, Kind};
-use smolvm_host::image::template::DiskState;
-use smolvm_host::store::SandboxRecord;
-use smolvm_model::engine::AcceleratorRequest;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
 use smolvm_model::quantity::Span;
 use smolvm_model::spec::Spec;
 use smolvm_model::state::{Admission, Request};
 
-use crate::copy::{CopyWanted, Sync};
-use crate::create::Made;
+use crate::copy::{CopyWanted, Sync, accelerator_of};
 use crate::error::Error;
 use crate::installation::{LOCK_WAIT, Smolvm};
 use crate::snapshot::unusable;
@@ -31,8 +27,6 @@ use crate::view::SandboxView;
 
 /// Copies that one command makes at most; each is a process, a device and a uid.
 pub const MOST_COPIES: u16 = 1000;
-/// How long the removal of a copy that could not be started waits for its monitor.
-pub(crate) const REMOVAL_WAIT: Duration = Duration::from_secs(20);
 
 /// What `fork` is asked for.
 #[derive(Debug, Clone)]
@@ -96,40 +90,6 @@ impl Smolvm {
         let sandboxes = made.iter().map(|made| Ok(self.inspect(&made.id)?.sandbox)).collect::<Result<_, Error>>()?;
         Ok(Forked { sandboxes, halted: copied.halted, own_bytes: copied.own_bytes })
     }
-
-    /// A copy goes on under the hypervisor that is installed; the source may have been started under another.
-    fn refuse_another_hypervisor(&self, record: &SandboxRecord) -> Result<(), Error> {
-        let now = self.facts(&record.spec, Some(accelerator_of(record)), DiskState::Used)?;
-        let then = self.facts_of(record)?;
-        if (&then.hypervisor, &then.machine) == (&now.hypervisor, &now.machine) {
-            return Ok(());
-        }
-        let id = &record.id;
-        Err(Error::new(ErrorCode::Unsupported, format!("\"{id}\" was started by another hypervisor or smolvm than its copies would be"))
-            .hint(format!("start it again first: smolvm stop {id} && smolvm start {id}")))
-    }
-
-    /// Makes one sandbox that goes on as a copy; one that does not is gone again.
-    pub(crate) fn copy_of(
-        &self,
-        (name, ttl): (Option<&SandboxId>, Option<Span>),
-        spec: &Spec,
-        machine: Machine<'_>,
-        patience: Patience<'_>,
-    ) -> Result<Made, Error> {
-        let made = self.create_with(name, ttl.map(Span::duration), spec, Some(&machine.files.disk))?;
-        match self.start_copy(&made, machine, patience) {
-            Ok(()) => Ok(made),
-            Err(e) => Err(self.take_back(std::slice::from_ref(&made), e)),
-        }
-    }
-
-    /// Deletes what was made before something failed, and says if that failed, too.
-    fn take_back(&self, made: &[Made], cause: Error) -> Error {
-        let left = made.iter().filter(|made| !self.delete_made_within(made, REMOVAL_WAIT).is_ok_and(|deletion| deletion.failed.is_empty()));
-        let left: Vec<&str> = left.map(|made| made.id.as_str()).collect();
-        if left.is_empty() { cause } else { cause.hint(format!("what was made could not be taken back: smolvm delete {}", left.join(" "))) }
-    }
 }
 
 /// How many are made at the same time: each waits for the database, for its hypervisor and for its guest in turn.
@@ -170,11 +130,6 @@ fn at_once<I: std::marker::Sync, T: Send>(
         None => Ok(done),
         Some(e) => Err((done, e)),
     }
-}
-
-/// What runs it now: its copies can go on with nothing else.
-pub(crate) fn accelerator_of(record: &SandboxRecord) -> AcceleratorRequest {
-    record.run.as_ref().and_then(|run| run.accelerator.parse().ok()).unwrap_or(record.spec.accelerator)
 }
 
 /// The names of the copies.

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use smolvm_host::effect::perform;
 use smolvm_host::image::snapshot::{self, Draft, Kind, Origin};
-use smolvm_host::image::template::{DiskState, Facts};
 use smolvm_host::store::SandboxRecord;
 use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
@@ -16,7 +15,6 @@ use super::verdict::processor;
 use super::{SnapshotView, unusable};
 use crate::copy::{CopyWanted, Sync};
 use crate::error::Error;
-use crate::fork::accelerator_of;
 use crate::installation::{LOCK_WAIT, Smolvm};
 
 /// What `snapshot create` is asked for.
@@ -90,15 +88,6 @@ impl Smolvm {
         drop((lock, store));
         let snapshot = draft.publish(&root, &name, kind, &origin).map_err(unusable)?;
         Ok(Saved { snapshot: self.view_of_snapshot(snapshot), halted })
-    }
-
-    /// What the machine has that a copy of it must have, too.
-    pub(crate) fn facts_of(&self, record: &SandboxRecord) -> Result<Facts, Error> {
-        let facts = self.facts(&record.spec, Some(accelerator_of(record)), DiskState::Used)?;
-        // Hypervisor and smolvm may have been upgraded since it was started.
-        let ran = record.run.as_ref().map(|run| run.surroundings.clone()).unwrap_or_default();
-        let of = |then: String, now: String| if then.is_empty() { now } else { then };
-        Ok(Facts { hypervisor: of(ran.hypervisor, facts.hypervisor.clone()), machine: of(ran.machine, facts.machine.clone()), ..facts })
     }
 
     /// Whether there is memory to save; what is neither running nor at rest is refused.

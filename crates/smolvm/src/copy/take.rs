@@ -1,9 +1,4 @@
-//! Copies a sandbox as it runs: memory, devices and disk, all of the same moment.
-//!
-//! ```text
-//!   command   ask where ─► copy ahead ─► freeze ─► copy what changed, devices, disk ─► thaw
-//!   guest     runs ────────────────────► at rest, halted ────────────────────────────► runs, with the right time
-//! ```
+//! Takes the copy: memory, devices and disk, all of the same moment.
 //!
 //! What was copied ahead makes the second pass one over pages that the file has already. Whoever calls holds the
 //! sandbox's lock, so nothing else changes it; its monitor lets the guest go on as soon as this process is gone.

@@ -1,0 +1,18 @@
+//! Copies a sandbox as it runs, for `fork` and for snapshots.
+//!
+//! ```text
+//!   take      ask where ─► copy ahead ─► freeze ─► copy what changed, devices, disk ─► thaw
+//!   guest     runs ────────────────────► at rest, halted ────────────────────────────► runs, with the right time
+//!
+//!   make      create with a copy of the disk ─► start with the memory        what failed is taken back
+//! ```
+//!
+//! A copy goes on in the surroundings of what it was taken from (`surroundings`), or not at all.
+
+mod make;
+mod surroundings;
+mod take;
+
+pub(crate) use make::REMOVAL_WAIT;
+pub(crate) use surroundings::accelerator_of;
+pub(crate) use take::{CopyWanted, Sync};
