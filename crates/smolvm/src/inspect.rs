@@ -1,5 +1,6 @@
 //! `inspect`: one sandbox with everything that is known of it.
 
+use smolvm_host::store::Step;
 use smolvm_model::name::SandboxId;
 
 use crate::error::Error;
@@ -18,6 +19,8 @@ pub struct Inspection {
     pub software: Option<Software>,
     /// What the sandbox holds on the host.
     pub holds: Vec<Holding>,
+    /// Where the time of its present or last start went.
+    pub steps: Vec<Step>,
 }
 
 /// Versions of one run.
@@ -55,6 +58,7 @@ impl Smolvm {
         Ok(Inspection {
             sandbox: view(record, shown, &verdict),
             enforced: run.map_or(serde_json::Value::Null, |r| r.enforced.clone()),
+            steps: run.map_or_else(Vec::new, |r| r.steps.clone()),
             software: run.map(|r| Software { kernel: r.kernel.clone(), hypervisor: r.hypervisor.clone(), agent: r.agent.clone() }),
             holds: entries.iter().map(|e| Holding { kind: e.kind.as_str(), key: e.key.clone(), status: e.status.as_str() }).collect(),
         })

@@ -7,6 +7,7 @@
 //! ```
 
 mod plan;
+mod steps;
 mod wait;
 
 use std::io::{ErrorKind, Write};
@@ -42,6 +43,7 @@ use crate::view::SandboxView;
 
 use plan::disk_of;
 pub(crate) use plan::{BOOTED, CopyOf, Machine, StartPlan};
+pub use steps::Steps;
 pub(crate) use wait::Patience;
 use wait::wait_for_report;
 
@@ -89,6 +91,7 @@ impl Smolvm {
         signals: Option<BorrowedFd<'_>>,
     ) -> Result<SandboxView, Error> {
         let patience = Patience::new(options.deadline, signals);
+        let steps = Steps::begin();
         let missing = || Error::no_such_sandbox(id);
         let mut store = self.store_if_any()?.ok_or_else(missing)?;
         let _lock = self.lock_existing(&store, id, LOCK_WAIT)?.ok_or_else(missing)?;
@@ -101,7 +104,7 @@ impl Smolvm {
         };
         let plan = self.plan_start(&record.spec, options.accelerator, disk_of(&record))?;
         let plan = self.choose_origin(plan, &record.spec, options.from, patience)?;
-        match self.carry_out(&mut store, &record, &plan, patience) {
+        match self.carry_out(&mut store, &record, &plan, steps, patience) {
             Ok(Came::Up) => {}
             Ok(Came::NotForked(why)) => {
                 // What this template did wrong, the next one may do right; the sandbox does not wait for it.
@@ -110,7 +113,8 @@ impl Smolvm {
                 let (record, _) = store.sandbox(id)?.ok_or_else(missing)?;
                 let reason = format!("the template could not be forked: {}", why.one_line());
                 let plan = self.plan_start(&record.spec, options.accelerator, disk_of(&record))?.boots(reason);
-                self.carry_out(&mut store, &record, &plan, patience).map_err(|e| self.unwind(&mut store, id, e.about(id)))?;
+                self.carry_out(&mut store, &record, &plan, Steps::begin(), patience)
+                    .map_err(|e| self.unwind(&mut store, id, e.about(id)))?;
             }
             Err(e) => return Err(self.unwind(&mut store, id, e.about(id))),
         }
@@ -123,8 +127,9 @@ impl Smolvm {
         let mut store = self.store_if_any()?.ok_or_else(missing)?;
         let _lock = self.lock_existing(&store, id, LOCK_WAIT)?.ok_or_else(missing)?;
         let (record, _) = store.sandbox(id)?.ok_or_else(missing)?;
+        let steps = Steps::begin();
         let plan = self.plan_start(&record.spec, None, disk)?.parks(draft);
-        self.carry_out(&mut store, &record, &plan, patience).map(drop)
+        self.carry_out(&mut store, &record, &plan, steps, patience).map(drop)
     }
 
     /// Starts a sandbox that has the disk of a machine that ran, as that machine; on failure it is the caller's to delete.
@@ -138,17 +143,34 @@ impl Smolvm {
         if record.seq != made.seq || record.state != State::Created {
             return Err(Error::new(ErrorCode::Changed, format!("\"{id}\" was changed by another command while it was made")));
         }
+        let steps = Steps::begin();
         let plan = self.plan_start(&record.spec, Some(machine.accelerator), DiskState::Used)?.restores(machine);
-        self.carry_out(&mut store, &record, &plan, patience).map(drop)
+        self.carry_out(&mut store, &record, &plan, steps, patience).map(drop)
     }
 
     /// Records and makes what was decided.
-    fn carry_out(&self, store: &mut Store, record: &SandboxRecord, plan: &StartPlan, patience: Patience<'_>) -> Result<Came, Error> {
+    fn carry_out(
+        &self,
+        store: &mut Store,
+        record: &SandboxRecord,
+        plan: &StartPlan,
+        mut steps: Steps,
+        patience: Patience<'_>,
+    ) -> Result<Came, Error> {
+        steps.done("plan");
         begin(store, record, plan)?;
-        self.bring_up(store, &record.id, plan, patience)
+        steps.done("record");
+        self.bring_up(store, &record.id, plan, steps, patience)
     }
 
-    fn bring_up(&self, store: &mut Store, id: &SandboxId, plan: &StartPlan, patience: Patience<'_>) -> Result<Came, Error> {
+    fn bring_up(
+        &self,
+        store: &mut Store,
+        id: &SandboxId,
+        plan: &StartPlan,
+        mut steps: Steps,
+        patience: Patience<'_>,
+    ) -> Result<Came, Error> {
         if let Some(from) = &plan.disk_from {
             // It may have been collected since it was chosen.
             if !from.exists() {
@@ -175,6 +197,7 @@ impl Smolvm {
             }
             Ok(())
         })?;
+        steps.done("host");
         let uid = entries.iter().find(|e| e.kind == Kind::Uid).and_then(|e| e.key.parse().ok());
         let config = MonitorConfig {
             settings: self.settings.clone(),
@@ -192,6 +215,7 @@ impl Smolvm {
             machine_id: machine_id(self, id),
             uid,
             network,
+            steps,
         };
         let (mut child, socket) = perform_once(Effect::Monitor, |_| self.spawn_monitor(id, &config, tap))?;
         let answer = wait_for_report(socket, patience);

@@ -29,6 +29,8 @@ pub(super) struct Bed {
     pub(super) ask: PathBuf,
     /// `host/naive-cleanup.sh`.
     pub(super) naive: PathBuf,
+    /// Where the picture of a run is drawn.
+    pub(super) picture: PathBuf,
     pub(super) runs: usize,
 }
 
@@ -42,7 +44,9 @@ impl Bed {
         let (ready, spawn, answer) = (program("guest", "ready")?, program("guest", "spawn")?, program("guest", "answer")?);
         let ask = program("host", "ask")?;
         let naive = sources.join("host/naive-cleanup.sh");
-        let bed = Self { smolvm: built.smolvm.clone(), seed, agent: built.agent.clone(), home, ready, spawn, answer, ask, naive, runs };
+        let picture = sources.join("results/run.svg");
+        let bed =
+            Self { smolvm: built.smolvm.clone(), seed, agent: built.agent.clone(), home, ready, spawn, answer, ask, naive, picture, runs };
         step("preparing the image minimal");
         bed.run(&["setup", "--image", "minimal"])?;
         bed.clear()?;

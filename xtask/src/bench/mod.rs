@@ -18,6 +18,7 @@ mod footprint;
 mod fork;
 mod list;
 mod machine;
+mod picture;
 mod raw;
 mod reap;
 mod results;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use super::bed::Bed;
 use super::figures::{Figure, ms};
 use super::fork::RawFork;
+use super::picture::{self, Bar};
 
 const ID: &str = "bench-fork";
 const ECHO: [&str; 2] = ["/bin/echo", "hi"];
@@ -50,14 +51,52 @@ pub(super) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
         Figure::ratio("run.exit.ratio", "… against QEMU alone to its first byte", &exit, &floor).at_most(2.0),
         Figure::of("run.idle", "memory of an idle fork and its monitor that nobody else has (`stats`)", "MiB", &[idle]).at_most(20.0),
     ];
+    let picture = where_it_goes(bed, &Figure::of("", "", "", &floor))?;
+    std::fs::write(&bed.picture, picture).with_context(|| bed.picture.display().to_string())?;
     figures.extend(at_once(bed)?);
     Ok(figures)
 }
 
+/// Draws where the time to the first byte goes: the steps that `inspect` tells of the start, and what is before and after.
+fn where_it_goes(bed: &Bed, floor: &Figure) -> Result<String> {
+    let mut runs: Vec<(f64, Vec<(String, f64)>)> = Vec::new();
+    for _ in 0..bed.runs {
+        let (first, _) = timed(bed, &["run", "minimal", "--keep", "--quiet", "--name", ID, "--"])?;
+        let told = bed.json(&["inspect", "--json", ID])?;
+        let steps = told["steps"].as_array().context("inspect tells no steps")?.iter().map(|step| {
+            let us = step["us"].as_u64().and_then(|us| u32::try_from(us).ok()).context("a step without a time")?;
+            Ok((step["step"].as_str().unwrap_or_default().to_owned(), f64::from(us) / 1000.0))
+        });
+        runs.push((ms(first), steps.collect::<Result<_>>()?));
+        bed.run(&["delete", ID])?;
+    }
+    let names: Vec<String> = runs.first().context("no run")?.1.iter().map(|(name, _)| name.clone()).collect();
+    let median = |values: Vec<f64>| Figure::of("", "", "", &values).p50;
+    let mut steps: Vec<(String, f64)> = names
+        .iter()
+        .enumerate()
+        .map(|(index, name)| (name.clone(), median(runs.iter().filter_map(|(_, steps)| steps.get(index)).map(|(_, ms)| *ms).collect())))
+        .collect();
+    let rest = median(runs.iter().map(|(first, steps)| first - steps.iter().map(|(_, ms)| ms).sum::<f64>()).collect());
+    steps.push(("create and exec".to_owned(), rest));
+    let bars = [
+        Bar { name: "smolvm run minimal -- /bin/echo hi, to the first byte".to_owned(), steps },
+        Bar {
+            name: "QEMU alone, the same template and command".to_owned(),
+            steps: vec![("hypervisor, guest and command".to_owned(), floor.p50)],
+        },
+    ];
+    Ok(picture::draw(&format!("Where the milliseconds of a run go (medians of {})", bed.runs), &bars))
+}
+
 /// To the first byte, and to the end.
 fn once(bed: &Bed) -> Result<(Duration, Duration)> {
+    timed(bed, &["run", "minimal", "--"])
+}
+
+fn timed(bed: &Bed, run: &[&str]) -> Result<(Duration, Duration)> {
     let begin = Instant::now();
-    let mut child = bed.command(&bed.smolvm, &[&["run", "minimal", "--"], &ECHO[..]].concat()).stdout(Stdio::piped()).spawn()?;
+    let mut child = bed.command(&bed.smolvm, &[run, &ECHO[..]].concat()).stdout(Stdio::piped()).spawn()?;
     let mut output = child.stdout.take().context("no output")?;
     let mut byte = [0];
     output.read_exact(&mut byte).context("run wrote nothing")?;

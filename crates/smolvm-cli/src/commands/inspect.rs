@@ -32,7 +32,10 @@ impl Verbal for Inspect {
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
         let found = context.open()?.inspect(&self.name)?;
-        let data = || json!({"sandbox": found.sandbox, "enforced": found.enforced, "software": found.software, "holds": found.holds});
+        let data = || {
+            let (sandbox, holds) = (&found.sandbox, &found.holds);
+            json!({"sandbox": sandbox, "enforced": found.enforced, "software": found.software, "holds": holds, "steps": found.steps})
+        };
         let text = || if self.common.quiet { format!("{}\n", found.sandbox.id) } else { text(&found, self.common.verbose) };
         Ok(Reply::new(self.format(), data, text))
     }
@@ -64,6 +67,12 @@ fn text(found: &Inspection, verbose: bool) -> String {
     if let Some(reason) = &s.started_from_reason {
         let booted = s.started_from == "cold";
         facts.push(("origin", if booted { format!("booted: {reason}") } else { reason.clone() }));
+    }
+    if !found.steps.is_empty() {
+        let millis = |us: u64| us.div_ceil(1000);
+        let steps: Vec<String> = found.steps.iter().map(|step| format!("{} {}", step.step, millis(step.us))).collect();
+        let all = millis(found.steps.iter().map(|step| step.us).sum());
+        facts.push(("start", format!("{all} ms: {}", steps.join(", "))));
     }
     if let Some(process) = &s.process {
         let monitor = process.monitor_pid.map(|pid| format!(", monitor {pid}")).unwrap_or_default();

@@ -22,7 +22,7 @@ pub use listing::{Holds, Listed};
 pub use open::{SCHEMA_VERSION, Store};
 pub use read::Found;
 pub use record::{
-    BrokenPlace, BrokenRow, Exit, Failure, Run, SandboxRecord, SharedPart, Surroundings, Table, spec_from_json, spec_to_json,
+    BrokenPlace, BrokenRow, Exit, Failure, Run, SandboxRecord, SharedPart, Step, Surroundings, Table, spec_from_json, spec_to_json,
 };
 pub use write::{NewSandbox, Writing};
 

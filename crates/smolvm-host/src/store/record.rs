@@ -69,6 +69,18 @@ pub struct Run {
     /// The hypervisor by all its files, and a digest of the machine's description: what a copy of it must run under.
     #[serde(default)]
     pub surroundings: Surroundings,
+    /// Where the time of its start went.
+    #[serde(default)]
+    pub steps: Vec<Step>,
+}
+
+/// One step of a start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// One word.
+    pub step: String,
+    /// Microseconds.
+    pub us: u64,
 }
 
 /// What is around a guest's memory.
@@ -100,6 +112,7 @@ impl Run {
             started_from: json.started_from,
             started_from_reason: json.started_from_reason,
             surroundings: Surroundings::default(),
+            steps: Vec::new(),
         })
     }
 }

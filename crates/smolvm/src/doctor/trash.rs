@@ -14,14 +14,15 @@ const CAP: usize = 10_000;
 struct Left {
     /// Directories of deleted sandboxes, not yet unlinked.
     sandboxes: usize,
-    /// Directories of builds.
+    /// Directories of builds, and of copies.
     builds: usize,
 }
 
 pub(super) fn look(vm: &Smolvm) -> Vec<CheckReport> {
     let paths = vm.paths();
     let sandboxes = entries(&paths.trash()) + entries(&paths.run.join(".trash"));
-    vec![judge(Left { sandboxes, builds: entries(&paths.cache.join("tmp")) })]
+    let builds = entries(&paths.cache.join("tmp")) + entries(&paths.snapshots().join("tmp"));
+    vec![judge(Left { sandboxes, builds })]
 }
 
 fn entries(dir: &Path) -> usize {
@@ -30,7 +31,7 @@ fn entries(dir: &Path) -> usize {
 
 fn judge(left: Left) -> CheckReport {
     let evidence = format!("{} of deleted sandboxes, {} of builds", count(left.sandboxes, "directory", "directories"), left.builds);
-    let fixes: Vec<&str> = [(left.sandboxes, "smolvm cleanup"), (left.builds, "smolvm setup")]
+    let fixes: Vec<&str> = [(left.sandboxes, "smolvm cleanup"), (left.builds, "smolvm prune")]
         .into_iter()
         .filter(|(n, _)| *n > 0)
         .map(|(_, fix)| fix)
@@ -52,7 +53,7 @@ mod tests {
         let fix = |sandboxes, builds| judge(Left { sandboxes, builds }).fix;
         assert_eq!(fix(0, 0), None);
         assert_eq!(fix(1, 0).as_deref(), Some("smolvm cleanup"));
-        assert_eq!(fix(0, 1).as_deref(), Some("smolvm setup"));
-        assert_eq!(fix(1, 1).as_deref(), Some("smolvm cleanup; smolvm setup"));
+        assert_eq!(fix(0, 1).as_deref(), Some("smolvm prune"));
+        assert_eq!(fix(1, 1).as_deref(), Some("smolvm cleanup; smolvm prune"));
     }
 }

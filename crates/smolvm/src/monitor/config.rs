@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use smolvm_host::image::template::DiskState;
 
 use crate::installation::Settings;
+use crate::start::Steps;
 
 /// Everything one run needs, resolved; one JSON object on the monitor's standard input.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,6 +42,8 @@ pub struct MonitorConfig {
     pub uid: Option<u32>,
     /// The network, if it has one.
     pub network: Option<MonitorNetwork>,
+    /// Where the time of this start went until here.
+    pub steps: Steps,
 }
 
 /// Where the guest's memory comes from.

@@ -30,6 +30,7 @@ use super::run::random_bytes;
 use super::vmm::Vmm;
 use crate::error::Error;
 use crate::installation::Smolvm;
+use crate::start::Steps;
 
 /// Local clients at once.
 const MAX_CLIENTS: usize = 256;
@@ -42,6 +43,7 @@ const LAST_WORDS: usize = 64;
 
 /// What a launch left to the loop.
 pub(super) struct Parts {
+    pub(super) steps: Steps,
     pub(super) pid: u32,
     pub(super) pidfd: OwnedFd,
     pub(super) qmp: UnixStream,
@@ -57,6 +59,8 @@ pub(super) struct Parts {
 }
 
 pub(super) struct Loop<'a> {
+    /// Where the time of the start went.
+    pub(super) steps: Steps,
     pub(super) config: &'a MonitorConfig,
     pub(super) vm: &'a Smolvm,
     pub(super) id: &'a SandboxId,
@@ -119,6 +123,7 @@ impl<'a> Loop<'a> {
         reporter: &'a mut Reporter,
     ) -> Result<Self, Error> {
         Ok(Self {
+            steps: parts.steps,
             config,
             vm,
             id,

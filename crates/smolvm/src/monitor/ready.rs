@@ -133,8 +133,10 @@ impl Loop<'_> {
         let Some((record, _)) = store.sandbox(self.id)? else {
             return Err(Error::new(ErrorCode::Changed, "the sandbox was deleted while it started"));
         };
-        let run =
-            record.run.map(|run| Run { enforced: self.enforced.clone(), agent: self.agent_version.clone().unwrap_or_default(), ..run });
+        let mut steps = self.steps.clone();
+        steps.done("guest");
+        let (enforced, agent) = (self.enforced.clone(), self.agent_version.clone().unwrap_or_default());
+        let run = record.run.map(|run| Run { enforced, agent, steps: steps.taken(), ..run });
         store.write(Commit::Ready, |w| -> Result<(), Error> {
             w.set_state(self.id, self.config.generation, State::Running)?;
             if let Some(run) = &run {

@@ -76,12 +76,16 @@ fn live(config: &MonitorConfig, reporter: &mut Reporter) -> Result<(), Error> {
     let _alive = hold_lock(&vm, &id)?;
     let listener = perform(Effect::MonitorFiles, |_| listen(&vm, &id))?;
     record_self(&vm, &token)?;
+    let mut steps = config.steps.clone();
+    steps.done("monitor");
     let (launched, network) = perform_once(Effect::Hypervisor, |permit| {
         let (net, network) = super::network::attach(config)?;
         start_hypervisor(permit, config, &vm, &id, &token, net).map(|launched| (launched, network))
     })?;
     record_hypervisor(&vm, &token, &launched)?;
+    steps.done("hypervisor");
     let parts = Parts {
+        steps,
         pid: launched.pid,
         pidfd: launched.pidfd,
         qmp: launched.qmp,

@@ -153,7 +153,7 @@ impl Smolvm {
         let choice = decide(request, &host.kvm).map_err(|e| {
             Error::new(ErrorCode::Unsupported, "the accelerator cannot be used").hint("leave --accel away, or use --accel tcg").because(e)
         })?;
-        let token = LaunchToken::from_random(random::bytes().map_err(|e| Error::new(ErrorCode::Internal, "no random bytes").because(e))?);
+        let token = draw_token()?;
         let accelerator = choice.accelerator;
         let odd = || Error::new(ErrorCode::Internal, "a machine has processors and memory");
         let shape = MachineShape {
@@ -175,12 +175,7 @@ impl Smolvm {
                 DiskState::Fresh => image::rehearsal(spec.image.as_str()),
                 DiskState::Used => Vec::new(),
             },
-            network: match device(spec.network) {
-                None => "none",
-                Some(NetKind::Tap) => "tap",
-                Some(NetKind::Stream) => "stream",
-            }
-            .to_owned(),
+            network: device_word(spec.network).to_owned(),
             hypervisor: engine.fingerprint(),
             boot_id: self.boot_id.clone(),
         };
@@ -197,6 +192,7 @@ impl Smolvm {
                 started_from: BOOTED.to_owned(),
                 started_from_reason: String::new(),
                 surroundings: Surroundings { hypervisor: facts.hypervisor.clone(), machine: facts.machine.clone() },
+                steps: Vec::new(),
             },
             kernel: boot.kernel,
             initramfs: boot.initramfs,
@@ -220,6 +216,11 @@ impl Smolvm {
     }
 }
 
+fn draw_token() -> Result<LaunchToken, Error> {
+    let bytes = random::bytes().map_err(|e| Error::new(ErrorCode::Internal, "no random bytes").because(e))?;
+    Ok(LaunchToken::from_random(bytes))
+}
+
 /// A sandbox that was never started has nothing on its disk, unless it began with the disk of another.
 pub(super) fn disk_of(record: &SandboxRecord) -> DiskState {
     if record.run.is_none() && record.spec.restored_from.is_none() { DiskState::Fresh } else { DiskState::Used }
@@ -231,5 +232,13 @@ fn device(network: NetworkMode) -> Option<NetKind> {
         NetworkMode::None => None,
         NetworkMode::User => Some(NetKind::Stream),
         NetworkMode::Tap => Some(NetKind::Tap),
+    }
+}
+
+fn device_word(network: NetworkMode) -> &'static str {
+    match device(network) {
+        None => "none",
+        Some(NetKind::Tap) => "tap",
+        Some(NetKind::Stream) => "stream",
     }
 }

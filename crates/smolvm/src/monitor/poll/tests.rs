@@ -33,6 +33,7 @@ fn config(home: &Path) -> MonitorConfig {
         machine_id: String::new(),
         uid: None,
         network: None,
+        steps: crate::start::Steps::begin(),
     }
 }
 
@@ -48,6 +49,7 @@ fn serving(test: impl FnOnce(&mut Loop<'_>, &mut Ends)) {
     let (stderr, _) = rustix::pipe::pipe().unwrap();
     let own = rustix::process::getpid();
     let parts = Parts {
+        steps: crate::start::Steps::begin(),
         pid: std::process::id(),
         pidfd: rustix::process::pidfd_open(own, rustix::process::PidfdFlags::empty()).unwrap(),
         qmp,
