@@ -66,10 +66,8 @@ names! {
         Pause = "pause",
         /// And goes on.
         Resume = "resume",
-        /// A guest is brought to rest to be copied.
+        /// A guest is brought to rest to be copied, and the state of its devices is written beside its disk.
         Freeze = "freeze",
-        /// The state of its devices is written beside its disk.
-        SaveDevices = "save-devices",
         /// And it goes on.
         Thaw = "thaw",
         /// Hypervisors end.
@@ -201,7 +199,6 @@ impl Effect {
             | Self::Resume
             // It goes on as soon as who wanted it frozen is gone.
             | Self::Freeze
-            | Self::SaveDevices
             | Self::Thaw
             | Self::Home
             | Self::LockFile

@@ -14,9 +14,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use smolvm_host::effect::perform;
 use smolvm_host::engine::migration;
-use smolvm_model::effect::Effect;
 use smolvm_proto::{MonitorErrorCode, MonitorReply};
 
 use super::pause::Motion;
@@ -152,7 +150,7 @@ impl Loop<'_> {
         if !self.quiet {
             return self.fail_copy(MonitorErrorCode::GuestNotReady, "the guest did not answer when it was halted; resume it first");
         }
-        match perform(Effect::SaveDevices, |_| self.save_devices()) {
+        match self.save_devices() {
             Ok(command) => {
                 if let Some(copying) = &mut self.copying {
                     copying.step = Step::Saving(command);
@@ -162,6 +160,8 @@ impl Loop<'_> {
         }
     }
 
+    /// It is the client's effect, which passes the gate there.
+    ///
     /// Into a file beside the sandbox's disk, which the hypervisor may fill as far: it keeps what it was given, and takes
     /// nothing else than a file that it can truncate.
     fn save_devices(&mut self) -> Result<u64, Error> {
