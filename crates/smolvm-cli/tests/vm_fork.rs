@@ -12,18 +12,6 @@ use support::{BOOT, Place, SOON, assert_ends};
 use testkit::Cmd;
 use testkit::process::Process;
 
-#[track_caller]
-fn said(place: &Place, args: &[&str]) -> String {
-    let ran = place.smolvm(args).timeout(BOOT).run();
-    ran.assert_ok();
-    ran.stdout
-}
-
-#[track_caller]
-fn in_guest(place: &Place, id: &str, script: &str) -> String {
-    said(place, &["exec", id, "--", "sh", "-c", script])
-}
-
 /// What a clock that is right by 100 ms may show at the least, and at the most.
 fn now() -> (u64, u64) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
@@ -38,9 +26,8 @@ fn sandbox(place: &Place, id: &str) -> Value {
 /// A heart that beats in the background, a file on the disk, and four megabytes that are only in memory.
 #[track_caller]
 fn furnish(place: &Place, id: &str) -> String {
-    in_guest(place, id, "echo kept > /root/file; while :; do date +%s >> /dev/shm/beats; sleep 1; done > /dev/null 2>&1 &");
-    in_guest(
-        place,
+    place.in_guest(id, "echo kept > /root/file; while :; do date +%s >> /dev/shm/beats; sleep 1; done > /dev/null 2>&1 &");
+    place.in_guest(
         id,
         "cat /proc/sys/kernel/random/boot_id > /dev/shm/boot_id; head -c 4000000 /dev/urandom > /dev/shm/blob; sha256sum /dev/shm/blob",
     )
@@ -61,16 +48,16 @@ fn copies_go_on_with_all_of_it_and_share_nothing_that_tells_them_apart() {
     let blob = furnish(&place, "src");
     let script = "until [ -e /root/go ]; do sleep 0.1; done; echo still here";
     let waiting = place.smolvm(&["exec", "src", "--", "sh", "-c", script, "waiter"]).timeout(BOOT).spawn();
-    testkit::until("a command that somebody waits for", SOON, || (in_guest(&place, "src", WAITERS) == "1\n").then_some(()));
+    testkit::until("a command that somebody waits for", SOON, || (place.in_guest("src", WAITERS) == "1\n").then_some(()));
     let data = place.ok(&["fork", "src", "--count", "3", "--name", "copy"]);
     let ids: Vec<&str> = data["sandboxes"].as_array().unwrap().iter().map(|s| s["id"].as_str().unwrap()).collect();
     assert_eq!(ids, ["copy-1", "copy-2", "copy-3"], "{data:#}");
     assert!(data["halted_ms"].as_f64().unwrap() > 0.0 && data["own_bytes"].as_u64().unwrap() > 4_000_000, "{data:#}");
     let mut seen = BTreeSet::new();
     for id in ["src", "copy-1", "copy-2", "copy-3"] {
-        assert_eq!(in_guest(&place, id, "sha256sum /dev/shm/blob; cat /root/file"), format!("{blob}kept\n"), "{id}");
+        assert_eq!(place.in_guest(id, "sha256sum /dev/shm/blob; cat /root/file"), format!("{blob}kept\n"), "{id}");
         let (before, _) = now();
-        let all = in_guest(&place, id, OWN);
+        let all = place.in_guest(id, OWN);
         let (_, after) = now();
         let own: Vec<&str> = all.lines().collect();
         let [name, written @ .., lines, clock] = own.as_slice() else { panic!("{all}") };
@@ -81,29 +68,29 @@ fn copies_go_on_with_all_of_it_and_share_nothing_that_tells_them_apart() {
         let clock: u64 = clock.parse().unwrap();
         assert!((before..=after).contains(&clock), "{id}: {clock} is not between {before} and {after}");
         let (beats, gateway) = ("wc -l < /dev/shm/beats", "ping -c 1 -W 5 $(ip route | cut -d ' ' -f 3) > /dev/null && echo reached");
-        let first: u32 = in_guest(&place, id, beats).trim().parse().unwrap();
+        let first: u32 = place.in_guest(id, beats).trim().parse().unwrap();
         testkit::until(&format!("the heart of {id}"), SOON, || {
-            (in_guest(&place, id, beats).trim().parse::<u32>().unwrap() > first).then_some(())
+            (place.in_guest(id, beats).trim().parse::<u32>().unwrap() > first).then_some(())
         });
-        assert_eq!(in_guest(&place, id, gateway), "reached\n", "{id}");
+        assert_eq!(place.in_guest(id, gateway), "reached\n", "{id}");
     }
     // The command that somebody waits for is the source's alone, and knows nothing of it.
-    assert_eq!([in_guest(&place, "src", WAITERS), in_guest(&place, "copy-1", WAITERS)], ["1\n", "0\n"]);
-    in_guest(&place, "src", "touch /root/go");
+    assert_eq!([place.in_guest("src", WAITERS), place.in_guest("copy-1", WAITERS)], ["1\n", "0\n"]);
+    place.in_guest("src", "touch /root/go");
     assert_eq!(waiting.wait().stdout, "still here\n");
     let copy = sandbox(&place, "copy-1");
     assert_eq!((copy["started_from"].as_str(), copy["started_from_reason"].as_str()), (Some("fork"), Some("a copy of src")));
-    in_guest(&place, "copy-1", "echo changed > /root/file; echo x > /dev/shm/blob");
+    place.in_guest("copy-1", "echo changed > /root/file; echo x > /dev/shm/blob");
     for id in ["src", "copy-2"] {
-        assert_eq!(in_guest(&place, id, "sha256sum /dev/shm/blob; cat /root/file"), format!("{blob}kept\n"), "{id}");
+        assert_eq!(place.in_guest(id, "sha256sum /dev/shm/blob; cat /root/file"), format!("{blob}kept\n"), "{id}");
     }
     // A copy lives without what it is a copy of, is copied itself, and keeps its files when it starts anew.
     place.ok(&["delete", "src", "copy-2"]);
-    said(&place, &["fork", "copy-3", "--name", "deep"]);
-    assert_eq!(in_guest(&place, "deep", "sha256sum /dev/shm/blob; cat /root/file; hostname"), format!("{blob}kept\ndeep\n"));
+    place.said(&["fork", "copy-3", "--name", "deep"]);
+    assert_eq!(place.in_guest("deep", "sha256sum /dev/shm/blob; cat /root/file; hostname"), format!("{blob}kept\ndeep\n"));
     place.ok(&["stop", "copy-1"]);
-    said(&place, &["start", "copy-1"]);
-    assert_eq!(in_guest(&place, "copy-1", "cat /root/file /etc/hostname; ls /dev/shm"), "changed\ncopy-1\n");
+    place.said(&["start", "copy-1"]);
+    assert_eq!(place.in_guest("copy-1", "cat /root/file /etc/hostname; ls /dev/shm"), "changed\ncopy-1\n");
     place.cleanup(&["--all", "--force"]);
     oracle.assert_clean();
 }
@@ -113,14 +100,14 @@ fn machines_with_two_processors_that_booted_and_paused_ones_are_copied_too() {
     let place = Place::without_network();
     let oracle = place.oracle();
     place.create("smp", &["--cpus", "2", "--memory", "256M"]);
-    said(&place, &["start", "smp", "--cold"]);
+    place.said(&["start", "smp", "--cold"]);
     let blob = furnish(&place, "smp");
     place.ok(&["pause", "smp"]);
-    said(&place, &["fork", "smp", "--name", "copy"]);
+    place.said(&["fork", "smp", "--name", "copy"]);
     assert_eq!(sandbox(&place, "smp")["state"], "paused", "it is what it was");
-    assert_eq!(in_guest(&place, "copy", "sha256sum /dev/shm/blob; nproc"), format!("{blob}2\n"));
+    assert_eq!(place.in_guest("copy", "sha256sum /dev/shm/blob; nproc"), format!("{blob}2\n"));
     place.ok(&["resume", "smp"]);
-    assert_eq!(in_guest(&place, "smp", "sha256sum /dev/shm/blob"), blob);
+    assert_eq!(place.in_guest("smp", "sha256sum /dev/shm/blob"), blob);
     place.ok(&["delete", "smp", "copy"]);
     oracle.assert_clean();
 }
@@ -163,7 +150,7 @@ fn whoever_is_killed_while_it_copies_leaves_a_source_that_runs_on() {
         assert_eq!(place.ids(), ["src"], "{point}");
     }
     // What the killed ones left of the source's memory is in nobody's way, and goes.
-    said(&place, &["fork", "src", "--name", "copy"]);
+    place.said(&["fork", "src", "--name", "copy"]);
     assert!(place.cleanup(&["--force"]).failed().is_empty());
     assert_eq!(place.ids(), ["copy", "src"]);
     let left = |part: &str| std::fs::read_dir(place.path("state/snapshots").join(part)).unwrap().count();

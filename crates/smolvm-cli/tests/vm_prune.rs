@@ -7,20 +7,13 @@ mod support;
 use std::path::Path;
 
 use serde_json::Value;
-use support::{BOOT, Place};
+use support::Place;
 
 /// A cache of its own, in which the images are copies that may go.
 fn place_of_its_own() -> Place {
     let place = Place::without_network();
     place.own_cache(&["kernels", "disks"], &["images", "initramfs"]);
     place
-}
-
-#[track_caller]
-fn said(place: &Place, args: &[&str]) -> String {
-    let ran = place.smolvm(args).timeout(BOOT).run();
-    ran.assert_ok();
-    ran.stdout
 }
 
 /// What went, or would, as pairs of part and name.
@@ -54,7 +47,7 @@ fn what_nobody_needs_goes_and_what_somebody_needs_stays() {
     std::fs::create_dir(place.path("cache/images").join("e".repeat(64))).unwrap();
     let key = {
         std::fs::write(names.join("minimal"), &other).unwrap();
-        let key = said(&place, &["template", "build", "minimal", "--net", "none"]).trim_end().to_owned();
+        let key = place.said(&["template", "build", "minimal", "--net", "none"]).trim_end().to_owned();
         std::fs::remove_file(names.join("minimal")).unwrap();
         key
     };
@@ -71,7 +64,7 @@ fn what_nobody_needs_goes_and_what_somebody_needs_stays() {
     }
     assert!(!place.path("cache/images").join("e".repeat(64)).exists());
     // A snapshot needs its image when the sandbox is gone.
-    said(&place, &["snapshot", "create", "made", "--name", "saved"]);
+    place.said(&["snapshot", "create", "made", "--name", "saved"]);
     place.ok(&["delete", "made"]);
     let data = place.ok(&["prune", "--all"]);
     assert_eq!(removed(&data), [("template".to_owned(), key)], "{data:#}");
@@ -89,8 +82,8 @@ fn the_sizes_are_those_of_du_and_of_proc() {
     let place = place_of_its_own();
     let oracle = place.oracle();
     place.boot(&["one"]);
-    said(&place, &["exec", "one", "--", "sh", "-c", "head -c 20000000 /dev/urandom > /root/file; sync"]);
-    said(&place, &["snapshot", "create", "one"]);
+    place.said(&["exec", "one", "--", "sh", "-c", "head -c 20000000 /dev/urandom > /root/file; sync"]);
+    place.said(&["snapshot", "create", "one"]);
     // At rest, so that nothing is written between the two looks.
     place.ok(&["pause", "one"]);
     // A file system counts blocks that it has yet to give out a little differently from those it has.

@@ -5,19 +5,7 @@
 mod support;
 
 use serde_json::Value;
-use support::{BOOT, Place};
-
-#[track_caller]
-fn said(place: &Place, args: &[&str]) -> String {
-    let ran = place.smolvm(args).timeout(BOOT).run();
-    ran.assert_ok();
-    ran.stdout
-}
-
-#[track_caller]
-fn in_guest(place: &Place, id: &str, script: &str) -> String {
-    said(place, &["exec", id, "--", "sh", "-c", script])
-}
+use support::Place;
 
 #[track_caller]
 fn code(place: &Place, args: &[&str]) -> String {
@@ -38,28 +26,28 @@ fn a_machine_goes_on_where_it_was_saved_as_often_as_one_likes() {
     let place = Place::with_network();
     let oracle = place.oracle();
     place.boot(&["src"]);
-    in_guest(&place, "src", "echo 1 > /root/file; echo memory > /dev/shm/file; sleep 100000 > /dev/null 2>&1 &");
+    place.in_guest("src", "echo 1 > /root/file; echo memory > /dev/shm/file; sleep 100000 > /dev/null 2>&1 &");
     let saved = place.ok(&["snapshot", "create", "src"]);
     assert_eq!((saved["snapshot"]["name"].as_str(), saved["snapshot"]["kind"].as_str()), (Some("src-1"), Some("machine")));
     assert!(saved["halted_ms"].as_f64().unwrap() > 0.0, "{saved:#}");
-    in_guest(&place, "src", "echo 2 > /root/file; echo later > /dev/shm/file");
-    assert_eq!(in_guest(&place, "src", "cat /root/file"), "2\n", "the source goes on");
-    assert_eq!(said(&place, &["snapshot", "create", "src", "--name", "second"]), "second\n");
+    place.in_guest("src", "echo 2 > /root/file; echo later > /dev/shm/file");
+    assert_eq!(place.in_guest("src", "cat /root/file"), "2\n", "the source goes on");
+    assert_eq!(place.said(&["snapshot", "create", "src", "--name", "second"]), "second\n");
     assert_eq!(code(&place, &["snapshot", "restore", "src-1"]), "already_exists", "nobody is overwritten");
     place.ok(&["delete", "src"]);
     // Under the name it had, and beside it under another; each from its own moment.
-    said(&place, &["snapshot", "restore", "src-1"]);
-    said(&place, &["snapshot", "restore", "src-1", "--name", "again"]);
-    said(&place, &["snapshot", "restore", "second", "--name", "later"]);
+    place.said(&["snapshot", "restore", "src-1"]);
+    place.said(&["snapshot", "restore", "src-1", "--name", "again"]);
+    place.said(&["snapshot", "restore", "second", "--name", "later"]);
     for (id, file, memory) in [("src", "1", "memory"), ("again", "1", "memory"), ("later", "2", "later")] {
-        let all = in_guest(&place, id, "cat /root/file /dev/shm/file; hostname; pidof sleep > /dev/null && echo asleep");
+        let all = place.in_guest(id, "cat /root/file /dev/shm/file; hostname; pidof sleep > /dev/null && echo asleep");
         assert_eq!(all, format!("{file}\n{memory}\n{id}\nasleep\n"));
         let seen = sandbox(&place, id);
         assert_eq!(seen["started_from"], "snapshot", "{seen:#}");
     }
     // What is restored is a sandbox like any other, and can be saved, too.
-    in_guest(&place, "again", "echo 3 > /root/file");
-    said(&place, &["snapshot", "create", "again"]);
+    place.in_guest("again", "echo 3 > /root/file");
+    place.said(&["snapshot", "create", "again"]);
     let details = place.ok(&["snapshot", "inspect", "again-1", "--verify"]);
     assert_eq!(
         (details["snapshot"]["parent"].as_str(), details["restorable"].as_bool(), details["damaged"].as_str()),
@@ -67,12 +55,12 @@ fn a_machine_goes_on_where_it_was_saved_as_often_as_one_likes() {
         "{details:#}"
     );
     place.ok(&["stop", "again"]);
-    said(&place, &["start", "again"]);
-    assert_eq!(in_guest(&place, "again", "cat /root/file; ls /dev/shm | wc -l"), "3\n0\n");
+    place.said(&["start", "again"]);
+    assert_eq!(place.in_guest("again", "cat /root/file; ls /dev/shm | wc -l"), "3\n0\n");
     // Who was restored lives without the snapshot, and without whoever it was of.
     assert_eq!(names(&place).len(), 3);
     place.ok(&["snapshot", "delete", "src-1", "second", "again-1"]);
-    assert_eq!(in_guest(&place, "later", "cat /dev/shm/file; ls / > /dev/null && echo reads"), "later\nreads\n");
+    assert_eq!(place.in_guest("later", "cat /dev/shm/file; ls / > /dev/null && echo reads"), "later\nreads\n");
     place.cleanup(&["--all", "--force"]);
     oracle.assert_clean();
 }
@@ -83,28 +71,28 @@ fn of_a_sandbox_that_does_not_run_the_disk_is_saved() {
     let oracle = place.oracle();
     place.create("src", &[]);
     assert_eq!(code(&place, &["snapshot", "create", "nobody"]), "not_found");
-    said(&place, &["snapshot", "create", "src", "--name", "empty"]);
+    place.said(&["snapshot", "create", "src", "--name", "empty"]);
     place.boot_made(&["src"]);
     // Not synced by who wrote it.
-    in_guest(&place, "src", "echo kept > /root/file; echo memory > /dev/shm/file");
-    said(&place, &["snapshot", "create", "src", "--disk-only", "--name", "running"]);
-    in_guest(&place, "src", "echo more >> /root/file");
+    place.in_guest("src", "echo kept > /root/file; echo memory > /dev/shm/file");
+    place.said(&["snapshot", "create", "src", "--disk-only", "--name", "running"]);
+    place.in_guest("src", "echo more >> /root/file");
     place.ok(&["stop", "src"]);
-    said(&place, &["snapshot", "create", "src", "--name", "stopped"]);
+    place.said(&["snapshot", "create", "src", "--name", "stopped"]);
     for (snapshot, file) in [("empty", ""), ("running", "kept\n"), ("stopped", "kept\nmore\n")] {
         assert_eq!(place.ok(&["snapshot", "inspect", snapshot])["snapshot"]["kind"], "disk");
         let id = format!("of-{snapshot}");
-        said(&place, &["snapshot", "restore", snapshot, "--name", &id]);
-        assert_eq!(in_guest(&place, &id, "cat /root/file 2> /dev/null; ls /dev/shm | wc -l; hostname"), format!("{file}0\n{id}\n"));
+        place.said(&["snapshot", "restore", snapshot, "--name", &id]);
+        assert_eq!(place.in_guest(&id, "cat /root/file 2> /dev/null; ls /dev/shm | wc -l; hostname"), format!("{file}0\n{id}\n"));
         assert_ne!(sandbox(&place, &id)["started_from"], "snapshot");
     }
     // A machine can be restored as its disk, too.
     place.boot_made(&["src"]);
     // Not synced by who wrote it, either.
-    in_guest(&place, "src", "echo last >> /root/file");
-    said(&place, &["snapshot", "create", "src", "--name", "whole"]);
-    said(&place, &["snapshot", "restore", "whole", "--disk-only", "--name", "files"]);
-    assert_eq!(in_guest(&place, "files", "cat /root/file"), "kept\nmore\nlast\n");
+    place.in_guest("src", "echo last >> /root/file");
+    place.said(&["snapshot", "create", "src", "--name", "whole"]);
+    place.said(&["snapshot", "restore", "whole", "--disk-only", "--name", "files"]);
+    assert_eq!(place.in_guest("files", "cat /root/file"), "kept\nmore\nlast\n");
     // A guest that stands still cannot write anything out.
     place.ok(&["pause", "src"]);
     assert_eq!(code(&place, &["snapshot", "create", "src", "--disk-only"]), "invalid_state");
@@ -120,7 +108,7 @@ fn what_is_wrong_with_a_snapshot_is_said_and_changes_nothing() {
     let place = Place::without_network();
     let oracle = place.oracle();
     place.boot(&["src"]);
-    said(&place, &["snapshot", "create", "src", "--name", "one"]);
+    place.said(&["snapshot", "create", "src", "--name", "one"]);
     assert_eq!(code(&place, &["snapshot", "create", "src", "--name", "one"]), "already_exists");
     assert_eq!(code(&place, &["snapshot", "restore", "none"]), "not_found");
     assert_eq!(code(&place, &["snapshot", "delete", "one", "none"]), "not_found");
@@ -144,7 +132,7 @@ fn what_is_wrong_with_a_snapshot_is_said_and_changes_nothing() {
     assert!(refused["error"]["message"].as_str().unwrap().contains("hypervisor: was 6.0.0 another"), "{refused:#}");
     assert!(refused["error"]["recovery"].as_str().unwrap().contains("--disk-only"), "{refused:#}");
     assert_eq!(place.ok(&["snapshot", "inspect", "one"])["restorable"], false);
-    said(&place, &["snapshot", "restore", "one", "--disk-only", "--name", "files"]);
+    place.said(&["snapshot", "restore", "one", "--disk-only", "--name", "files"]);
     // Written by a newer smolvm, and by nobody.
     written(&manifest.replace("\"version\": 1", "\"version\": 99"));
     assert_eq!(code(&place, &["snapshot", "restore", "one"]), "internal");
@@ -158,7 +146,7 @@ fn what_is_wrong_with_a_snapshot_is_said_and_changes_nothing() {
     assert_ne!(code(&place, &["snapshot", "restore", "one", "--name", "copy"]), "ok");
     assert_eq!(place.ids(), ["files", "src"]);
     std::fs::write(file("devices"), devices).unwrap();
-    said(&place, &["snapshot", "restore", "one", "--name", "copy"]);
+    place.said(&["snapshot", "restore", "one", "--name", "copy"]);
     place.assert_answers("copy");
     place.ok(&["delete", "copy", "files", "src"]);
     place.ok(&["snapshot", "delete", "one"]);

@@ -20,19 +20,6 @@ fn place_of_its_own() -> Place {
     place
 }
 
-/// Runs `smolvm`, which must succeed in the time that a boot may take; gives what it printed.
-#[track_caller]
-fn said(place: &Place, args: &[&str]) -> String {
-    let ran = place.smolvm(args).timeout(BOOT).run();
-    ran.assert_ok();
-    ran.stdout
-}
-
-#[track_caller]
-fn in_guest(place: &Place, id: &str, script: &str) -> String {
-    said(place, &["exec", id, "--", "sh", "-c", script])
-}
-
 /// Where the present run of a sandbox came from, and why.
 #[track_caller]
 fn origin(place: &Place, id: &str) -> (String, String) {
@@ -55,7 +42,7 @@ fn the_first_start_makes_a_template_and_the_next_forks_it() {
     let oracle = place.oracle();
     assert_eq!(templates(&place), Vec::<Value>::new());
     place.create("one", &[]);
-    said(&place, &["start", "one"]);
+    place.said(&["start", "one"]);
     let made = templates(&place);
     assert_eq!(made.len(), 1, "{made:#?}");
     assert_eq!(
@@ -66,23 +53,23 @@ fn the_first_start_makes_a_template_and_the_next_forks_it() {
     assert_eq!(origin(&place, "one"), ("template".to_owned(), format!("template {key}")));
     assert_eq!(place.ids(), ["one"], "what became the template is gone");
     place.create("two", &[]);
-    said(&place, &["start", "two"]);
+    place.said(&["start", "two"]);
     assert_eq!(origin(&place, "two").0, "template");
     assert_eq!(templates(&place).len(), 1);
     // Another shape of machine is another template; who wants none gets none.
     place.create("large", &["--memory", "160M", "--cpus", "2"]);
-    said(&place, &["start", "large"]);
+    place.said(&["start", "large"]);
     assert_eq!((origin(&place, "large").0.as_str(), templates(&place).len()), ("template", 2));
-    assert_eq!(in_guest(&place, "large", "nproc"), "2\n");
+    assert_eq!(place.in_guest("large", "nproc"), "2\n");
     // An idle guest is woken when it wants to be, not 250 times a second.
     for id in ["two", "large"] {
-        assert_eq!(in_guest(&place, id, "grep -c 'nohz_mode *: 2' /proc/timer_list"), in_guest(&place, id, "nproc"), "{id}");
+        assert_eq!(place.in_guest(id, "grep -c 'nohz_mode *: 2' /proc/timer_list"), place.in_guest(id, "nproc"), "{id}");
     }
     place.create("cold", &[]);
-    said(&place, &["start", "cold", "--cold"]);
+    place.said(&["start", "cold", "--cold"]);
     assert_eq!(origin(&place, "cold"), ("cold".to_owned(), "asked for".to_owned()));
     place.ok(&["delete", "one", "two", "large", "cold"]);
-    assert_eq!(said(&place, &["template", "delete", &key[..8]]), format!("{key}\n"));
+    assert_eq!(place.said(&["template", "delete", &key[..8]]), format!("{key}\n"));
     place.ok(&["setup", "--remove"]);
     oracle.assert_clean();
 }
@@ -98,7 +85,7 @@ fn fifty_forks_share_nothing_that_must_be_their_own() {
     let (mut seen, mut addresses) = (BTreeSet::new(), VecDeque::new());
     for round in 0..MANY {
         let before = now();
-        let ran = said(&place, &["run", "--net", "tap", "minimal", "--keep", "--name", &format!("fork-{round}"), "--", "sh", "-c", script]);
+        let ran = place.said(&["run", "--net", "tap", "minimal", "--keep", "--name", &format!("fork-{round}"), "--", "sh", "-c", script]);
         let after = now();
         let (own, clock) = ran.trim_end().rsplit_once('\n').unwrap();
         assert_eq!(origin(&place, &format!("fork-{round}")).0, "template");
@@ -132,7 +119,7 @@ fn what_one_fork_writes_no_other_sees() {
     let oracle = place.oracle();
     // Small enough to be read as a whole.
     let disk = ["--disk-size", "64M"];
-    let key = said(&place, &[&["template", "build", "minimal", "--net", "none"], &disk[..]].concat()).trim_end().to_owned();
+    let key = place.said(&[&["template", "build", "minimal", "--net", "none"], &disk[..]].concat()).trim_end().to_owned();
     let content = || ["memory", "devices", "disk"].map(|name| std::fs::read(file(&place, &key, name)).unwrap());
     let before = content();
     for name in ["one", "two"] {
@@ -140,13 +127,13 @@ fn what_one_fork_writes_no_other_sees() {
     }
     place.boot_made(&["one", "two"]);
     assert_eq!(origin(&place, "one").1, format!("template {key}"));
-    in_guest(&place, "one", "head -c 4000000 /dev/zero > /root/big; echo one > /tmp/mine; echo one > /etc/motd; sync");
-    assert_eq!(in_guest(&place, "two", "ls /root /tmp; cat /etc/motd 2>/dev/null || echo none"), "/root:\n\n/tmp:\nnone\n");
+    place.in_guest("one", "head -c 4000000 /dev/zero > /root/big; echo one > /tmp/mine; echo one > /etc/motd; sync");
+    assert_eq!(place.in_guest("two", "ls /root /tmp; cat /etc/motd 2>/dev/null || echo none"), "/root:\n\n/tmp:\nnone\n");
     assert!(content() == before, "the template has changed");
     // One that is deleted is still there for who was forked from it.
     place.ok(&["template", "delete", "--all"]);
     assert_eq!(
-        in_guest(&place, "two", "head -c 1000000 /dev/zero | wc -c; echo 3 > /proc/sys/vm/drop_caches; busybox | head -c 7"),
+        place.in_guest("two", "head -c 1000000 /dev/zero | wc -c; echo 3 > /proc/sys/vm/drop_caches; busybox | head -c 7"),
         "1000000\nBusyBox"
     );
     place.ok(&["delete", "one", "two"]);
@@ -160,21 +147,21 @@ fn a_disk_that_was_mounted_in_a_template_is_sound_and_keeps_what_is_written() {
     let oracle = place.oracle();
     place.boot(&["one"]);
     assert_eq!(origin(&place, "one").0, "template");
-    in_guest(&place, "one", "echo kept > /root/file; mkdir /srv/deep; echo more > /srv/deep/file");
+    place.in_guest("one", "echo kept > /root/file; mkdir /srv/deep; echo more > /srv/deep/file");
     place.ok(&["stop", "one"]);
     let disk = place.path("state/sandboxes/one/data.img");
     place.cmd("e2fsck").args(&["-fn", disk.to_str().unwrap()]).run().assert_ok();
     // The second start has files of its own to mount, and is forked from another template.
-    said(&place, &["start", "one"]);
+    place.said(&["start", "one"]);
     assert_eq!(origin(&place, "one").0, "template");
-    assert_eq!(in_guest(&place, "one", "cat /root/file /srv/deep/file; echo again >> /root/file"), "kept\nmore\n");
+    assert_eq!(place.in_guest("one", "cat /root/file /srv/deep/file; echo again >> /root/file"), "kept\nmore\n");
     // Without a chance to sync: the journal has what a machine without power would have.
-    in_guest(&place, "one", "sync");
+    place.in_guest("one", "sync");
     let pair = place.pair("one");
     assert!(pair.hypervisor.signal(rustix::process::Signal::KILL));
     assert_ends(&pair.hypervisor);
-    said(&place, &["start", "one", "--cold"]);
-    assert_eq!(in_guest(&place, "one", "cat /root/file"), "kept\nagain\n");
+    place.said(&["start", "one", "--cold"]);
+    assert_eq!(place.in_guest("one", "cat /root/file"), "kept\nagain\n");
     place.ok(&["delete", "one"]);
     oracle.assert_clean();
 }
@@ -183,7 +170,7 @@ fn a_disk_that_was_mounted_in_a_template_is_sound_and_keeps_what_is_written() {
 fn a_template_that_cannot_be_forked_is_replaced_and_the_start_boots() {
     let place = place_of_its_own();
     let oracle = place.oracle();
-    let key = said(&place, &["template", "build", "minimal", "--net", "none"]).trim_end().to_owned();
+    let key = place.said(&["template", "build", "minimal", "--net", "none"]).trim_end().to_owned();
     for damage in ["devices", "memory", "disk"] {
         let path = file(&place, &key, damage);
         match damage {
@@ -191,13 +178,13 @@ fn a_template_that_cannot_be_forked_is_replaced_and_the_start_boots() {
             _ => std::fs::write(&path, b"no longer what it was").unwrap(),
         }
         place.create("one", &[]);
-        said(&place, &["start", "one"]);
+        place.said(&["start", "one"]);
         let (from, reason) = origin(&place, "one");
         assert!(from == "cold" && reason.contains("could not be forked"), "{damage}: {from}: {reason}");
         place.assert_answers("one");
         assert_eq!(templates(&place), Vec::<Value>::new(), "{damage}: it would be tried again and again");
         place.ok(&["delete", "one"]);
-        assert_eq!(said(&place, &["template", "build", "minimal", "--net", "none"]).trim_end(), key);
+        assert_eq!(place.said(&["template", "build", "minimal", "--net", "none"]).trim_end(), key);
     }
     // Where none can be made, the reason is told and the sandbox runs all the same.
     place.ok(&["template", "delete", "--all"]);
@@ -205,7 +192,7 @@ fn a_template_that_cannot_be_forked_is_replaced_and_the_start_boots() {
     std::fs::remove_dir(&templates).unwrap();
     std::fs::write(&templates, "in the way").unwrap();
     place.create("one", &[]);
-    said(&place, &["start", "one"]);
+    place.said(&["start", "one"]);
     let (from, reason) = origin(&place, "one");
     assert!(from == "cold" && reason.starts_with("no template could be made: "), "{from}: {reason}");
     std::fs::remove_file(&templates).unwrap();
@@ -249,7 +236,7 @@ fn what_forks_share_is_not_their_own() {
     let before = stats("two");
     assert!(before.1 > 20 << 20 && before.2 > 0, "a fork has its template mapped: {before:?}");
     // What a guest writes becomes its own, and no other's.
-    in_guest(&place, "one", "head -c 30000000 /dev/zero > /dev/shm/own");
+    place.in_guest("one", "head -c 30000000 /dev/zero > /dev/shm/own");
     let (one, after) = (stats("one"), stats("two"));
     assert!(one.0 > after.0 + (25 << 20), "{one:?} {after:?}");
     // Both are what the kernel says.
@@ -282,7 +269,7 @@ fn setup_makes_the_template_of_an_image() {
     let again = place.ok(&["setup", "--image", "minimal", "--no-install"])["steps"].clone();
     assert_eq!(again.as_array().unwrap().last().unwrap()["outcome"], "already", "{again:#}");
     place.ok(&["create", "--image", "minimal", "--name", "one"]);
-    said(&place, &["start", "one"]);
+    place.said(&["start", "one"]);
     assert!(last["detail"].as_str().unwrap().ends_with(origin(&place, "one").1.trim_start_matches("template ")), "{steps:#}");
     place.ok(&["delete", "one"]);
     place.ok(&["setup", "--remove"]);
@@ -292,7 +279,7 @@ fn setup_makes_the_template_of_an_image() {
 #[test]
 fn keys_that_mean_nothing_delete_nothing() {
     let place = place_of_its_own();
-    let key = said(&place, &["template", "build", "minimal", "--net", "none"]).trim_end().to_owned();
+    let key = place.said(&["template", "build", "minimal", "--net", "none"]).trim_end().to_owned();
     for (word, code) in [("zz", "not_found"), ("", "not_found"), ("../..", "not_found"), (&"a".repeat(4000), "not_found")] {
         let failed = place.envelope(&["template", "delete", word]);
         assert_eq!(failed["error"]["code"], code, "{word}: {failed:#}");

@@ -43,19 +43,30 @@ pub enum LockError {
 pub fn take(path: &Path, wait: Duration) -> Result<Lock, LockError> {
     let deadline = Instant::now() + wait;
     let fail = |source| LockError::Io { path: path.to_owned(), source };
+    loop {
+        let file = open_or_make(path).map_err(fail)?;
+        if !wait_for(&file, deadline).map_err(fail)? {
+            return Err(LockError::Busy { path: path.to_owned() });
+        }
+        if leads_here(&file, path).map_err(fail)? {
+            return Ok(Lock { file, path: path.to_owned() });
+        }
+    }
+}
+
+/// Takes the lock on what is open, a directory too; false if somebody else holds it until `deadline`.
+pub(crate) fn wait_for(file: &File, deadline: Instant) -> std::io::Result<bool> {
     // flock has no timed form; the pause grows so that a long wait costs little.
     let mut pause = Duration::from_millis(1);
     loop {
-        let file = open_or_make(path).map_err(fail)?;
         match file.try_lock() {
-            Ok(()) if leads_here(&file, path).map_err(fail)? => return Ok(Lock { file, path: path.to_owned() }),
-            Ok(()) => continue,
-            Err(TryLockError::Error(source)) => return Err(fail(source)),
+            Ok(()) => return Ok(true),
+            Err(TryLockError::Error(source)) => return Err(source),
             Err(TryLockError::WouldBlock) => {}
         }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(LockError::Busy { path: path.to_owned() });
+            return Ok(false);
         }
         std::thread::sleep(pause.min(left));
         pause = (pause * 2).min(Duration::from_millis(50));

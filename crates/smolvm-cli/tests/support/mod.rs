@@ -160,6 +160,20 @@ impl Place {
         envelope["data"].clone()
     }
 
+    /// Runs `smolvm`, which must succeed in the time that a boot may take; gives what it printed.
+    #[track_caller]
+    pub(crate) fn said(&self, args: &[&str]) -> String {
+        let ran = self.smolvm(args).timeout(BOOT).run();
+        ran.assert_ok();
+        ran.stdout
+    }
+
+    /// Runs a script in a guest, which must succeed; gives what it printed.
+    #[track_caller]
+    pub(crate) fn in_guest(&self, id: &str, script: &str) -> String {
+        self.said(&["exec", id, "--", "sh", "-c", script])
+    }
+
     /// Creates a sandbox of `minimal`; without a network unless the place has one.
     #[track_caller]
     pub(crate) fn create(&self, name: &str, more: &[&str]) {

@@ -14,7 +14,7 @@
 //! The same files, without a name and never synced, are what the copies of one `fork` begin with ([`Draft`]).
 
 use std::ffi::OsStr;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -238,25 +238,15 @@ pub fn remove(root: &Path, name: &SandboxId) -> Result<bool, ImageError> {
     let workdir = Workdir::once(root, &artefact(name), REMOVAL_WAIT)?;
     let gone = workdir.path().join(OsStr::new("gone"));
     let open = File::open(&directory).map_err(FsError::on("open", &directory))?;
-    until_nobody_holds(&open, name)?;
+    // Whoever restores it holds it.
+    if !lock::wait_for(&open, Instant::now() + REMOVAL_WAIT).map_err(FsError::on("lock", &directory))? {
+        return Err(LockError::Busy { path: directory }.into());
+    }
     Ok(perform(Effect::DropSnapshot, |_| match renameat_with(CWD, &directory, CWD, &gone, RenameFlags::empty()) {
         Ok(()) => fsx::sync_dir(&saved(root)).map(|()| true),
         Err(Errno::NOENT) => Ok(false),
         Err(errno) => Err(FsError::on("remove", &directory)(errno.into())),
     })?)
-}
-
-/// Waits until nobody restores it any more.
-fn until_nobody_holds(directory: &File, name: &SandboxId) -> Result<(), ImageError> {
-    let until = Instant::now() + REMOVAL_WAIT;
-    loop {
-        match directory.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
-            Err(TryLockError::WouldBlock) => return Err(LockError::Busy { path: PathBuf::from(name.as_str()) }.into()),
-            Err(TryLockError::Error(e)) => return Err(FsError::on("lock", Path::new(name.as_str()))(e).into()),
-        }
-    }
 }
 
 /// Removes what killed makers left; gives back the bytes that were freed.

@@ -150,7 +150,7 @@ pub fn drop_unused(cache: &Path, unused: &Unused) -> Result<u64, ImageError> {
     Ok(unused.bytes)
 }
 
-/// What each directory of the cache takes, by name; what lies beside them counts as `""`.
+/// What each thing in the cache takes, by name.
 pub fn sizes(cache: &Path) -> Result<Vec<(String, u64)>, FsError> {
     let names = listing::names(cache, |_| true)?;
     names.into_iter().map(|name| Ok((name.clone(), fsx::disk_usage(&cache.join(&name))?))).collect()

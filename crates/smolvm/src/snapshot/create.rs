@@ -87,7 +87,7 @@ impl Smolvm {
         // The sandbox is free again; what is left to do is the disk's.
         drop((lock, store));
         let snapshot = draft.publish(&root, &name, kind, &origin).map_err(unusable)?;
-        Ok(Saved { snapshot: self.view_of_snapshot(snapshot), halted })
+        Ok(Saved { snapshot: SnapshotView::of(snapshot), halted })
     }
 
     /// Whether there is memory to save; what is neither running nor at rest is refused.

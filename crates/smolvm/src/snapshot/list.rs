@@ -61,7 +61,7 @@ impl Smolvm {
     /// Every snapshot, the newest first. Changes nothing.
     pub fn snapshots(&self) -> Result<Vec<SnapshotView>, Error> {
         let found = snapshot::list(&self.paths().snapshots()).map_err(unusable)?;
-        Ok(found.into_iter().map(|snapshot| self.view_of_snapshot(snapshot)).collect())
+        Ok(found.into_iter().map(SnapshotView::of).collect())
     }
 
     /// One of them, and whether it could be restored here.
@@ -75,14 +75,15 @@ impl Smolvm {
             Look::Manifest => None,
             Look::Content => snapshot.damage().map_err(unusable)?,
         };
-        Ok(SnapshotDetails { snapshot: self.view_of_snapshot(snapshot), differences, damaged })
+        Ok(SnapshotDetails { snapshot: SnapshotView::of(snapshot), differences, damaged })
     }
+}
 
-    #[expect(clippy::unused_self, reason = "reads as its neighbours")]
-    pub(super) fn view_of_snapshot(&self, snapshot: Snapshot) -> SnapshotView {
+impl SnapshotView {
+    pub(super) fn of(snapshot: Snapshot) -> Self {
         let spec = snapshot.origin.spec;
         let made = i64::try_from(snapshot.created_unix).unwrap_or(i64::MAX / 1000).saturating_mul(1000);
-        SnapshotView {
+        Self {
             name: snapshot.name.to_string(),
             kind: snapshot.kind.as_str(),
             sandbox: snapshot.origin.sandbox.to_string(),
