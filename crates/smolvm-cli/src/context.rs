@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use smolvm::Smolvm;
+use smolvm::config::{read_file, wrong};
+use smolvm_model::config::{Config, KEYS, Layer};
 
 use crate::env;
 use crate::output::Problem;
@@ -12,11 +14,43 @@ use crate::output::Problem;
 pub(crate) struct Context {
     /// `--home`.
     pub(crate) home: Option<PathBuf>,
+    /// `--set`, each `KEY=VALUE`.
+    pub(crate) set: Vec<String>,
 }
 
 impl Context {
     /// The installation that is meant. Changes nothing on the host.
     pub(crate) fn open(&self) -> Result<Smolvm, Problem> {
         Ok(Smolvm::open(env::settings(self.home.clone())?)?)
+    }
+
+    /// Where the configuration is.
+    pub(crate) fn config_file(&self) -> Result<PathBuf, Problem> {
+        env::config_file(self.home.clone())
+    }
+
+    /// What is settled: by the file, the environment and the line.
+    pub(crate) fn config(&self) -> Result<Config, Problem> {
+        let mut config = Config::default();
+        read_file(&mut config, &self.config_file()?)?;
+        self.overrule(&mut config)?;
+        Ok(config)
+    }
+
+    /// Takes in what is stronger than the file.
+    fn overrule(&self, config: &mut Config) -> Result<(), Problem> {
+        for described in &KEYS {
+            let Some(value) = env::setting(described)? else { continue };
+            let settled = match described.key.parse() {
+                Ok(key) => config.set(key, &value, Layer::Environment),
+                // One of many: its variable lists them all.
+                Err(_) => config.set_pools(&value, Layer::Environment),
+            };
+            settled.map_err(|e| Problem::from(wrong(e)).hint(format!("it comes from the variable {}", described.variable)))?;
+        }
+        for pair in &self.set {
+            config.set_pair(pair, Layer::Line).map_err(wrong)?;
+        }
+        Ok(())
     }
 }

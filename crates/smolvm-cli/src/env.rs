@@ -1,9 +1,11 @@
-//! The environment: every variable that smolvm reads, what it means, and the only place that reads it.
+//! The environment: every variable that smolvm reads, what it means, and the only place that reads it. Those of settings
+//! stand in the table of settings.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use smolvm::{Paths, Settings};
+use smolvm_model::config::Described;
 use smolvm_model::error_code::ErrorCode;
 
 use crate::output::Problem;
@@ -51,12 +53,21 @@ const XDG_CACHE_HOME: Variable = Variable {
 };
 const XDG_RUNTIME_DIR: Variable =
     Variable { name: "XDG_RUNTIME_DIR", meaning: "Not root: sockets live in `$XDG_RUNTIME_DIR/smolvm`, else beside the records." };
+const SMOLVM_CONFIG: Variable = Variable {
+    name: "SMOLVM_CONFIG",
+    meaning: "The configuration file, instead of `/etc/smolvm/config.toml`, the user's own or the home's.",
+};
+const XDG_CONFIG_HOME: Variable = Variable {
+    name: "XDG_CONFIG_HOME",
+    meaning: "Not root: the configuration is `$XDG_CONFIG_HOME/smolvm/config.toml`, else `~/.config/smolvm/config.toml`.",
+};
 const HOME: Variable = Variable { name: "HOME", meaning: "Where `~` is." };
 
 /// Every variable, in the order of the reference.
 #[cfg(test)]
-pub(crate) const ALL: [&Variable; 12] = [
+pub(crate) const ALL: [&Variable; 14] = [
     &SMOLVM_HOME,
+    &SMOLVM_CONFIG,
     &SMOLVM_HYPERVISOR,
     &SMOLVM_BOOT_ID_FILE,
     &SMOLVM_TEST_FAULT,
@@ -67,6 +78,7 @@ pub(crate) const ALL: [&Variable; 12] = [
     &XDG_STATE_HOME,
     &XDG_CACHE_HOME,
     &XDG_RUNTIME_DIR,
+    &XDG_CONFIG_HOME,
     &HOME,
 ];
 
@@ -107,6 +119,18 @@ pub(crate) fn settings(home: Option<PathBuf>) -> Result<Settings, Problem> {
     Ok(settings)
 }
 
+/// Where the configuration is: `SMOLVM_CONFIG`, then beside everything else, then root's or the user's own.
+pub(crate) fn config_file(home: Option<PathBuf>) -> Result<PathBuf, Problem> {
+    config_place(home, rustix::process::geteuid().is_root(), &Variable::read)
+}
+
+/// What the variable of a setting says.
+pub(crate) fn setting(described: &Described) -> Result<Option<String>, Problem> {
+    let variable = Variable { name: described.variable, meaning: described.meaning };
+    let odd = |_| Problem::new(ErrorCode::UsageError, format!("{} is not UTF-8", described.variable));
+    variable.read().map(|value| value.into_string().map_err(odd)).transpose()
+}
+
 fn paths(home: Option<PathBuf>) -> Result<Paths, Problem> {
     resolve(home, rustix::process::geteuid().is_root(), &Variable::read)
 }
@@ -140,9 +164,46 @@ fn resolve(home: Option<PathBuf>, root: bool, read: &dyn Fn(&Variable) -> Option
     Ok(Paths { state, cache, run })
 }
 
+fn config_place(home: Option<PathBuf>, root: bool, read: &dyn Fn(&Variable) -> Option<OsString>) -> Result<PathBuf, Problem> {
+    const NAME: &str = "config.toml";
+    let place = if let Some(file) = read(&SMOLVM_CONFIG) {
+        PathBuf::from(file)
+    } else if let Some(home) = home.or_else(|| read(&SMOLVM_HOME).map(PathBuf::from)) {
+        home.join(NAME)
+    } else if root {
+        PathBuf::from("/etc/smolvm").join(NAME)
+    } else {
+        let directory = |variable: &Variable| read(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+        let base = directory(&XDG_CONFIG_HOME).or_else(|| directory(&HOME).map(|home| home.join(".config")));
+        let lost = || {
+            Problem::new(ErrorCode::UsageError, "there is no place for a configuration: neither HOME nor XDG_CONFIG_HOME is set")
+                .hint("name the file: SMOLVM_CONFIG=FILE")
+        };
+        base.ok_or_else(lost)?.join("smolvm").join(NAME)
+    };
+    std::path::absolute(&place)
+        .map_err(|e| Problem::new(ErrorCode::UsageError, format!("{} cannot be the configuration: {e}", place.display())))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_configuration_has_one_place() {
+        let at = |home: Option<&str>, root, set: &[(&str, &str)]| {
+            let read = |variable: &Variable| set.iter().find(|(name, _)| *name == variable.name).map(|(_, value)| OsString::from(value));
+            config_place(home.map(PathBuf::from), root, &read).ok().map(|path| path.to_str().unwrap().to_owned())
+        };
+        let all = [("SMOLVM_CONFIG", "/c"), ("SMOLVM_HOME", "/x"), ("XDG_CONFIG_HOME", "/xdg"), ("HOME", "/h")];
+        assert_eq!(at(Some("/o"), true, &all).as_deref(), Some("/c"));
+        assert_eq!(at(Some("/o"), true, &all[1..]).as_deref(), Some("/o/config.toml"));
+        assert_eq!(at(None, false, &all[1..]).as_deref(), Some("/x/config.toml"));
+        assert_eq!(at(None, true, &all[2..]).as_deref(), Some("/etc/smolvm/config.toml"));
+        assert_eq!(at(None, false, &all[2..]).as_deref(), Some("/xdg/smolvm/config.toml"));
+        assert_eq!(at(None, false, &all[3..]).as_deref(), Some("/h/.config/smolvm/config.toml"));
+        assert_eq!(at(None, false, &[]), None);
+    }
 
     fn places(root: bool, set: &[(&str, &str)]) -> Option<[String; 3]> {
         let read = |variable: &Variable| set.iter().find(|(name, _)| *name == variable.name).map(|(_, value)| OsString::from(value));

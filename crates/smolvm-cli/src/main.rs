@@ -3,7 +3,7 @@
 //! ```text
 //!   argv ──► args (clap) ──► commands/<verb> ──► smolvm (library) ──► Reply ──► output ──► stdout, stderr, exit status
 //!             │ usage errors ───────────────────────────────────────────────────────▲
-//!             └ "monitor": the process that owns a running sandbox, before anything else
+//!             └ "monitor": the process that owns a running sandbox, before anything else; "refill": one that fills the pool
 //! ```
 //!
 //! Invariants: a command returns a `Reply` and prints nothing itself, but for guest streams, the
@@ -26,6 +26,9 @@ fn main() -> ExitCode {
     // One monitor lives as long as its sandbox: nothing that it does not need is built first.
     if argv.get(1).is_some_and(|verb| verb == "monitor") {
         return ExitCode::from(smolvm::monitor::run());
+    }
+    if argv.get(1).is_some_and(|verb| verb == "refill") {
+        return ExitCode::from(smolvm::pool::refill());
     }
     ExitCode::from(commands::dispatch(&argv))
 }

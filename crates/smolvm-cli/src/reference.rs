@@ -5,6 +5,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use smolvm_model::config::KEYS;
 use smolvm_model::error_code::ErrorCode;
 
 use crate::args::tree;
@@ -135,6 +136,22 @@ fn check(name: &str, page: &str) {
     }
     let there = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(there == page, "docs/{name} is out of date: SMOLVM_BLESS=1 cargo test -p smolvm-cli");
+}
+
+/// The table of settings, between the headings of its page.
+fn config_page() -> String {
+    let page = std::fs::read_to_string(docs().join("config.md")).unwrap_or_default();
+    let (Some(begin), Some(end)) = (page.find("## Settings\n"), page.find("## The file\n")) else { return String::new() };
+    let mut table = "## Settings\n\n| setting | variable | option | what it settles | without it |\n|---|---|---|---|---|\n".to_owned();
+    for d in KEYS {
+        let _ = writeln!(table, "| `{}` | `{}` | `{}` | {} | {} |", d.key, d.variable, d.option, d.meaning, d.default);
+    }
+    format!("{}{table}\n{}", &page[..begin], &page[end..])
+}
+
+#[test]
+fn the_table_of_settings_is_current() {
+    check("config.md", &config_page());
 }
 
 #[test]

@@ -145,6 +145,21 @@ fn snapshot_delete() {
 }
 
 #[test]
+fn pool_fill() {
+    every_step(&matrix::POOL_FILL);
+}
+
+#[test]
+fn run_from_the_pool() {
+    every_step(&matrix::RUN_FROM_POOL);
+}
+
+#[test]
+fn config_set() {
+    every_step(&matrix::CONFIG_SET);
+}
+
+#[test]
 fn prune() {
     every_step(&matrix::PRUNE);
 }

@@ -132,6 +132,21 @@ fn snapshot_delete() {
 }
 
 #[test]
+fn pool_fill() {
+    every_point(&matrix::POOL_FILL);
+}
+
+#[test]
+fn run_from_the_pool() {
+    every_point(&matrix::RUN_FROM_POOL);
+}
+
+#[test]
+fn config_set() {
+    every_point(&matrix::CONFIG_SET);
+}
+
+#[test]
 fn prune() {
     every_point(&matrix::PRUNE);
 }

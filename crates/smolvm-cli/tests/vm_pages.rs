@@ -51,6 +51,8 @@ fn run_examples(page: &str, examples: usize) -> usize {
         commands += 1;
     }
     place.ok(&["setup", "--remove"]);
+    // What an example settled is its user's own file.
+    std::fs::remove_file(place.path("config.toml")).ok();
     oracle.assert_clean();
     commands
 }
@@ -68,6 +70,16 @@ fn the_example_of_templates_runs_as_it_is_printed() {
 #[test]
 fn the_example_of_pause_runs_as_it_is_printed() {
     assert!(run_examples("pause.md", 1) >= 7, "commands of the example were not found");
+}
+
+#[test]
+fn the_example_of_the_pool_runs_as_it_is_printed() {
+    assert!(run_examples("pool.md", 1) >= 7, "commands of the example were not found");
+}
+
+#[test]
+fn the_example_of_the_configuration_runs_as_it_is_printed() {
+    assert!(run_examples("config.md", 1) >= 6, "commands of the example were not found");
 }
 
 #[test]

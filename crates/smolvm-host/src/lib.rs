@@ -5,6 +5,7 @@
 //!   proc/    run a tool, know a process, end a process
 //!   fsx/     files beneath a directory, atomically
 //!   lock     advisory locks
+//!   config_file  what a user settled once
 //!   store/   the ledger in SQLite
 //!   net/     TAPs, nftables, sysctls, name service for guests
 //!   image/   kernel, initramfs, root images
@@ -15,6 +16,7 @@
 //! Invariants: nothing here knows the lifecycle of a sandbox and nothing calls upward; no function
 //! reads the environment; every effect can be done twice.
 
+pub mod config_file;
 pub mod effect;
 pub mod embed;
 pub mod engine;

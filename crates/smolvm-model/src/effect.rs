@@ -108,6 +108,10 @@ names! {
         PointName = "point-name",
         /// What `setup` made is taken away.
         RemoveCache = "remove-cache",
+        /// A process that fills the pool, and ends when it is full.
+        Refill = "refill",
+        /// A setting in the configuration file.
+        ConfigFile = "config-file",
     }
 }
 
@@ -140,6 +144,10 @@ names! {
         Paused = "paused",
         /// The guest runs again.
         Resumed = "resumed",
+        /// The guest waits in the pool.
+        Pooled = "pooled",
+        /// A guest that waited is somebody's.
+        Taken = "taken",
         /// How a run ended.
         Exit = "exit",
         /// A stop has begun.
@@ -213,7 +221,10 @@ impl Effect {
             | Self::DropTemplate
             | Self::DropSnapshot
             | Self::PointName
-            | Self::RemoveCache => Announcement::BySelf,
+            | Self::RemoveCache
+            // It holds the pool's lock, and what it makes is a sandbox like any other.
+            | Self::Refill
+            | Self::ConfigFile => Announcement::BySelf,
         }
     }
 }
@@ -244,6 +255,8 @@ impl Commit {
                 Effect::Hypervisor,
             ],
             Self::Share => &[Effect::Forwarding, Effect::Filter],
+            // Whoever takes it has variables of their own.
+            Self::Taken => &[Effect::EnvFile],
             Self::Stop | Self::Delete => TEARDOWN,
             Self::Adopt => &[Effect::DropTable, Effect::CloseForwarding],
             Self::Schema
@@ -256,6 +269,7 @@ impl Commit {
             | Self::Ready
             | Self::Paused
             | Self::Resumed
+            | Self::Pooled
             | Self::Exit
             | Self::Settled
             | Self::After
@@ -270,6 +284,7 @@ impl Commit {
         match self {
             Self::Created => &[Effect::StateDir, Effect::DataDisk],
             Self::Raised => &[Effect::DataDisk, Effect::RunDir, Effect::EnvFile, Effect::Forwarding, Effect::Filter, Effect::Tap],
+            Self::Resumed => &[Effect::EnvFile],
             Self::MonitorKnown => &[Effect::Monitor, Effect::MonitorFiles],
             Self::HypervisorKnown => &[Effect::Hypervisor],
             Self::Settled | Self::Deleted => TEARDOWN,
@@ -282,7 +297,8 @@ impl Commit {
             | Self::Share
             | Self::Ready
             | Self::Paused
-            | Self::Resumed
+            | Self::Pooled
+            | Self::Taken
             | Self::Exit
             | Self::Stop
             | Self::After

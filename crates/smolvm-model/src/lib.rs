@@ -11,6 +11,7 @@
 //! Invariants: no I/O, no clock, no randomness in this crate; every match over a state or a kind is
 //! exhaustive; a value that exists is a valid one (constructors refuse, nothing is checked twice).
 
+pub mod config;
 pub mod effect;
 pub mod engine;
 pub mod error_code;

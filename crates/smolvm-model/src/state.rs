@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  Creating ─► Created ─► Starting ─► Running ◄─► Paused     a failed create goes straight to Deleting
-//!                            ▲           │          │
+//!                            ▲           │  ▲        │         Pooled: paused, and nobody's yet; taken, it is Paused
+//!                            │           │  └ Pooled │
 //!                            │           ▼          ▼
 //!                         Stopped ◄── Stopping ◄────┘        Starting|Stopping ─failure─► Failed
 //!  Created|Stopped|Failed ─delete─► Deleting ─► no row, only once the ledger is empty
@@ -28,6 +29,8 @@ pub enum State {
     Running,
     /// Its guest is frozen.
     Paused,
+    /// Its guest is frozen, and waits for somebody to take it.
+    Pooled,
     /// Being stopped.
     Stopping,
     /// Not running; its disk is kept.
@@ -40,12 +43,13 @@ pub enum State {
 
 impl State {
     /// Every state.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Creating,
         Self::Created,
         Self::Starting,
         Self::Running,
         Self::Paused,
+        Self::Pooled,
         Self::Stopping,
         Self::Stopped,
         Self::Failed,
@@ -60,6 +64,7 @@ impl State {
             Self::Starting => "starting",
             Self::Running => "running",
             Self::Paused => "paused",
+            Self::Pooled => "pooled",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
             Self::Failed => "failed",
@@ -70,7 +75,7 @@ impl State {
     /// Whether a sandbox in this state is recorded as having a hypervisor.
     pub fn claims_process(self) -> bool {
         match self {
-            Self::Starting | Self::Running | Self::Paused | Self::Stopping => true,
+            Self::Starting | Self::Running | Self::Paused | Self::Pooled | Self::Stopping => true,
             Self::Creating | Self::Created | Self::Stopped | Self::Failed | Self::Deleting => false,
         }
     }
@@ -138,6 +143,8 @@ pub enum Refusal {
     HalfDeleted,
     /// It is frozen.
     Paused,
+    /// It waits in the pool and is nobody's yet.
+    Pooled,
     /// Another operation has not ended yet.
     InTransition,
 }
@@ -178,7 +185,7 @@ pub enum Verdict {
 pub fn judge(state: State, observed: &Observed) -> Verdict {
     let unknown = |evidence: &String| Verdict::Unknown { evidence: evidence.clone() };
     match state {
-        State::Starting | State::Running | State::Paused | State::Stopping => match observed {
+        State::Starting | State::Running | State::Paused | State::Pooled | State::Stopping => match observed {
             Observed::Alive | Observed::AtWork => Verdict::Current,
             Observed::Gone => Verdict::Stale,
             Observed::Unknown { evidence } => unknown(evidence),
@@ -204,24 +211,32 @@ pub fn admit(state: State, freshness: Staleness, request: Request) -> Admission 
         Request::Delete => Go,
         Request::Start => match (state, freshness) {
             (State::Created | State::Stopped, _) => Go,
-            (State::Failed, _) | (State::Starting | State::Running | State::Paused | State::Stopping, Staleness::Stale) => ReclaimThenGo,
+            (State::Failed, _) | (State::Starting | State::Running | State::Paused | State::Pooled | State::Stopping, Staleness::Stale) => {
+                ReclaimThenGo
+            }
             (State::Running, Staleness::Fresh) => AlreadySo,
             (State::Paused, Staleness::Fresh) => Refused(Refusal::Paused),
+            (State::Pooled, Staleness::Fresh) => Refused(Refusal::Pooled),
             (State::Starting | State::Stopping, Staleness::Fresh) => Refused(Refusal::InTransition),
             (State::Creating, _) => Refused(Refusal::HalfCreated),
             (State::Deleting, _) => Refused(Refusal::HalfDeleted),
         },
         Request::Stop => match (state, freshness) {
             (State::Created | State::Stopped, _) => AlreadySo,
-            (State::Failed, _) | (State::Starting | State::Running | State::Paused | State::Stopping, Staleness::Stale) => ReclaimThenGo,
-            (State::Running | State::Paused | State::Starting | State::Stopping, Staleness::Fresh) => Go,
+            (State::Failed, _) | (State::Starting | State::Running | State::Paused | State::Pooled | State::Stopping, Staleness::Stale) => {
+                ReclaimThenGo
+            }
+            (State::Running | State::Paused | State::Pooled | State::Starting | State::Stopping, Staleness::Fresh) => Go,
             (State::Creating, _) => Refused(Refusal::HalfCreated),
             (State::Deleting, _) => Refused(Refusal::HalfDeleted),
         },
         // Also when it is so already: the record may be older than what its monitor did.
         Request::Pause | Request::Resume => match (state, freshness) {
             (State::Running | State::Paused, Staleness::Fresh) => Go,
-            (State::Starting | State::Running | State::Paused | State::Stopping, Staleness::Stale) => Refused(Refusal::Stale),
+            (State::Pooled, Staleness::Fresh) => Refused(Refusal::Pooled),
+            (State::Starting | State::Running | State::Paused | State::Pooled | State::Stopping, Staleness::Stale) => {
+                Refused(Refusal::Stale)
+            }
             (State::Starting | State::Stopping, Staleness::Fresh) => Refused(Refusal::InTransition),
             (State::Created | State::Stopped | State::Failed, _) => Refused(Refusal::NotRunning),
             (State::Creating, _) => Refused(Refusal::HalfCreated),
@@ -230,7 +245,10 @@ pub fn admit(state: State, freshness: Staleness, request: Request) -> Admission 
         Request::Exec => match (state, freshness) {
             (State::Running, Staleness::Fresh) => Go,
             (State::Paused, Staleness::Fresh) => Refused(Refusal::Paused),
-            (State::Starting | State::Running | State::Paused | State::Stopping, Staleness::Stale) => Refused(Refusal::Stale),
+            (State::Pooled, Staleness::Fresh) => Refused(Refusal::Pooled),
+            (State::Starting | State::Running | State::Paused | State::Pooled | State::Stopping, Staleness::Stale) => {
+                Refused(Refusal::Stale)
+            }
             (State::Starting | State::Stopping, Staleness::Fresh) => Refused(Refusal::InTransition),
             (State::Created | State::Stopped | State::Failed, _) => Refused(Refusal::NotRunning),
             (State::Creating, _) => Refused(Refusal::HalfCreated),
@@ -263,6 +281,10 @@ pub enum Event {
     Frozen,
     /// The guest was thawed.
     Thawed,
+    /// A frozen guest was put where others can take it.
+    Pooled,
+    /// Somebody took it.
+    Taken,
     /// Host resources of a run were released after a stop, an orderly power-off or a reclaim.
     RunReleased,
     /// A start or a stop failed.
@@ -277,22 +299,38 @@ pub fn next(state: State, event: Event) -> Option<State> {
         Event::Made => (state == State::Creating).then_some(State::Created),
         Event::StartBegun => match state {
             State::Created | State::Stopped => Some(State::Starting),
-            State::Creating | State::Starting | State::Running | State::Paused | State::Stopping | State::Failed | State::Deleting => None,
+            State::Creating
+            | State::Starting
+            | State::Running
+            | State::Paused
+            | State::Pooled
+            | State::Stopping
+            | State::Failed
+            | State::Deleting => None,
         },
         Event::AgentReady => (state == State::Starting).then_some(State::Running),
         Event::StopBegun => match state {
-            State::Starting | State::Running | State::Paused | State::Stopping => Some(State::Stopping),
+            State::Starting | State::Running | State::Paused | State::Pooled | State::Stopping => Some(State::Stopping),
             State::Creating | State::Created | State::Stopped | State::Failed | State::Deleting => None,
         },
         Event::Frozen => (state == State::Running).then_some(State::Paused),
         Event::Thawed => (state == State::Paused).then_some(State::Running),
+        Event::Pooled => (state == State::Running).then_some(State::Pooled),
+        Event::Taken => (state == State::Pooled).then_some(State::Paused),
         Event::RunReleased => match state {
-            State::Starting | State::Running | State::Paused | State::Stopping | State::Failed => Some(State::Stopped),
+            State::Starting | State::Running | State::Paused | State::Pooled | State::Stopping | State::Failed => Some(State::Stopped),
             State::Creating | State::Created | State::Stopped | State::Deleting => None,
         },
         Event::OperationFailed => match state {
             State::Starting | State::Stopping => Some(State::Failed),
-            State::Creating | State::Created | State::Running | State::Paused | State::Stopped | State::Failed | State::Deleting => None,
+            State::Creating
+            | State::Created
+            | State::Running
+            | State::Paused
+            | State::Pooled
+            | State::Stopped
+            | State::Failed
+            | State::Deleting => None,
         },
         Event::DeleteBegun => Some(State::Deleting),
     }
@@ -303,13 +341,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const EVENTS: [Event; 9] = [
+    const EVENTS: [Event; 11] = [
         Event::Made,
         Event::StartBegun,
         Event::AgentReady,
         Event::StopBegun,
         Event::Frozen,
         Event::Thawed,
+        Event::Pooled,
+        Event::Taken,
         Event::RunReleased,
         Event::OperationFailed,
         Event::DeleteBegun,

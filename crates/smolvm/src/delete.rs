@@ -56,6 +56,11 @@ impl Smolvm {
         self.delete_meant(std::slice::from_ref(&made.id), IfMissing::Ignore, wait, |record| record.seq == made.seq)
     }
 
+    /// The same for one that waits in the pool, and not for one that was taken meanwhile.
+    pub(crate) fn delete_pooled(&self, id: &SandboxId, wait: Duration) -> Result<Deletion, Error> {
+        self.delete_meant(std::slice::from_ref(id), IfMissing::Ignore, wait, |record| record.state == State::Pooled)
+    }
+
     fn delete_meant(
         &self,
         ids: &[SandboxId],

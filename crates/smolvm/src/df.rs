@@ -3,6 +3,7 @@
 use serde::Serialize;
 use smolvm_host::fsx::disk_usage;
 use smolvm_host::image::unused;
+use smolvm_model::state::State;
 
 use crate::error::Error;
 use crate::installation::Smolvm;
@@ -32,6 +33,8 @@ pub struct Usage {
     pub prunable_bytes: u64,
     /// Sandboxes that run.
     pub running: usize,
+    /// Of them, those that wait in the pool.
+    pub pooled: usize,
     /// Memory that each of them has to itself, together.
     pub own_memory_bytes: u64,
 }
@@ -61,7 +64,11 @@ impl Smolvm {
         for (directory, part) in STATE {
             let path = state.join(directory);
             let things = if directory == "snapshots" { path.join("saved") } else { path.clone() };
-            let taken = if part == "trash" { prunable("trash") } else { 0 };
+            let taken = match part {
+                "trash" => prunable("trash"),
+                "sandboxes" => prunable("pool"),
+                _ => 0,
+            };
             parts.push(PartView { part, count: count(things), bytes: disk_usage(&path)?, prunable_bytes: taken });
         }
         let sizes = unused::sizes(cache)?;
@@ -85,6 +92,7 @@ impl Smolvm {
             parts,
             total_bytes,
             running: running.len(),
+            pooled: running.iter().filter(|one| one.state == State::Pooled.as_str()).count(),
             own_memory_bytes: running.iter().map(|one| one.own_bytes).sum(),
         })
     }

@@ -82,6 +82,9 @@ impl Error {
             Refusal::HalfCreated => ("was never finished", format!("smolvm delete {id}")),
             Refusal::HalfDeleted => ("is half deleted", format!("smolvm delete {id}")),
             Refusal::Paused => ("is paused", format!("smolvm resume {id}")),
+            Refusal::Pooled => {
+                ("waits in the pool for whoever starts one of its kind", format!("smolvm run …   takes it; smolvm delete {id} removes it"))
+            }
             Refusal::InTransition => ("is between two states", format!("smolvm inspect {id}")),
         };
         Self::new(ErrorCode::InvalidState, format!("sandbox \"{id}\" {what}")).hint(way)

@@ -85,25 +85,15 @@ pub struct ExecOutcome {
 impl Smolvm {
     /// Runs a command in a running sandbox to its end.
     pub fn exec(&self, id: &SandboxId, spec: &ExecSpec, io: ExecIo<'_>) -> Result<ExecOutcome, Error> {
-        let (session, mut env) = match self.quick_session(id) {
+        let (session, env) = match self.quick_session(id) {
             Some(ready) => ready,
             None => self.judged_session(id)?,
         };
-        env.extend(spec.env.iter().map(|(k, v)| (k.to_string(), v.clone())));
-        let request = ExecRequest {
-            argv: spec.argv.clone(),
-            env,
-            cwd: spec.cwd.clone(),
-            user: spec.user.clone(),
-            timeout_ms: spec.timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
-            stdin: io.stdin.is_some(),
-        };
-        let payload = request.to_payload().map_err(|e| {
-            Error::new(ErrorCode::UsageError, "the command cannot be sent")
-                .hint("pass large input on standard input: smolvm exec -i")
-                .because(e)
-        })?;
-        Exec::new(session, io, spec.timeout).run(payload).map_err(|e| e.about(id))
+        exec_over(session, env, id, spec, io).map_err(|e| match e.code {
+            // The ledger knows more of it than its monitor: why it stands still, and the way out.
+            ErrorCode::InvalidState => self.judged_session(id).err().unwrap_or(e),
+            _ => e,
+        })
     }
 }
 
@@ -148,6 +138,31 @@ impl Smolvm {
             Ok(file.write_all(&text).map_err(FsError::on("write", &path))?)
         })
     }
+}
+
+/// Runs the command over a connection that is there; `env` is the sandbox's own.
+fn exec_over(
+    session: Session,
+    mut env: BTreeMap<String, String>,
+    id: &SandboxId,
+    spec: &ExecSpec,
+    io: ExecIo<'_>,
+) -> Result<ExecOutcome, Error> {
+    env.extend(spec.env.iter().map(|(k, v)| (k.to_string(), v.clone())));
+    let request = ExecRequest {
+        argv: spec.argv.clone(),
+        env,
+        cwd: spec.cwd.clone(),
+        user: spec.user.clone(),
+        timeout_ms: spec.timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+        stdin: io.stdin.is_some(),
+    };
+    let payload = request.to_payload().map_err(|e| {
+        Error::new(ErrorCode::UsageError, "the command cannot be sent")
+            .hint("pass large input on standard input: smolvm exec -i")
+            .because(e)
+    })?;
+    Exec::new(session, io, spec.timeout).run(payload).map_err(|e| e.about(id))
 }
 
 fn plain_env(env: &BTreeMap<VarName, String>) -> BTreeMap<String, String> {

@@ -70,7 +70,7 @@ impl Smolvm {
         let at_work = match record.state {
             State::Creating | State::Deleting => self.somebody_at(record, looker)?,
             State::Starting | State::Stopping => self.somebody_at(record, looker)? || self.monitor_lives(record)?,
-            State::Created | State::Running | State::Paused | State::Stopped | State::Failed => false,
+            State::Created | State::Running | State::Paused | State::Pooled | State::Stopped | State::Failed => false,
         };
         Ok(if at_work { Observed::AtWork } else { Observed::Gone })
     }

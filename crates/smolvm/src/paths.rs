@@ -47,6 +47,11 @@ impl Paths {
         self.locks().join(".network.lock")
     }
 
+    /// The lock of whoever fills the pool; in it stands what the last one complained about.
+    pub fn pool_lock(&self) -> PathBuf {
+        self.locks().join(".pool.lock")
+    }
+
     /// The directory of sandbox directories.
     pub fn sandboxes(&self) -> PathBuf {
         self.state.join("sandboxes")

@@ -57,7 +57,8 @@ impl Smolvm {
         Ok(self.inspect(id)?.sandbox)
     }
 
-    fn order(&self, id: &SandboxId, order: &MonitorRequest) -> Result<(), Error> {
+    /// Asks the monitor to halt the guest, or to let it go on.
+    pub(crate) fn order(&self, id: &SandboxId, order: &MonitorRequest) -> Result<(), Error> {
         let mut session = Session::connect(self, id)?;
         session.send_request(order)?;
         match session.wait_reply(Instant::now() + DEADLINE).map_err(|e| e.about(id))? {

@@ -9,6 +9,7 @@ use crate::create::{CreateRequest, Made};
 use crate::error::Error;
 use crate::exec::{ExecIo, ExecOutcome, ExecSpec};
 use crate::installation::Smolvm;
+use crate::pool::PoolWanted;
 use crate::start::{StartFrom, StartOptions};
 
 /// How long the removal waits for a monitor that is just writing down that its guest powered itself off.
@@ -34,6 +35,8 @@ pub struct RunRequest {
     pub keep: Keep,
     /// Where the guest comes from.
     pub from: StartFrom,
+    /// What waits in the pool, one of which is taken if it is what is asked for.
+    pub pool: Vec<PoolWanted>,
 }
 
 /// What became of it.
@@ -52,14 +55,20 @@ impl Smolvm {
     /// signal came; what a SIGKILL of this process leaves has the prefix that `cleanup` looks for.
     pub fn run(&self, request: &RunRequest, io: ExecIo<'_>) -> Result<RunOutcome, Error> {
         let signals = io.signals;
-        let made = self.create_recorded(&request.create)?;
-        let id = made.id.clone();
         let interrupted = || signals.is_some_and(has_signal);
+        let taken = if interrupted() { None } else { self.take(&request.pool, &request.create, request.from) };
+        let made = taken.clone().map_or_else(|| self.create_recorded(&request.create), Ok)?;
+        let id = made.id.clone();
+        let start = || self.start_unless(&id, StartOptions { from: request.from, ..StartOptions::default() }, signals).map(drop);
         let result = if interrupted() {
             Err(stopped_early())
         } else {
-            self.start_unless(&id, StartOptions { from: request.from, ..StartOptions::default() }, signals)
-                .and_then(|_| if interrupted() { Err(stopped_early()) } else { self.exec(&id, &request.exec, io) })
+            let up = if taken.is_some() { Ok(()) } else { start() };
+            up.and_then(|()| {
+                // A pool that cannot be filled is no reason not to run.
+                let _ = self.refill_behind(&request.pool);
+                if interrupted() { Err(stopped_early()) } else { self.exec(&id, &request.exec, io) }
+            })
         };
         let leftover = match request.keep {
             Keep::Keep => None,

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use clap::Args;
 use smolvm::create::CreateRequest;
 use smolvm::start::StartFrom;
+use smolvm_model::config::Config;
 use smolvm_model::engine::AcceleratorRequest;
 use smolvm_model::name::SandboxId;
 use smolvm_model::quantity::{Cpus, DiskSize, Memory, Span};
@@ -48,22 +49,35 @@ pub(crate) struct MachineOptions {
     /// tap (needs root), user or none [default: tap, or user without the rights]
     #[arg(long, value_name = "MODE")]
     net: Option<NetworkMode>,
-    /// auto, kvm or tcg
-    #[arg(long, value_name = "ACCEL", default_value = "auto")]
-    accel: AcceleratorRequest,
+    /// auto, kvm or tcg [default: auto]
+    #[arg(long, value_name = "ACCEL")]
+    accel: Option<AcceleratorRequest>,
 }
 
 impl MachineOptions {
-    /// What the library is asked for.
-    pub(crate) fn request(&self, image: ImageName) -> CreateRequest {
+    /// What the library is asked for; what is not said here is settled by the configuration.
+    pub(crate) fn request(&self, image: ImageName, config: &Config) -> CreateRequest {
+        let settled = configured(image, config);
         CreateRequest {
-            cpus: self.cpus,
-            memory: self.memory,
-            disk: self.disk_size,
-            network: self.net,
-            accelerator: self.accel,
-            ..CreateRequest::of(image)
+            cpus: self.cpus.or(settled.cpus),
+            memory: self.memory.or(settled.memory),
+            disk: self.disk_size.or(settled.disk),
+            network: self.net.or(settled.network),
+            accelerator: self.accel.unwrap_or(settled.accelerator),
+            ..settled
         }
+    }
+}
+
+/// A sandbox of which nothing is said: all of it is settled by the configuration.
+pub(crate) fn configured(image: ImageName, config: &Config) -> CreateRequest {
+    CreateRequest {
+        cpus: config.cpus(),
+        memory: config.memory(),
+        disk: config.disk(),
+        network: config.network(),
+        accelerator: config.accelerator(),
+        ..CreateRequest::of(image)
     }
 }
 
@@ -107,14 +121,14 @@ pub(crate) fn origin(cold: bool) -> StartFrom {
 }
 
 impl SandboxOptions {
-    /// What the library is asked for.
-    pub(crate) fn request(&self, image: ImageName) -> CreateRequest {
+    /// What the library is asked for; what is not said here is settled by the configuration.
+    pub(crate) fn request(&self, image: ImageName, config: &Config) -> CreateRequest {
         CreateRequest {
             name: self.name.clone(),
             env: collect(&self.env),
             labels: collect(&self.label),
-            ttl: self.ttl,
-            ..self.machine.request(image)
+            ttl: self.ttl.or(config.ttl()),
+            ..self.machine.request(image, config)
         }
     }
 }

@@ -11,12 +11,12 @@ use std::path::PathBuf;
 use clap::builder::styling::{Style, Styles};
 use clap::{CommandFactory, Parser, Subcommand};
 
-pub(crate) use common::{Common, MachineOptions, Origin, SandboxOptions, collect, origin, variable};
+pub(crate) use common::{Common, MachineOptions, Origin, SandboxOptions, collect, configured, origin, variable};
 pub(crate) use usage::{Wrong, path_of, wants_json, wrong};
 
 use crate::commands::{
-    cleanup, completion, create, delete, df, doctor, exec, fork, inspect, list, logs, pause, prune, resume, run, setup, snapshot, start,
-    stats, stop, template, version,
+    cleanup, completion, config, create, delete, df, doctor, exec, fork, inspect, list, logs, pause, pool, prune, resume, run, setup,
+    snapshot, start, stats, stop, template, version,
 };
 
 const ABOUT: &str = "Disposable Linux computers: microVMs with their own kernel, removed without a trace";
@@ -30,6 +30,7 @@ Examples:
 
 Exit status: 0 success, 1 failure, 2 usage; `run` and `exec` give the guest command's own.";
 const HOME_HELP: &str = "Keep everything beneath DIR, like SMOLVM_HOME";
+const SET_HELP: &str = "Settle this for one command, whatever the configuration says; may be repeated";
 const BOLD: Style = Style::new().bold();
 const STYLES: Styles = Styles::plain().header(BOLD).usage(BOLD).literal(BOLD);
 
@@ -40,6 +41,8 @@ const STYLES: Styles = Styles::plain().header(BOLD).usage(BOLD).literal(BOLD);
 pub(crate) struct Cli {
     #[arg(help = HOME_HELP, long, global = true, display_order = 990, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub(crate) home: Option<PathBuf>,
+    #[arg(help = SET_HELP, long, global = true, display_order = 991, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -50,6 +53,8 @@ pub(crate) struct Cli {
 pub(crate) struct CleanupCli {
     #[arg(help = HOME_HELP, long, display_order = 990, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     pub(crate) home: Option<PathBuf>,
+    #[arg(help = SET_HELP, long, display_order = 991, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
     #[command(flatten)]
     pub(crate) cleanup: cleanup::Cleanup,
 }
@@ -76,6 +81,18 @@ pub(crate) enum Command {
     Snapshot {
         #[command(subcommand)]
         verb: snapshot::SnapshotVerb,
+    },
+    /// Sandboxes that were started before anybody asked for them
+    #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+    Pool {
+        #[command(subcommand)]
+        verb: pool::PoolVerb,
+    },
+    /// What is settled once instead of being said each time
+    #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+    Config {
+        #[command(subcommand)]
+        verb: config::ConfigVerb,
     },
     /// Prints the names of all sandboxes, for shell completion.
     #[command(name = "__complete-names", hide = true)]

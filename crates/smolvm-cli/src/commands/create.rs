@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde_json::json;
-use smolvm::create::Made;
+use smolvm::create::{CreateRequest, Made};
 use smolvm::logs::LogKind;
 use smolvm::start::{DEADLINE, StartOptions};
 use smolvm::view::SandboxView;
@@ -13,6 +13,7 @@ use smolvm_model::quantity::Span;
 use smolvm_model::spec::ImageName;
 
 use super::Verbal;
+use super::pool::pool;
 use super::start::started;
 use crate::args::{Common, SandboxOptions, origin};
 use crate::context::Context;
@@ -27,9 +28,9 @@ Examples:
   smolvm create --name build --start
   id=$(smolvm create --image minimal --memory 256M --net none --quiet)")]
 pub(crate) struct Create {
-    /// The image it is made from
-    #[arg(long, value_name = "NAME", default_value = "debian")]
-    image: ImageName,
+    /// The image it is made from [default: debian]
+    #[arg(long, value_name = "NAME")]
+    image: Option<ImageName>,
     /// Start it too; if that fails, it is removed again
     #[arg(long)]
     start: bool,
@@ -55,12 +56,15 @@ impl Verbal for Create {
     fn run(self, context: &Context) -> Result<Reply, Problem> {
         let vm = context.open()?;
         let progress = Progress::of(self.format(), self.common.quiet, "Creating a sandbox");
-        let request = self.sandbox.request(self.image.clone());
-        let (made, mut sandbox) = vm.create(&request)?;
-        if self.start {
-            progress.say(format!("Starting \"{}\"", sandbox.id));
-            sandbox = self.start(&vm, &made)?;
-        }
+        let config = context.config()?;
+        let request = self.sandbox.request(self.image.clone().unwrap_or_else(|| config.image()), &config);
+        let pool = if self.start { pool(&config) } else { Vec::new() };
+        let sandbox = match vm.take(&pool, &request, origin(self.cold)) {
+            Some(made) => vm.inspect(&made.id)?.sandbox,
+            None => self.make(&vm, &request, &progress)?,
+        };
+        // A pool that cannot be filled is no reason to fail.
+        let _ = vm.refill_behind(&pool);
         drop(progress);
         if self.common.verbose && self.start {
             started(&sandbox);
@@ -72,6 +76,15 @@ impl Verbal for Create {
 }
 
 impl Create {
+    fn make(&self, vm: &Smolvm, request: &CreateRequest, progress: &Progress) -> Result<SandboxView, Problem> {
+        let (made, sandbox) = vm.create(request)?;
+        if !self.start {
+            return Ok(sandbox);
+        }
+        progress.say(format!("Starting \"{}\"", sandbox.id));
+        self.start(vm, &made)
+    }
+
     /// A sandbox that this very command made and could not start is of no use to anybody.
     fn start(&self, vm: &Smolvm, made: &Made) -> Result<SandboxView, Problem> {
         let id = &made.id;

@@ -44,5 +44,6 @@ fn table(usage: &Usage) -> String {
     }
     let (size, prunable) = (display_bytes(usage.total_bytes).to_string(), display_bytes(usage.prunable_bytes).to_string());
     table.row(&["all".to_owned(), String::new(), size, prunable]);
-    table.text() + &format!("\n{} running, {} of memory their own\n", usage.running, display_bytes(usage.own_memory_bytes))
+    let pooled = if usage.pooled == 0 { String::new() } else { format!(" ({} of them in the pool)", usage.pooled) };
+    table.text() + &format!("\n{} running{pooled}, {} of memory their own\n", usage.running, display_bytes(usage.own_memory_bytes))
 }

@@ -3,6 +3,7 @@
 pub(crate) mod cleanup;
 mod complete_names;
 pub(crate) mod completion;
+pub(crate) mod config;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod df;
@@ -13,6 +14,7 @@ pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod pause;
+pub(crate) mod pool;
 pub(crate) mod prune;
 pub(crate) mod resume;
 pub(crate) mod run;
@@ -34,6 +36,8 @@ use crate::args::{self, CleanupCli, Cli, Verb, Wrong};
 use crate::context::Context;
 use crate::exit;
 use crate::output::{Format, Problem, Reply, emit};
+use config::ConfigVerb;
+use pool::PoolVerb;
 use snapshot::SnapshotVerb;
 use template::TemplateVerb;
 
@@ -54,7 +58,7 @@ pub(crate) fn dispatch(argv: &[OsString]) -> u8 {
     let own_name = argv.first().map(Path::new).and_then(Path::file_name);
     if own_name.is_some_and(|name| name == "smolvm-cleanup") {
         return match args::parse::<CleanupCli>(argv) {
-            Ok(cli) => act(cli.cleanup, &Context { home: cli.home }),
+            Ok(cli) => act(cli.cleanup, &Context { home: cli.home, set: cli.set }),
             Err(e) => decline(argv, e, Some(cleanup::Cleanup::PATH)),
         };
     }
@@ -62,7 +66,7 @@ pub(crate) fn dispatch(argv: &[OsString]) -> u8 {
         Ok(cli) => cli,
         Err(e) => return decline(argv, e, None),
     };
-    let context = Context { home: cli.home };
+    let context = Context { home: cli.home, set: cli.set };
     match cli.command {
         args::Command::Verb(verb) | args::Command::Sandbox { verb } => act_on(verb, &context),
         args::Command::Template { verb } => match verb {
@@ -76,6 +80,17 @@ pub(crate) fn dispatch(argv: &[OsString]) -> u8 {
             SnapshotVerb::Inspect(v) => act(v, &context),
             SnapshotVerb::Restore(v) => act(v, &context),
             SnapshotVerb::Delete(v) => act(v, &context),
+        },
+        args::Command::Pool { verb } => match verb {
+            PoolVerb::List(v) => act(v, &context),
+            PoolVerb::Fill(v) => act(v, &context),
+        },
+        args::Command::Config { verb } => match verb {
+            ConfigVerb::Show(v) => act(v, &context),
+            ConfigVerb::Get(v) => act(v, &context),
+            ConfigVerb::Set(v) => act(v, &context),
+            ConfigVerb::Unset(v) => act(v, &context),
+            ConfigVerb::Path(v) => act(v, &context),
         },
         args::Command::CompleteNames => complete_names::run(&context),
     }
@@ -133,9 +148,9 @@ fn decline(argv: &[OsString], e: clap::Error, path: Option<&str>) -> u8 {
     }
 }
 
-/// The dotted path of a verb of that name: of the groups `template` or `snapshot`, or of no other group.
+/// The dotted path of a verb of that name: of the groups `template`, `snapshot`, `pool` or `config`, or of no other group.
 pub(crate) fn dotted(group: Option<&str>, verb: &str) -> &'static str {
-    const PATHS: [&str; 28] = [
+    const PATHS: [&str; 35] = [
         run::Run::PATH,
         create::Create::PATH,
         start::Start::PATH,
@@ -164,6 +179,13 @@ pub(crate) fn dotted(group: Option<&str>, verb: &str) -> &'static str {
         snapshot::Inspect::PATH,
         snapshot::Restore::PATH,
         snapshot::Delete::PATH,
+        pool::List::PATH,
+        pool::Fill::PATH,
+        config::Show::PATH,
+        config::Get::PATH,
+        config::Set::PATH,
+        config::Unset::PATH,
+        config::Path::PATH,
     ];
     let is = |path: &&str| match path.split_once('.') {
         Some((of, name)) => name == verb && of == group.unwrap_or("sandbox"),

@@ -10,6 +10,7 @@ use smolvm_model::spec::ImageName;
 
 use super::Verbal;
 use super::exec::{ExecOptions, captured, not_run, took, verdict};
+use super::pool::pool;
 use super::streams::{Captured, Screen};
 use crate::args::{Common, Origin, SandboxOptions, collect};
 use crate::context::Context;
@@ -56,13 +57,15 @@ impl Verbal for Run {
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
         let vm = context.open().map_err(not_run)?;
+        let config = context.config().map_err(not_run)?;
         let signals = SignalPipe::ending()?;
         let stdin = self.options.interactive.then(rustix::stdio::stdin);
         let request = RunRequest {
-            create: self.sandbox.request(self.image.clone()),
+            create: self.sandbox.request(self.image.clone(), &config),
             exec: self.options.spec(self.command.clone(), collect(&self.sandbox.env)),
             keep: if self.keep { Keep::Keep } else { Keep::Remove },
             from: self.origin.wanted(),
+            pool: pool(&config),
         };
         let ended = |e: smolvm::Error| not_run(e.into());
         if self.common.json {

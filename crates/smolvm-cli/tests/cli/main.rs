@@ -6,6 +6,7 @@
 
 mod cleanup;
 mod completion;
+mod config;
 mod empty_home;
 mod help;
 mod home;

@@ -105,6 +105,8 @@ impl Scenario {
         let listed = place.smolvm(&["list", "--json"]).run();
         assert_eq!(listed.code(), Some(0), "{}, after {after}: {listed}", self.name);
         self.forget_snapshots(place, after);
+        // A user's own file, which no cleanup takes.
+        std::fs::remove_file(place.path("config.toml")).ok();
         // A monitor whose command was killed is still at work, or ends by itself; until then its sandbox may be busy.
         testkit::until(&format!("{}, after {after}: a cleanup that finds nobody at work", self.name), BOOT, || {
             let cleaned = place.cleanup(&["--all", "--force"]);
@@ -204,6 +206,14 @@ fn hostile(place: &Place) {
     made(place);
     super::rows::insert_like(place, "vm-a", "../..");
 }
+
+/// One waits in the pool.
+fn pooled(place: &Place) {
+    place.smolvm(&[&POOL[..], &["pool", "fill", "--quiet"]].concat()).run().assert_ok();
+}
+
+/// One of `minimal` without a network shall wait.
+const POOL: [&str; 4] = ["--set", "pool.minimal=1", "--set", "sandbox.net=none"];
 
 /// The empty disk that others are copied from is still to be made.
 fn without_disks() -> Place {
@@ -375,6 +385,31 @@ pub(crate) const SNAPSHOT_DELETE: Scenario = Scenario {
     next: &["snapshot", "list"],
     unrecorded: &[],
 };
+pub(crate) const POOL_FILL: Scenario = Scenario {
+    name: "pool fill",
+    place: Place::without_network,
+    prepare: with_template,
+    verb: &["--set", "pool.minimal=1", "--set", "sandbox.net=none", "pool", "fill"],
+    next: &["pool", "list"],
+    unrecorded: &[],
+};
+pub(crate) const RUN_FROM_POOL: Scenario = Scenario {
+    name: "run from the pool",
+    place: Place::without_network,
+    prepare: pooled,
+    verb: &["--set", "pool.minimal=1", "--set", "sandbox.net=none", "run", "-e", "WHO=me", "minimal", "--", "true"],
+    // Whoever fills the pool behind it is waited for.
+    next: &["--set", "pool.minimal=1", "--set", "sandbox.net=none", "pool", "fill"],
+    unrecorded: &[],
+};
+pub(crate) const CONFIG_SET: Scenario = Scenario {
+    name: "config set",
+    place: Place::without_network,
+    prepare: nothing,
+    verb: &["config", "set", "sandbox.memory", "1G"],
+    next: &["config", "set", "sandbox.memory", "1G"],
+    unrecorded: &[],
+};
 pub(crate) const PRUNE: Scenario =
     Scenario { name: "prune", place: littered, prepare: nothing, verb: &["prune", "--all"], next: &["prune", "--all"], unrecorded: &[] };
 pub(crate) const CLEANUP: Scenario = Scenario {
@@ -428,7 +463,7 @@ pub(crate) const SETUP_REMOVE: Scenario = Scenario {
 };
 
 /// Every one, for the proof that no point is left out.
-pub(crate) const ALL: [&Scenario; 21] = [
+pub(crate) const ALL: [&Scenario; 24] = [
     &CREATE,
     &CREATE_REFUSED,
     &START,
@@ -443,6 +478,9 @@ pub(crate) const ALL: [&Scenario; 21] = [
     &SNAPSHOT_CREATE,
     &SNAPSHOT_RESTORE,
     &SNAPSHOT_DELETE,
+    &POOL_FILL,
+    &RUN_FROM_POOL,
+    &CONFIG_SET,
     &PRUNE,
     &CLEANUP,
     &CLEANUP_LOST,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use rusqlite::{Connection, OptionalExtension, Row, Rows};
 use smolvm_model::ledger::{Entry, Kind, Status};
 use smolvm_model::name::SandboxId;
+use smolvm_model::state::State;
 
 use super::record::{BrokenPlace, BrokenRow, Run, SandboxRecord, SharedPart, Table, identity_from_json, spec_from_json};
 use super::{Store, StoreError};
@@ -56,6 +57,22 @@ impl Store {
         let mut statement = self.connection.prepare_cached("SELECT id, generation FROM sandbox")?;
         let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// The sandboxes that wait in the pool, the oldest first, each with the kind of machine it is.
+    ///
+    /// Whoever means to act on one reads its row again, under its lock.
+    pub fn pooled(&self) -> Result<Vec<(SandboxId, String)>, StoreError> {
+        let mut statement = self.connection.prepare_cached("SELECT id, run FROM sandbox WHERE state = ?1 ORDER BY seq")?;
+        let rows = statement.query_map([State::Pooled.as_str()], |row| Ok((row.get::<_, String>(0)?, row.get::<_, Option<String>>(1)?)))?;
+        let mut waiting = Vec::new();
+        for row in rows {
+            let (id, run) = row?;
+            // A broken row is shown by `list`, and nobody's to take.
+            let run = run.and_then(|text| Run::whole(&text).ok());
+            waiting.extend(id.parse().ok().zip(run.map(|run| run.pooled)));
+        }
+        Ok(waiting)
     }
 
     /// Whether the ledger has a sound entry of this kind that may stand for something on the host.

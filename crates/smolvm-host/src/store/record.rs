@@ -72,6 +72,9 @@ pub struct Run {
     /// Where the time of its start went.
     #[serde(default)]
     pub steps: Vec<Step>,
+    /// The kind of machine it is, for whoever looks for one in the pool; empty where it does not wait there.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub pooled: String,
 }
 
 /// One step of a start.
@@ -113,6 +116,7 @@ impl Run {
             started_from_reason: json.started_from_reason,
             surroundings: Surroundings::default(),
             steps: Vec::new(),
+            pooled: String::new(),
         })
     }
 }

@@ -148,6 +148,22 @@ impl Writing<'_> {
         self.set_text(id, "UPDATE sandbox SET run = ?2 WHERE id = ?1", Some(&to_json(run)))
     }
 
+    /// Gives a sandbox that was made for nobody to somebody: what they asked for, and when its time to live begins.
+    pub fn assign(&self, new: &NewSandbox<'_>) -> Result<(), StoreError> {
+        let changed = self
+            .tx
+            .prepare_cached("UPDATE sandbox SET spec = ?2, created_ms = ?3, expires_ms = ?4 WHERE id = ?1")?
+            .execute(params![new.id.as_str(), spec_to_json(new.spec), new.created_ms, new.expires_ms])?;
+        if changed == 0 { Err(StoreError::Changed) } else { Ok(()) }
+    }
+
+    /// Sets when its time to live passes.
+    pub fn set_expiry(&self, id: &SandboxId, expires_ms: Option<i64>) -> Result<(), StoreError> {
+        let changed =
+            self.tx.prepare_cached("UPDATE sandbox SET expires_ms = ?2 WHERE id = ?1")?.execute(params![id.as_str(), expires_ms])?;
+        if changed == 0 { Err(StoreError::Changed) } else { Ok(()) }
+    }
+
     /// Records why an operation failed.
     pub fn set_failure(&self, id: &SandboxId, failure: Option<&Failure>) -> Result<(), StoreError> {
         self.set_text(id, "UPDATE sandbox SET failure = ?2 WHERE id = ?1", failure.map(to_json).as_deref())

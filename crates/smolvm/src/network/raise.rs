@@ -28,7 +28,7 @@ pub(crate) struct Raised {
 
 /// Makes what the reserved names promise. The intents are recorded by the caller before.
 pub(crate) fn raise(vm: &Smolvm, store: &mut Store, id: &SandboxId, entries: &[Entry]) -> Result<Raised, Error> {
-    let pool = vm.pool(store)?;
+    let pool = vm.address_pool(store)?;
     let guest = guest_of(vm, id, entries)?;
     let owner_uid = key(entries, Kind::Uid).and_then(|u| u.parse().ok()).unwrap_or_else(|| rustix::process::geteuid().as_raw());
     let spec = TapSpec {

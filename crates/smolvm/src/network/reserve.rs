@@ -48,7 +48,7 @@ impl Smolvm {
             uids,
             busy,
             pool: match mode {
-                NetworkMode::Tap => Some(self.pool(store)?),
+                NetworkMode::Tap => Some(self.address_pool(store)?),
                 NetworkMode::User | NetworkMode::None => None,
             },
             mac,
@@ -56,7 +56,7 @@ impl Smolvm {
     }
 
     /// The installation's addresses.
-    pub(crate) fn pool(&self, store: &mut Store) -> Result<AddressPool, Error> {
+    pub(crate) fn address_pool(&self, store: &mut Store) -> Result<AddressPool, Error> {
         if let Some(pool) = store.meta(POOL)?.and_then(|text| text.parse().ok()) {
             return Ok(pool);
         }

@@ -40,7 +40,8 @@ fn since(one: &Unused) -> u64 {
     }
 }
 
-fn span(seconds: u64) -> String {
+/// A span of time for people, in its largest unit.
+pub(super) fn span(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min", seconds / 60),

@@ -4,7 +4,7 @@
 //!   look (what there is, who needs it) ─► choose (pure) ─► remove, or with --dry-run only say
 //! ```
 //!
-//! Never taken: sandboxes, snapshots, the images they need, images that have a name, the kernel that is current.
+//! Never taken: sandboxes that are somebody's, snapshots, the images they need, images that have a name, the kernel that is current.
 
 mod choose;
 
@@ -50,7 +50,7 @@ pub enum Mode {
 /// Something that went, or would.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Pruned {
-    /// `template`, `image`, `kernel`, `initramfs`, `downloads`, `trash` or `builds`.
+    /// `template`, `image`, `kernel`, `initramfs`, `downloads`, `pool`, `trash` or `builds`.
     pub part: &'static str,
     /// Its name.
     pub name: String,
@@ -130,6 +130,7 @@ impl Smolvm {
             report.removed.push(pruned(one, why));
         }
         drop(held);
+        self.prune_pool(request, &mut report)?;
         self.prune_leftovers(request.mode, &mut report)?;
         Ok(report)
     }
@@ -155,6 +156,33 @@ impl Smolvm {
             of_snapshots.extend(found.map(|snapshot| snapshot.origin.spec.image_digest));
         }
         Ok(of_sandboxes.into_iter().chain(of_snapshots).map(|digest| digest.trim_start_matches("sha256:").to_owned()).collect())
+    }
+
+    /// Sandboxes that wait for somebody, and have for long.
+    fn prune_pool(&self, request: PruneRequest, report: &mut PruneReport) -> Result<(), Error> {
+        for (id, since_ms) in self.waiting_since()? {
+            let idle = Duration::from_millis(u64::try_from(now_ms().saturating_sub(since_ms)).unwrap_or(0));
+            if idle < request.idle {
+                continue;
+            }
+            let bytes = smolvm_host::fsx::disk_usage(&self.paths().sandbox(&id))?;
+            if request.mode == Mode::Remove {
+                match self.remove_pooled(&id) {
+                    Ok(Some(_)) => report.freed_bytes += bytes,
+                    Ok(None) => {
+                        report.stays("pool", id.as_str(), ErrorCode::Busy, "another command is at it".to_owned());
+                        continue;
+                    }
+                    Err(e) => {
+                        report.stays("pool", id.as_str(), e.code, e.one_line());
+                        continue;
+                    }
+                }
+            }
+            let why = format!("nobody took it for {}", choose::span(idle.as_secs()));
+            report.removed.push(Pruned { part: "pool", name: id.to_string(), bytes, why });
+        }
+        Ok(())
     }
 
     /// What killed commands left: nobody has ever needed it.

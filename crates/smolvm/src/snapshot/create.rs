@@ -100,7 +100,7 @@ impl Smolvm {
                     .hint(format!("smolvm stop {id}")))
             }
             State::Created | State::Stopped | State::Failed => Ok(false),
-            State::Creating | State::Starting | State::Running | State::Paused | State::Stopping | State::Deleting => {
+            State::Creating | State::Starting | State::Running | State::Paused | State::Pooled | State::Stopping | State::Deleting => {
                 match self.admit(record, entries, Request::Pause)? {
                     Admission::Refused(refusal) => Err(Error::refused_by_state(&record.id, refusal)),
                     Admission::Go | Admission::AlreadySo | Admission::ReclaimThenGo => Ok(true),

@@ -193,6 +193,7 @@ impl Smolvm {
                 started_from_reason: String::new(),
                 surroundings: Surroundings { hypervisor: facts.hypervisor.clone(), machine: facts.machine.clone() },
                 steps: Vec::new(),
+                pooled: String::new(),
             },
             kernel: boot.kernel,
             initramfs: boot.initramfs,

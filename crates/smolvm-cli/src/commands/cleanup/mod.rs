@@ -130,6 +130,7 @@ impl Cleanup {
             end_on_interrupt(signals.clone(), self.format());
         }
         let progress = Progress::of(self.format(), false, "Looking for what is left behind");
+        let _pool = (!self.dry_run).then(|| vm.hold_pool());
         let plan = vm.cleanup_plan(file.map_or(scope, PlanFile::scope))?;
         drop(progress);
         if self.dry_run {

@@ -6,7 +6,7 @@ _smolvm_with_names() {
     for ((i = 1; i < COMP_CWORD; i++)); do
         word="${COMP_WORDS[i]}"
         case "$word" in
-            --home) ((i++)) ;;
+            --home | --set) ((i++)) ;;
             --) return 0 ;;
             -*) ;;
             sandbox) [[ -n "$verb" ]] && ((names++)) ;;
