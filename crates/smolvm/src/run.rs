@@ -48,6 +48,8 @@ pub struct RunOutcome {
     pub exec: ExecOutcome,
     /// Why the sandbox could not be removed, if it could not.
     pub leftover: Option<Error>,
+    /// Why the pool was of no use, if it was not.
+    pub pool: Option<Error>,
 }
 
 impl Smolvm {
@@ -56,7 +58,15 @@ impl Smolvm {
     pub fn run(&self, request: &RunRequest, io: ExecIo<'_>) -> Result<RunOutcome, Error> {
         let signals = io.signals;
         let interrupted = || signals.is_some_and(has_signal);
-        let taken = if interrupted() { None } else { self.take(&request.pool, &request.create, request.from) };
+        let mut pool = None;
+        let taken = if interrupted() {
+            None
+        } else {
+            self.take(&request.pool, &request.create, request.from).unwrap_or_else(|e| {
+                pool = Some(e);
+                None
+            })
+        };
         let made = taken.clone().map_or_else(|| self.create_recorded(&request.create), Ok)?;
         let id = made.id.clone();
         let start = || self.start_unless(&id, StartOptions { from: request.from, ..StartOptions::default() }, signals).map(drop);
@@ -66,7 +76,7 @@ impl Smolvm {
             let up = if taken.is_some() { Ok(()) } else { start() };
             up.and_then(|()| {
                 // A pool that cannot be filled is no reason not to run.
-                let _ = self.refill_behind(&request.pool);
+                pool = pool.take().or(self.refill_behind(&request.pool).err());
                 if interrupted() { Err(stopped_early()) } else { self.exec(&id, &request.exec, io) }
             })
         };
@@ -75,7 +85,7 @@ impl Smolvm {
             Keep::Remove => self.remove_after_run(&made),
         };
         match result {
-            Ok(exec) => Ok(RunOutcome { id, exec, leftover }),
+            Ok(exec) => Ok(RunOutcome { id, exec, leftover, pool }),
             Err(e) => Err(match leftover {
                 None => e,
                 Some(left) => Error {

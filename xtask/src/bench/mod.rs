@@ -19,6 +19,7 @@ mod fork;
 mod list;
 mod machine;
 mod picture;
+mod pool;
 mod raw;
 mod reap;
 mod results;
@@ -40,9 +41,10 @@ const RUNS: usize = 10;
 
 type Measure = fn(&Bed) -> Result<Vec<Figure>>;
 
-const ALL: [(&str, Measure); 7] = [
+const ALL: [(&str, Measure); 8] = [
     ("start", start::measure),
     ("run", run::measure),
+    ("pool", pool::measure),
     ("copy", copy::measure),
     ("list", list::measure),
     ("exec", exec::measure),

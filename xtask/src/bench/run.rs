@@ -94,7 +94,7 @@ fn once(bed: &Bed) -> Result<(Duration, Duration)> {
     timed(bed, &["run", "minimal", "--"])
 }
 
-fn timed(bed: &Bed, run: &[&str]) -> Result<(Duration, Duration)> {
+pub(super) fn timed(bed: &Bed, run: &[&str]) -> Result<(Duration, Duration)> {
     let begin = Instant::now();
     let mut child = bed.command(&bed.smolvm, &[run, &ECHO[..]].concat()).stdout(Stdio::piped()).spawn()?;
     let mut output = child.stdout.take().context("no output")?;

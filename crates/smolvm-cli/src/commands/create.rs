@@ -13,7 +13,7 @@ use smolvm_model::quantity::Span;
 use smolvm_model::spec::ImageName;
 
 use super::Verbal;
-use super::pool::pool;
+use super::pool::{no_use, pool};
 use super::start::started;
 use crate::args::{Common, SandboxOptions, origin};
 use crate::context::Context;
@@ -59,12 +59,18 @@ impl Verbal for Create {
         let config = context.config()?;
         let request = self.sandbox.request(self.image.clone().unwrap_or_else(|| config.image()), &config);
         let pool = if self.start { pool(&config) } else { Vec::new() };
-        let sandbox = match vm.take(&pool, &request, origin(self.cold)) {
+        let (taken, passed_over) = match vm.take(&pool, &request, origin(self.cold)) {
+            Ok(taken) => (taken, None),
+            Err(e) => (None, Some(e)),
+        };
+        let sandbox = match taken {
             Some(made) => vm.inspect(&made.id)?.sandbox,
             None => self.make(&vm, &request, &progress)?,
         };
         // A pool that cannot be filled is no reason to fail.
-        let _ = vm.refill_behind(&pool);
+        if let Some(e) = passed_over.or(vm.refill_behind(&pool).err()).filter(|_| !self.common.quiet && !self.common.json) {
+            tell(&no_use(&e));
+        }
         drop(progress);
         if self.common.verbose && self.start {
             started(&sandbox);

@@ -10,7 +10,7 @@ use smolvm_model::spec::ImageName;
 
 use super::Verbal;
 use super::exec::{ExecOptions, captured, not_run, took, verdict};
-use super::pool::pool;
+use super::pool::{no_use, pool};
 use super::streams::{Captured, Screen};
 use crate::args::{Common, Origin, SandboxOptions, collect};
 use crate::context::Context;
@@ -88,6 +88,9 @@ impl Verbal for Run {
         let outcome = vm.run(&request, io);
         drop(progress.take());
         let outcome = outcome.map_err(ended)?;
+        if let Some(e) = outcome.pool.as_ref().filter(|_| !self.common.quiet) {
+            tell(&no_use(e));
+        }
         if self.common.verbose {
             tell(&format!("Sandbox \"{}\": {}", outcome.id, took(&outcome.exec)));
         }

@@ -32,6 +32,8 @@ pub(crate) struct Scenario {
     pub(crate) next: &'static [&'static str],
     /// What it does without a record, because no record can know of it.
     pub(crate) unrecorded: &'static [Effect],
+    /// What it says when it comes to the same end in another way.
+    pub(crate) instead: Option<&'static str>,
 }
 
 /// One of several passages of a point in one run.
@@ -280,6 +282,7 @@ pub(crate) const CREATE: Scenario = Scenario {
     verb: &["create", "--name", "vm-a", "--image", "minimal", "--net", "tap"],
     next: &["start", "vm-a"],
     unrecorded: &[],
+    instead: None,
 };
 pub(crate) const CREATE_REFUSED: Scenario = Scenario {
     name: "create, refused",
@@ -288,6 +291,7 @@ pub(crate) const CREATE_REFUSED: Scenario = Scenario {
     verb: CREATE.verb,
     next: &["delete", "vm-a"],
     unrecorded: &[],
+    instead: None,
 };
 pub(crate) const START: Scenario = Scenario {
     name: "start",
@@ -296,6 +300,7 @@ pub(crate) const START: Scenario = Scenario {
     verb: &["start", "vm-a"],
     next: &["start", "vm-a"],
     unrecorded: &[],
+    instead: None,
 };
 pub(crate) const STOP: Scenario = Scenario {
     name: "stop",
@@ -304,6 +309,7 @@ pub(crate) const STOP: Scenario = Scenario {
     verb: &["stop", "vm-a"],
     next: &["stop", "vm-a"],
     unrecorded: &[],
+    instead: None,
 };
 pub(crate) const PAUSE: Scenario = Scenario {
     name: "pause",
@@ -312,6 +318,7 @@ pub(crate) const PAUSE: Scenario = Scenario {
     verb: &["pause", "vm-a"],
     next: &["pause", "vm-a"],
     unrecorded: &[],
+    instead: None,
 };
 pub(crate) const RESUME: Scenario = Scenario {
     name: "resume",
@@ -320,6 +327,7 @@ pub(crate) const RESUME: Scenario = Scenario {
     verb: &["resume", "vm-a"],
     next: &["resume", "vm-a"],
     unrecorded: &[],
+    instead: None,
 };
 pub(crate) const DELETE: Scenario = Scenario {
     name: "delete",
@@ -328,6 +336,7 @@ pub(crate) const DELETE: Scenario = Scenario {
     verb: &["delete", "vm-a"],
     next: &["delete", "vm-a"],
     unrecorded: &[],
+    instead: None,
 };
 pub(crate) const RUN: Scenario = Scenario {
     name: "run",
@@ -336,6 +345,7 @@ pub(crate) const RUN: Scenario = Scenario {
     verb: &["run", "--net", "none", "minimal", "--", "true"],
     next: &["list"],
     unrecorded: &[],
+    instead: None,
 };
 pub(crate) const TEMPLATE_BUILD: Scenario = Scenario {
     name: "template build",
@@ -344,6 +354,7 @@ pub(crate) const TEMPLATE_BUILD: Scenario = Scenario {
     verb: &["template", "build", "minimal", "--net", "none"],
     next: &["template", "list"],
     unrecorded: &[],
+    instead: None,
 };
 pub(crate) const TEMPLATE_DELETE: Scenario = Scenario {
     name: "template delete",
@@ -352,6 +363,7 @@ pub(crate) const TEMPLATE_DELETE: Scenario = Scenario {
     verb: &["template", "delete", "--all"],
     next: &["template", "delete", "--all"],
     unrecorded: &[],
+    instead: None,
 };
 pub(crate) const FORK: Scenario = Scenario {
     name: "fork",
@@ -360,6 +372,7 @@ pub(crate) const FORK: Scenario = Scenario {
     verb: &["fork", "vm-a", "--name", "vm-b"],
     next: &["exec", "--json", "vm-a", "--", "true"],
     unrecorded: &[],
+    instead: None,
 };
 pub(crate) const SNAPSHOT_CREATE: Scenario = Scenario {
     name: "snapshot create",
@@ -368,6 +381,7 @@ pub(crate) const SNAPSHOT_CREATE: Scenario = Scenario {
     verb: &["snapshot", "create", "vm-a", "--name", "one"],
     next: &["exec", "--json", "vm-a", "--", "true"],
     unrecorded: &[],
+    instead: None,
 };
 pub(crate) const SNAPSHOT_RESTORE: Scenario = Scenario {
     name: "snapshot restore",
@@ -376,6 +390,7 @@ pub(crate) const SNAPSHOT_RESTORE: Scenario = Scenario {
     verb: &["snapshot", "restore", "one"],
     next: &["start", "vm-a"],
     unrecorded: &[],
+    instead: None,
 };
 pub(crate) const SNAPSHOT_DELETE: Scenario = Scenario {
     name: "snapshot delete",
@@ -384,6 +399,7 @@ pub(crate) const SNAPSHOT_DELETE: Scenario = Scenario {
     verb: &["snapshot", "delete", "one"],
     next: &["snapshot", "list"],
     unrecorded: &[],
+    instead: None,
 };
 pub(crate) const POOL_FILL: Scenario = Scenario {
     name: "pool fill",
@@ -392,6 +408,7 @@ pub(crate) const POOL_FILL: Scenario = Scenario {
     verb: &["--set", "pool.minimal=1", "--set", "sandbox.net=none", "pool", "fill"],
     next: &["pool", "list"],
     unrecorded: &[],
+    instead: None,
 };
 pub(crate) const RUN_FROM_POOL: Scenario = Scenario {
     name: "run from the pool",
@@ -401,6 +418,7 @@ pub(crate) const RUN_FROM_POOL: Scenario = Scenario {
     // Whoever fills the pool behind it is waited for.
     next: &["--set", "pool.minimal=1", "--set", "sandbox.net=none", "pool", "fill"],
     unrecorded: &[],
+    instead: Some("the pool was of no use"),
 };
 pub(crate) const CONFIG_SET: Scenario = Scenario {
     name: "config set",
@@ -409,9 +427,17 @@ pub(crate) const CONFIG_SET: Scenario = Scenario {
     verb: &["config", "set", "sandbox.memory", "1G"],
     next: &["config", "set", "sandbox.memory", "1G"],
     unrecorded: &[],
+    instead: None,
 };
-pub(crate) const PRUNE: Scenario =
-    Scenario { name: "prune", place: littered, prepare: nothing, verb: &["prune", "--all"], next: &["prune", "--all"], unrecorded: &[] };
+pub(crate) const PRUNE: Scenario = Scenario {
+    name: "prune",
+    place: littered,
+    prepare: nothing,
+    verb: &["prune", "--all"],
+    next: &["prune", "--all"],
+    unrecorded: &[],
+    instead: None,
+};
 pub(crate) const CLEANUP: Scenario = Scenario {
     name: "cleanup",
     place: Place::with_network,
@@ -419,6 +445,7 @@ pub(crate) const CLEANUP: Scenario = Scenario {
     verb: &["cleanup", "--force"],
     next: &["cleanup", "--force"],
     unrecorded: &[],
+    instead: None,
 };
 pub(crate) const CLEANUP_LOST: Scenario = Scenario {
     name: "cleanup without its ledger",
@@ -427,6 +454,7 @@ pub(crate) const CLEANUP_LOST: Scenario = Scenario {
     verb: &["cleanup", "--all", "--force"],
     next: &["list"],
     unrecorded: &[Effect::RemoveElements, Effect::RemoveTaps, Effect::RemoveRunDirs, Effect::RemoveStateDirs],
+    instead: None,
 };
 pub(crate) const REPAIR: Scenario = Scenario {
     name: "doctor --fix",
@@ -435,6 +463,7 @@ pub(crate) const REPAIR: Scenario = Scenario {
     verb: &["doctor", "--fix"],
     next: &["doctor", "--fix"],
     unrecorded: &[],
+    instead: None,
 };
 pub(crate) const SET_ASIDE: Scenario = Scenario {
     name: "doctor --fix of a damaged ledger",
@@ -443,6 +472,7 @@ pub(crate) const SET_ASIDE: Scenario = Scenario {
     verb: &["doctor", "--fix"],
     next: &["doctor", "--fix"],
     unrecorded: &[],
+    instead: None,
 };
 pub(crate) const SETUP: Scenario = Scenario {
     name: "setup",
@@ -451,6 +481,7 @@ pub(crate) const SETUP: Scenario = Scenario {
     verb: &["setup", "--image", "minimal", "--no-template", "--quiet"],
     next: &[],
     unrecorded: &[],
+    instead: None,
 };
 pub(crate) const SETUP_REMOVE: Scenario = Scenario {
     name: "setup --remove",
@@ -460,6 +491,7 @@ pub(crate) const SETUP_REMOVE: Scenario = Scenario {
     verb: &["setup", "--remove"],
     next: &[],
     unrecorded: &[],
+    instead: None,
 };
 
 /// Every one, for the proof that no point is left out.

@@ -53,8 +53,30 @@ impl Smolvm {
     /// Brings the pool to what is wanted; waits for another that is at it.
     pub fn fill_pool(&self, pool: &[PoolWanted]) -> Result<Filled, Error> {
         let wanted = pool.iter().map(|wanted| Ok((self.pool_spec(wanted)?, wanted.size.get()))).collect::<Result<Vec<_>, Error>>()?;
-        let _alone = self.pool_lock(FILL_WAIT)?;
-        self.fill(&wanted)
+        let mut filled = Filled::default();
+        // Who took one meanwhile left the filling to whoever held the lock, which is here.
+        loop {
+            let alone = self.pool_lock(FILL_WAIT)?;
+            let more = self.fill(&wanted)?;
+            drop(alone);
+            filled.made.extend(more.made);
+            filled.removed.extend(more.removed);
+            if !self.lacks(&wanted)? {
+                return Ok(filled);
+            }
+        }
+    }
+
+    /// Whether fewer wait than are wanted.
+    pub(super) fn lacks(&self, wanted: &[(Spec, usize)]) -> Result<bool, Error> {
+        let waiting = self.waiting()?;
+        for (spec, size) in wanted {
+            let key = self.pool_key(spec)?;
+            if waiting.iter().filter(|(_, kind)| *kind == key).count() < *size {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// What a sandbox of the pool is.

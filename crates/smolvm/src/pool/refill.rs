@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 use std::time::Duration;
@@ -95,5 +96,14 @@ fn carry_out() -> Result<(), Error> {
     let wanted: Vec<(Spec, usize)> = wanted.collect::<Result<_, String>>().map_err(odd)?;
     let vm = Smolvm::open(order.settings)?;
     std::thread::sleep(REST);
-    vm.fill(&wanted).map(drop)
+    let held = |e: std::io::Error| Error::new(io_code(&e), "the pool's lock cannot be used").because(e);
+    let lock = File::from(std::io::stdout().as_fd().try_clone_to_owned().map_err(held)?);
+    loop {
+        vm.fill(&wanted)?;
+        lock.unlock().map_err(held)?;
+        // Who took one while the lock was held left the filling to this process: nothing of it is missed by a look without the lock.
+        if !vm.lacks(&wanted)? || lock.try_lock().is_err() {
+            return Ok(());
+        }
+    }
 }

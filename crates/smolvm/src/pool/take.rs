@@ -21,13 +21,13 @@ use crate::observe::Looker;
 use crate::start::{StartFrom, Steps};
 
 impl Smolvm {
-    /// One that waits and is what was asked for, running; none if there is none, or it did not come.
+    /// One that waits and is what was asked for, running; none if there is none. One that does not come is gone.
     ///
-    /// What stands in the way of taking one is no reason to fail: another is made as if there were no pool.
-    pub fn take(&self, pool: &[PoolWanted], request: &CreateRequest, from: StartFrom) -> Option<Made> {
+    /// What stands in the way of taking one is worth a word and no reason to fail: another is made as if there were no pool.
+    pub fn take(&self, pool: &[PoolWanted], request: &CreateRequest, from: StartFrom) -> Result<Option<Made>, Error> {
         let of_pool =
             from == StartFrom::Template && request.name.is_none() && pool.iter().any(|wanted| wanted.request.image == request.image);
-        if of_pool { self.take_one(request).ok().flatten() } else { None }
+        if of_pool { self.take_one(request) } else { Ok(None) }
     }
 
     fn take_one(&self, request: &CreateRequest) -> Result<Option<Made>, Error> {

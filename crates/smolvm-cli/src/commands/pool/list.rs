@@ -8,7 +8,7 @@ use super::pool;
 use crate::args::Common;
 use crate::commands::Verbal;
 use crate::context::Context;
-use crate::output::{Columns, Format, Problem, Reply, note};
+use crate::output::{Columns, Format, Problem, Reply, tell};
 
 /// Show what waits, beside what is wanted
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ impl Verbal for List {
         let vm = context.open()?;
         let (pools, failure) = (vm.pools(&pool(&context.config()?))?, vm.pool_complaint());
         if let Some(failure) = failure.as_ref().filter(|_| !self.common.quiet && !self.common.json) {
-            note(&format!("the pool was not filled the last time: {failure}"));
+            tell(&format!("the pool was not filled the last time: {failure}"));
         }
         let text = || if self.common.quiet { ids(&pools) } else { table(&pools) };
         Ok(Reply::new(self.format(), || json!({"pools": pools, "failure": failure}), text))

@@ -20,6 +20,11 @@ pub(crate) enum PoolVerb {
     Fill(Fill),
 }
 
+/// The note of who went on without the pool.
+pub(crate) fn no_use(e: &smolvm::Error) -> String {
+    format!("the pool was of no use: {}", e.one_line())
+}
+
 /// What shall wait: of each image a sandbox as the configuration settles it.
 pub(crate) fn pool(config: &Config) -> Vec<PoolWanted> {
     let wanted = |(image, size)| PoolWanted { request: configured(image, config), size };
