@@ -1,5 +1,6 @@
 //! Rows of the ledger, as somebody may have written them.
 
+use smolvm_host::config_file::Written;
 use smolvm_host::fuzzing::store;
 use smolvm_host::store::{Exit, Failure, Run};
 use smolvm_model::name::LaunchToken;
@@ -36,4 +37,19 @@ pub(crate) fn rows(bytes: &[u8]) {
             }
         }
     }
+}
+
+/// What was set is read, and nothing else has changed.
+pub(crate) fn config(bytes: &[u8]) {
+    const SET: &str = "sandbox.memory";
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Some((before, after)) = smolvm_host::config_file::parse_and_edit(text, ("sandbox", "memory"), "1G") else { return };
+    let others = |all: &[Written]| -> Vec<(String, String)> {
+        let mut others: Vec<_> = all.iter().filter(|w| !w.key.starts_with(SET)).map(|w| (w.key.clone(), w.value.clone())).collect();
+        others.sort();
+        others
+    };
+    assert_eq!(others(&before), others(&after));
+    let set: Vec<&str> = after.iter().filter(|w| w.key == SET).map(|w| w.value.as_str()).collect();
+    assert_eq!(set, ["1G"], "{after:?}");
 }

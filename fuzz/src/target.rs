@@ -56,6 +56,7 @@ const ALL: &[Target] = &[
     // Files.
     target("host_files", KIB, MIB, net::host_files),
     target("manifests", 2 * KIB, 4 * MIB, image::manifests),
+    target("config", 2 * KIB, 4 * MIB, store::config),
     target("rows", 2 * KIB, 4 * MIB, store::rows),
     target("monitor_config", 2 * KIB, 4 * MIB, sandbox::monitor_config),
     target("cleanup_plan", 2 * KIB, 4 * MIB, sandbox::cleanup_plan),

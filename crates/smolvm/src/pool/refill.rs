@@ -68,10 +68,10 @@ impl Smolvm {
         command.stdin(Stdio::piped()).stdout(lock.try_clone().map_err(fail)?).stderr(log);
         let mut child = command.spawn().map_err(fail)?;
         // The pipe holds the whole of any order that is ever given, so nobody waits here.
-        match child.stdin.take() {
-            Some(mut stdin) => stdin.write_all(&text).map_err(fail),
-            None => Ok(()),
-        }
+        let told = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(&text));
+        // This process may live for hours yet, and whoever ends meanwhile shall not stay a zombie.
+        std::thread::spawn(move || child.wait());
+        told.map_err(fail)
     }
 }
 
