@@ -17,6 +17,7 @@ pub mod digest;
 pub mod document;
 pub mod ext4;
 pub mod layer;
+pub mod registry;
 pub mod rootfs;
 pub mod tree;
 
