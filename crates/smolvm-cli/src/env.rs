@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use smolvm::{Paths, Settings};
+use smolvm::{Logins, Paths, Settings};
 use smolvm_model::error_code::ErrorCode;
 
 use crate::output::Problem;
@@ -53,9 +53,14 @@ const XDG_RUNTIME_DIR: Variable =
     Variable { name: "XDG_RUNTIME_DIR", meaning: "Not root: sockets live in `$XDG_RUNTIME_DIR/smolvm`, else beside the records." };
 const HOME: Variable = Variable { name: "HOME", meaning: "Where `~` is." };
 
+const DOCKER_CONFIG: Variable = Variable {
+    name: "DOCKER_CONFIG",
+    meaning: "The directory with the `config.json` of `docker login`, else `~/.docker`. `image pull` looks there for logins.",
+};
+
 /// Every variable, in the order of the reference.
 #[cfg(test)]
-pub(crate) const ALL: [&Variable; 12] = [
+pub(crate) const ALL: [&Variable; 13] = [
     &SMOLVM_HOME,
     &SMOLVM_HYPERVISOR,
     &SMOLVM_BOOT_ID_FILE,
@@ -68,6 +73,7 @@ pub(crate) const ALL: [&Variable; 12] = [
     &XDG_CACHE_HOME,
     &XDG_RUNTIME_DIR,
     &HOME,
+    &DOCKER_CONFIG,
 ];
 
 impl Variable {
@@ -102,6 +108,9 @@ pub(crate) fn settings(home: Option<PathBuf>) -> Result<Settings, Problem> {
     if let Some(file) = SMOLVM_BOOT_ID_FILE.read() {
         settings.boot_id_source = PathBuf::from(file);
     }
+    let home = HOME.read().map(PathBuf::from).filter(|home| home.is_absolute());
+    let docker = DOCKER_CONFIG.read().map(PathBuf::from).or_else(|| home.as_ref().map(|home| home.join(".docker")));
+    settings.logins = Logins { file: docker.map(|directory| directory.join("config.json")), home };
     settings.fault = SMOLVM_TEST_FAULT.read().and_then(|order| order.into_string().ok());
     settings.trace = SMOLVM_TEST_TRACE.read().map(PathBuf::from);
     Ok(settings)

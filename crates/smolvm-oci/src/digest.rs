@@ -27,6 +27,16 @@ impl Digest {
         &self.0[7..]
     }
 
+    /// The first sixteen bytes, for what has room for no more.
+    pub fn identity(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        for (byte, digits) in bytes.iter_mut().zip(self.hex().as_bytes().chunks(2)) {
+            let digit = |digit: &u8| char::from(*digit).to_digit(16).and_then(|n| u8::try_from(n).ok()).unwrap_or_default();
+            *byte = digits.iter().fold(0, |sum, next| sum << 4 | digit(next));
+        }
+        bytes
+    }
+
     /// With its algorithm.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -172,9 +172,11 @@ impl Plan {
         &self.tree
     }
 
-    /// Reads all layers again and writes the file system into an empty file.
-    pub fn write(&self, layers: &dyn Layers, out: &File, watch: Watch<'_>) -> Result<(), RootfsError> {
-        self.layout.write_metadata(&self.tree, out).map_err(RootfsError::Write)?;
+    /// Reads all layers again and writes the file system into an empty file. It bears the image's digest, so that images that differ
+    /// in their configuration alone are two files.
+    pub fn write(&self, layers: &dyn Layers, image: &Digest, out: &File, watch: Watch<'_>) -> Result<(), RootfsError> {
+        let identity = image.identity();
+        self.layout.write_metadata(&self.tree, identity, out).map_err(RootfsError::Write)?;
         let wanted = self.sources();
         let mut unpacked = self.unpacked;
         for (layer, number) in (0..layers.diff_ids().len()).zip(0_u32..) {

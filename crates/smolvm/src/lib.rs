@@ -30,6 +30,7 @@ pub mod exec;
 pub mod fork;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod image;
 pub mod inspect;
 pub mod installation;
 pub mod list;
@@ -60,3 +61,4 @@ pub mod view;
 pub use error::Error;
 pub use installation::{Settings, Smolvm};
 pub use paths::Paths;
+pub use smolvm_host::image::registry::Logins;

@@ -12,8 +12,8 @@ use smolvm_model::name::SandboxId;
 use smolvm_model::quantity::Span;
 use smolvm_model::spec::ImageName;
 
-use super::Verbal;
 use super::start::started;
+use super::{Verbal, image};
 use crate::args::{Common, SandboxOptions, origin};
 use crate::context::Context;
 use crate::output::{Format, Problem, Progress, Reply, note, tell};
@@ -27,7 +27,7 @@ Examples:
   smolvm create --name build --start
   id=$(smolvm create --image minimal --memory 256M --net none --quiet)")]
 pub(crate) struct Create {
-    /// The image it is made from
+    /// The image it is made from: one that is here, or one of a registry, which is pulled if it is not here
     #[arg(long, value_name = "NAME", default_value = "debian")]
     image: ImageName,
     /// Start it too; if that fails, it is removed again
@@ -55,6 +55,7 @@ impl Verbal for Create {
     fn run(self, context: &Context) -> Result<Reply, Problem> {
         let vm = context.open()?;
         let progress = Progress::of(self.format(), self.common.quiet, "Creating a sandbox");
+        vm.pull_if_missing(&self.image, &mut |event| progress.say(image::line(&event)))?;
         let request = self.sandbox.request(self.image.clone());
         let (made, mut sandbox) = vm.create(&request)?;
         if self.start {

@@ -9,6 +9,7 @@ pub(crate) mod df;
 pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod fork;
+pub(crate) mod image;
 pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod logs;
@@ -34,6 +35,7 @@ use crate::args::{self, CleanupCli, Cli, Verb, Wrong};
 use crate::context::Context;
 use crate::exit;
 use crate::output::{Format, Problem, Reply, emit};
+use image::ImageVerb;
 use snapshot::SnapshotVerb;
 use template::TemplateVerb;
 
@@ -76,6 +78,13 @@ pub(crate) fn dispatch(argv: &[OsString]) -> u8 {
             SnapshotVerb::Inspect(v) => act(v, &context),
             SnapshotVerb::Restore(v) => act(v, &context),
             SnapshotVerb::Delete(v) => act(v, &context),
+        },
+        args::Command::Image { verb } => match verb {
+            ImageVerb::Pull(v) => act(v, &context),
+            ImageVerb::List(v) => act(v, &context),
+            ImageVerb::Inspect(v) => act(v, &context),
+            ImageVerb::Tag(v) => act(v, &context),
+            ImageVerb::Rm(v) => act(v, &context),
         },
         args::Command::CompleteNames => complete_names::run(&context),
     }
@@ -133,9 +142,9 @@ fn decline(argv: &[OsString], e: clap::Error, path: Option<&str>) -> u8 {
     }
 }
 
-/// The dotted path of a verb of that name: of the groups `template` or `snapshot`, or of no other group.
+/// The dotted path of a verb of that name: of the groups `template`, `snapshot` or `image`, or of no other group.
 pub(crate) fn dotted(group: Option<&str>, verb: &str) -> &'static str {
-    const PATHS: [&str; 28] = [
+    const PATHS: [&str; 33] = [
         run::Run::PATH,
         create::Create::PATH,
         start::Start::PATH,
@@ -164,6 +173,11 @@ pub(crate) fn dotted(group: Option<&str>, verb: &str) -> &'static str {
         snapshot::Inspect::PATH,
         snapshot::Restore::PATH,
         snapshot::Delete::PATH,
+        image::Pull::PATH,
+        image::List::PATH,
+        image::Inspect::PATH,
+        image::Tag::PATH,
+        image::Rm::PATH,
     ];
     let is = |path: &&str| match path.split_once('.') {
         Some((of, name)) => name == verb && of == group.unwrap_or("sandbox"),

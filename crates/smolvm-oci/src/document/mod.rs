@@ -11,7 +11,7 @@
 mod config;
 mod manifest;
 
-pub use config::{Config, RunConfig};
+pub use config::{Config, RunConfig, Step};
 pub use manifest::{Descriptor, Manifest, Top, Unread, media};
 
 /// Longest index or manifest: what registries take.

@@ -12,12 +12,10 @@ const INCOMPATIBLE: u32 = 0x2 | 0x40 | 0x200;
 const READ_ONLY_COMPATIBLE: u32 = 0x2 | 0x8 | 0x20 | 0x40;
 /// All root images of smolvm share the time that e2fsprogs are told: 2024-01-01.
 const TIME: u32 = 1_704_067_200;
-/// An identity for all of them: what tells them apart is their digest.
-const UUID: [u8; 16] = *b"\x5a\x3c\x0f\x0e\x6d\x69\x4e\x69\x8d\x61\x6c\x00\x00\x00\x00\x03";
 pub(super) const DESCRIPTOR: usize = 32;
 
 /// The first block.
-pub(super) fn first_block(geometry: &Geometry) -> [u8; BLOCK_LEN] {
+pub(super) fn first_block(geometry: &Geometry, identity: [u8; 16]) -> [u8; BLOCK_LEN] {
     let mut block = [0; BLOCK_LEN];
     let s = &mut block[1024..2048];
     put32(s, 0x00, low32(geometry.inodes()));
@@ -42,8 +40,8 @@ pub(super) fn first_block(geometry: &Geometry) -> [u8; BLOCK_LEN] {
     put32(s, 0x5c, COMPATIBLE);
     put32(s, 0x60, INCOMPATIBLE);
     put32(s, 0x64, READ_ONLY_COMPATIBLE);
-    s[0x68..0x78].copy_from_slice(&UUID);
-    s[0xec..0xfc].copy_from_slice(&UUID);
+    s[0x68..0x78].copy_from_slice(&identity);
+    s[0xec..0xfc].copy_from_slice(&identity);
     s[0xfc] = 1;
     put32(s, 0x108, TIME);
     put16(s, 0x15c, 32);

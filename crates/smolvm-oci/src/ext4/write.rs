@@ -24,12 +24,14 @@ fn map(ones: u64, last: u64) -> [u8; BLOCK_LEN] {
 
 impl Layout {
     /// Writes all metadata into a file that is empty, and gives it its length; what is not written is a hole.
-    pub fn write_metadata(&self, tree: &Tree, out: &File) -> io::Result<()> {
+    ///
+    /// `identity` is the file system's own; it tells two apart whose content is the same.
+    pub fn write_metadata(&self, tree: &Tree, identity: [u8; 16], out: &File) -> io::Result<()> {
         out.set_len(self.image_bytes())?;
         let put = |block: u64, bytes: &[u8]| out.write_all_at(bytes, block * BLOCK);
         let parents = self.parents(tree);
         let geometry = &self.geometry;
-        put(0, &superblock::first_block(geometry))?;
+        put(0, &superblock::first_block(geometry, identity))?;
         let per_group = geometry.inodes_per_group;
         let mut directories = vec![0; usize::try_from(geometry.groups).unwrap_or_default()];
         let mut table = Table { out, start: geometry.inode_table(0) * BLOCK, first: ROOT_INODE, inodes: Vec::new() };

@@ -126,7 +126,7 @@ fn diff_id(layer: &[u8]) -> Digest {
 /// Plans and writes an image, and has `e2fsck` look at it.
 pub fn image(stack: &Stack, path: &Path) -> Plan {
     let plan = stack.plan().unwrap();
-    plan.write(stack, &std::fs::File::create(path).unwrap(), &mut |_| {}).unwrap();
+    plan.write(stack, &Digest::of(b"image"), &std::fs::File::create(path).unwrap(), &mut |_| {}).unwrap();
     testkit::prerequisite::programs(&["e2fsck", "debugfs"]);
     let checked = Command::new("e2fsck").args(["-fn"]).arg(path).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
