@@ -69,6 +69,11 @@ const PACKAGES: &[Package] = &[
     Package { name: "mmdebstrap", need: Need::Run, why: "builds the debian image from the host's own apt sources" },
     Package { name: "passt", need: Need::RunWithoutRights, why: "network of a sandbox started without rights" },
     Package { name: "strace", need: Need::Test, why: "shows that nothing is changed outside the gate" },
+    Package { name: "docker-registry", need: Need::Test, why: "a registry that nobody here wrote, on the loopback" },
+    Package { name: "apache2-utils", need: Need::Test, why: "htpasswd: the registry with a login" },
+    Package { name: "skopeo", need: Need::Test, why: "copies images into the registry and reads what is saved" },
+    Package { name: "attr", need: Need::Test, why: "getfattr: extended attributes of the trees that are compared" },
+    Package { name: "umoci", need: Need::Test, why: "unpacks the same images: the trees are compared" },
     Package { name: "uidmap", need: Need::RunWithoutRights, why: "mmdebstrap without root maps uids through newuidmap" },
     Package { name: "g++", need: Need::Fuzz, why: "compiles libFuzzer, which the fuzz targets are linked with" },
 ];

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use smolvm::{Paths, Settings};
+use smolvm::{Logins, Paths, Settings};
 use smolvm_model::config::Described;
 use smolvm_model::error_code::ErrorCode;
 
@@ -63,9 +63,14 @@ const XDG_CONFIG_HOME: Variable = Variable {
 };
 const HOME: Variable = Variable { name: "HOME", meaning: "Where `~` is." };
 
+const DOCKER_CONFIG: Variable = Variable {
+    name: "DOCKER_CONFIG",
+    meaning: "The directory with the `config.json` of `docker login`, else `~/.docker`. `image pull` looks there for logins.",
+};
+
 /// Every variable, in the order of the reference.
 #[cfg(test)]
-pub(crate) const ALL: [&Variable; 14] = [
+pub(crate) const ALL: [&Variable; 15] = [
     &SMOLVM_HOME,
     &SMOLVM_CONFIG,
     &SMOLVM_HYPERVISOR,
@@ -80,6 +85,7 @@ pub(crate) const ALL: [&Variable; 14] = [
     &XDG_RUNTIME_DIR,
     &XDG_CONFIG_HOME,
     &HOME,
+    &DOCKER_CONFIG,
 ];
 
 impl Variable {
@@ -114,6 +120,9 @@ pub(crate) fn settings(home: Option<PathBuf>) -> Result<Settings, Problem> {
     if let Some(file) = SMOLVM_BOOT_ID_FILE.read() {
         settings.boot_id_source = PathBuf::from(file);
     }
+    let home = HOME.read().map(PathBuf::from).filter(|home| home.is_absolute());
+    let docker = DOCKER_CONFIG.read().map(PathBuf::from).or_else(|| home.as_ref().map(|home| home.join(".docker")));
+    settings.logins = Logins { file: docker.map(|directory| directory.join("config.json")), home };
     settings.fault = SMOLVM_TEST_FAULT.read().and_then(|order| order.into_string().ok());
     settings.trace = SMOLVM_TEST_TRACE.read().map(PathBuf::from);
     Ok(settings)

@@ -29,12 +29,17 @@ fn line_shows(pattern: &str, line: &str) -> bool {
 
 /// Runs every command of a page's examples; gives how many there were.
 fn run_examples(page: &str, examples: usize) -> usize {
+    run_examples_with(page, examples, &["kernels", "images", "disks"], &["initramfs"])
+}
+
+/// The same with these parts of the cache shared, and these copied.
+fn run_examples_with(page: &str, examples: usize, shared: &[&str], copied: &[&str]) -> usize {
     let page = std::fs::read_to_string(format!("{}/../../docs/{page}", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let found: Vec<&str> = page.split("```console\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
     assert_eq!(found.len(), examples, "the page's examples were not found");
     let place = Place::without_network();
     // What an example prunes is its own.
-    place.own_cache(&["kernels", "images", "disks"], &["initramfs"]);
+    place.own_cache(shared, copied);
     let oracle = place.oracle();
     let bin = place.scratch().join("bin");
     std::fs::create_dir(&bin).unwrap();
@@ -95,6 +100,13 @@ fn the_example_of_snapshots_runs_as_it_is_printed() {
 #[test]
 fn the_example_of_prune_runs_as_it_is_printed() {
     assert!(run_examples("prune.md", 1) >= 5, "commands of the example were not found");
+}
+
+#[test]
+fn the_example_of_images_runs_as_it_is_printed() {
+    // Names are given to images: they are this page's own.
+    let commands = run_examples_with("images.md", 1, &["kernels", "disks"], &["images", "initramfs"]);
+    assert!(commands >= 5, "commands of the example were not found");
 }
 
 #[test]

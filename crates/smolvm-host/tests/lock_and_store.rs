@@ -256,6 +256,8 @@ fn id(name: &str) -> SandboxId {
 
 fn spec() -> Spec {
     Spec {
+        workdir: None,
+        user: None,
         restored_from: None,
         image: "minimal".parse().unwrap(),
         image_digest: "d".to_owned(),

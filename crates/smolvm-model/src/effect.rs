@@ -106,6 +106,10 @@ names! {
         DropSnapshot = "drop-snapshot",
         /// A name is pointed at what was published.
         PointName = "point-name",
+        /// A name of an image goes.
+        DropName = "drop-name",
+        /// A part of an image, as a registry has it: what of it has come, and then all of it under its digest.
+        Blob = "blob",
         /// What `setup` made is taken away.
         RemoveCache = "remove-cache",
         /// A process that fills the pool, and ends when it is full.
@@ -221,6 +225,9 @@ impl Effect {
             | Self::DropTemplate
             | Self::DropSnapshot
             | Self::PointName
+            | Self::DropName
+            // What has come of it lies under its digest, and the next pull goes on from there.
+            | Self::Blob
             | Self::RemoveCache
             // It holds the pool's lock, and what it makes is a sandbox like any other.
             | Self::Refill

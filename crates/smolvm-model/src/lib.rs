@@ -19,6 +19,7 @@ pub mod ledger;
 pub mod name;
 pub mod network;
 pub mod quantity;
+pub mod reference;
 pub mod select;
 pub mod spec;
 pub mod state;

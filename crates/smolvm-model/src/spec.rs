@@ -7,6 +7,7 @@ use std::str::FromStr;
 use crate::engine::AcceleratorRequest;
 use crate::name::SandboxId;
 use crate::quantity::{Cpus, DiskSize, Memory};
+use crate::reference::{Reference, ReferenceError, Registry};
 
 /// Most environment variables, and most labels, of one sandbox.
 pub const MAX_PAIRS: usize = 256;
@@ -30,6 +31,10 @@ pub struct Spec {
     pub network: NetworkMode,
     /// Variables for every command in it.
     pub env: BTreeMap<VarName, String>,
+    /// Where its commands run unless they say: what its image says.
+    pub workdir: Option<String>,
+    /// As whom its commands run unless they say: what its image says.
+    pub user: Option<String>,
     /// The user's own marks.
     pub labels: BTreeMap<LabelKey, String>,
     /// Which accelerator was asked for.
@@ -69,9 +74,14 @@ impl fmt::Display for NetworkMode {
 /// Why a text does not fit into a specification.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
-    /// Not an image name.
-    #[error("{0:?} is not an image name: a-z, 0-9, '.', '_' and '-', at most 64 characters, a letter or digit first")]
-    ImageName(String),
+    /// Neither the name of an image that is here nor one of a registry.
+    #[error("{text:?} is not the name of an image: {why}")]
+    ImageName {
+        /// What was said.
+        text: String,
+        /// Why no registry has it.
+        why: ReferenceError,
+    },
     /// Not the name of an environment variable.
     #[error("{0:?} is not a variable name: letters, digits and _, not a digit first")]
     VarName(String),
@@ -108,7 +118,7 @@ impl FromStr for NetworkMode {
     }
 }
 
-/// An image's name in the local store.
+/// What an image is called: a name of this host's own, such as `debian`, or one of a registry, which is kept complete.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ImageName(String);
 
@@ -147,13 +157,6 @@ macro_rules! checked_text {
     };
 }
 
-checked_text!(
-    ImageName,
-    64,
-    |b| b.is_ascii_lowercase() || b.is_ascii_digit(),
-    |b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'),
-    SpecError::ImageName
-);
 checked_text!(VarName, 255, |b| b.is_ascii_alphabetic() || b == b'_', |b| b.is_ascii_alphanumeric() || b == b'_', SpecError::VarName);
 checked_text!(
     LabelKey,
@@ -163,7 +166,40 @@ checked_text!(
     SpecError::LabelKey
 );
 
+impl FromStr for ImageName {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, SpecError> {
+        let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+        let first = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        // Short enough and plain: it may be of this host, and of a registry if it is not.
+        if first && text.len() <= 64 && text.bytes().all(inner) {
+            return Ok(Self(text.to_owned()));
+        }
+        match Reference::parse(text, &Registry::default()) {
+            Ok(reference) => Ok(Self(reference.to_string())),
+            Err(why) => Err(SpecError::ImageName { text: shorten(text), why }),
+        }
+    }
+}
+
+impl fmt::Display for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 impl ImageName {
+    /// The text itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What a registry calls it; a name of this host's own may be one of no registry.
+    pub fn reference(&self) -> Option<Reference> {
+        Reference::parse(&self.0, &Registry::default()).ok()
+    }
+
     /// The image a sandbox gets when none is named.
     pub fn debian() -> Self {
         Self("debian".to_owned())
@@ -202,9 +238,12 @@ mod tests {
 
     #[test]
     fn image_names_are_no_paths() {
-        for bad in ["", "..", "/etc", "a/b", ".hidden", "A", &"x".repeat(65)] {
+        for bad in ["", "..", "/etc", "a/../b", ".hidden", "A", "a b", &"x".repeat(300)] {
             assert!(bad.parse::<ImageName>().is_err(), "{bad:?}");
         }
-        assert!("debian".parse::<ImageName>().is_ok());
+        for (text, whole) in [("debian", "debian"), ("python:3", "docker.io/library/python:3"), ("a.io/b", "a.io/b:latest")] {
+            let name: ImageName = text.parse().unwrap();
+            assert_eq!((name.as_str(), name.to_string().parse()), (whole, Ok(name.clone())));
+        }
     }
 }

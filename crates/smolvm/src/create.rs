@@ -9,7 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
 use smolvm_host::effect::{perform, perform_once};
 use smolvm_host::fsx::{FsError, copy_sparse, sync_dir, write_atomic};
-use smolvm_host::image::{self, Image};
+use smolvm_host::image::{self, BuiltIn, Image};
 use smolvm_host::lock::Lock;
 use smolvm_host::net::rights;
 use smolvm_host::random;
@@ -20,7 +20,7 @@ use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind, Status};
 use smolvm_model::name::SandboxId;
 use smolvm_model::quantity::{Cpus, DiskSize, Memory, Span};
-use smolvm_model::spec::{ImageName, LabelKey, NetworkMode, Spec, VarName};
+use smolvm_model::spec::{ImageName, LabelKey, MAX_PAIRS, NetworkMode, Spec, VarName, check_value};
 use smolvm_model::state::State;
 use smolvm_model::teardown::Reason;
 
@@ -140,20 +140,30 @@ impl Smolvm {
 
     /// The image of that name, or the way to get it.
     pub(crate) fn image(&self, name: &ImageName) -> Result<Image, Error> {
-        image::resolve(&self.paths().cache, name.as_str()).map_err(|e| match e {
-            image::ImageError::NotFound { available, .. } => {
-                let hint = if matches!(name.as_str(), "debian" | "minimal") {
-                    format!("smolvm setup --image {name}")
-                } else if available.is_empty() {
-                    "smolvm setup".to_owned()
-                } else {
-                    format!("images that are here: {}", available.join(", "))
-                };
-                Error::new(ErrorCode::NotFound, format!("there is no image \"{name}\"")).hint(hint)
-            }
-            other => Error::new(ErrorCode::Internal, format!("the image \"{name}\" cannot be used"))
+        self.image_if_any(name)?.ok_or_else(|| {
+            let hint = if BuiltIn::by_name(name.as_str()).is_some() {
+                format!("smolvm setup --image {name}")
+            } else {
+                format!("smolvm image pull {name}; images that are here: smolvm image list")
+            };
+            Error::new(ErrorCode::NotFound, format!("there is no image \"{name}\"")).hint(hint)
+        })
+    }
+
+    /// The image of that name: of this host's own, then of a registry's.
+    pub(crate) fn image_if_any(&self, name: &ImageName) -> Result<Option<Image>, Error> {
+        let cache = &self.paths().cache;
+        let found = match image::resolve(cache, name.as_str()) {
+            Err(image::ImageError::NotFound { .. }) => match name.reference() {
+                Some(reference) => image::resolve_reference(cache, &reference),
+                None => Ok(None),
+            },
+            found => found.map(Some),
+        };
+        found.map_err(|other| {
+            Error::new(ErrorCode::Internal, format!("the image \"{name}\" cannot be used"))
                 .hint(format!("smolvm setup --image {name}"))
-                .because(other),
+                .because(other)
         })
     }
 
@@ -296,11 +306,26 @@ fn spec_of(request: &CreateRequest, image: &Image) -> Result<Spec, Error> {
         memory,
         disk: request.disk.unwrap_or_default(),
         network,
-        env: request.env.clone(),
+        env: merged(image, &request.env),
+        workdir: image.origin.as_ref().and_then(|origin| origin.run.working_dir.clone()),
+        user: image.origin.as_ref().and_then(|origin| origin.run.user.clone()),
         labels: request.labels.clone(),
         accelerator: request.accelerator,
         restored_from: None,
     })
+}
+
+/// What the image says, and what was asked for, which is stronger. Names that no shell takes are left out.
+fn merged(image: &Image, asked: &BTreeMap<VarName, String>) -> BTreeMap<VarName, String> {
+    // Images of this host's own are what the agent has as defaults.
+    let own = image.origin.iter().flat_map(|origin| &origin.run.env);
+    let mut env: BTreeMap<VarName, String> = own
+        .filter(|(key, value)| check_value(key, value).is_ok())
+        .filter_map(|(key, value)| Some((key.parse().ok()?, value.clone())))
+        .take(MAX_PAIRS.saturating_sub(asked.len()))
+        .collect();
+    env.extend(asked.clone());
+    env
 }
 
 /// Makes a run directory with its owner file; one of ours that is there already is taken over.

@@ -16,12 +16,13 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use smolvm_host::effect::perform;
 use smolvm_host::fsx::FsError;
 use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
-use smolvm_model::spec::VarName;
+use smolvm_model::spec::{Spec, VarName};
 use smolvm_model::state::{Admission, Request};
 use smolvm_proto::{ExecErrorKind, ExecRequest};
 
@@ -39,9 +40,9 @@ pub struct ExecSpec {
     pub argv: Vec<String>,
     /// Variables, stronger than the sandbox's own.
     pub env: BTreeMap<VarName, String>,
-    /// Working directory; `/` without one.
+    /// Working directory; the image's without one, or `/`.
     pub cwd: Option<String>,
-    /// User in the guest; root without one.
+    /// User in the guest; the image's without one, or root.
     pub user: Option<String>,
     /// The command is killed after this time.
     pub timeout: Option<Duration>,
@@ -85,11 +86,11 @@ pub struct ExecOutcome {
 impl Smolvm {
     /// Runs a command in a running sandbox to its end.
     pub fn exec(&self, id: &SandboxId, spec: &ExecSpec, io: ExecIo<'_>) -> Result<ExecOutcome, Error> {
-        let (session, env) = match self.quick_session(id) {
+        let (session, manners) = match self.quick_session(id) {
             Some(ready) => ready,
             None => self.judged_session(id)?,
         };
-        exec_over(session, env, id, spec, io).map_err(|e| match e.code {
+        exec_over(session, manners, id, spec, io).map_err(|e| match e.code {
             // The ledger knows more of it than its monitor: why it stands still, and the way out.
             ErrorCode::InvalidState => self.judged_session(id).err().unwrap_or(e),
             _ => e,
@@ -100,14 +101,15 @@ impl Smolvm {
 impl Smolvm {
     /// A monitor that answers is proof enough that its sandbox runs; the ledger is not opened, which
     /// would cost as much as the rest of the host's side together.
-    fn quick_session(&self, id: &SandboxId) -> Option<(Session, BTreeMap<String, String>)> {
+    fn quick_session(&self, id: &SandboxId) -> Option<(Session, Manners)> {
         let text = std::fs::read(self.paths().run_dir(id).join(ENV)).ok()?;
-        let env = serde_json::from_slice(&text).ok()?;
-        Some((Session::connect(self, id).ok()?, env))
+        // One of an older smolvm has the variables alone, and is none to this: then the ledger is asked.
+        let manners = serde_json::from_slice(&text).ok()?;
+        Some((Session::connect(self, id).ok()?, manners))
     }
 
     /// The same by way of the ledger, which knows why a sandbox cannot be reached.
-    fn judged_session(&self, id: &SandboxId) -> Result<(Session, BTreeMap<String, String>), Error> {
+    fn judged_session(&self, id: &SandboxId) -> Result<(Session, Manners), Error> {
         let missing = || Error::no_such_sandbox(id);
         let store = self.store_if_any()?.ok_or_else(missing)?;
         let (record, entries) = store.sandbox(id)?.ok_or_else(missing)?;
@@ -119,13 +121,13 @@ impl Smolvm {
                 return Err(Error::new(ErrorCode::Internal, "an exec was judged as something else"));
             }
         }
-        Ok((Session::connect(self, id)?, plain_env(&record.spec.env)))
+        Ok((Session::connect(self, id)?, Manners::of(&record.spec)))
     }
 
-    /// Leaves the sandbox's variables beside the monitor's socket, for [`Self::quick_session`].
-    pub(crate) fn write_env(&self, id: &SandboxId, env: &BTreeMap<VarName, String>) -> Result<(), Error> {
+    /// Leaves what commands are given beside the monitor's socket, for [`Self::quick_session`].
+    pub(crate) fn write_env(&self, id: &SandboxId, spec: &Spec) -> Result<(), Error> {
         let path = self.paths().run_dir(id).join(ENV);
-        let text = serde_json::to_vec(&plain_env(env)).unwrap_or_default();
+        let text = serde_json::to_vec(&Manners::of(spec)).unwrap_or_default();
         // Not synced: it goes with the run, and a reboot ends the run.
         perform(Effect::EnvFile, |_| {
             let mut file = std::fs::OpenOptions::new()
@@ -140,10 +142,26 @@ impl Smolvm {
     }
 }
 
-/// Runs the command over a connection that is there; `env` is the sandbox's own.
+/// What a sandbox's commands are given unless they say otherwise.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Manners {
+    env: BTreeMap<String, String>,
+    workdir: Option<String>,
+    user: Option<String>,
+}
+
+impl Manners {
+    fn of(spec: &Spec) -> Self {
+        let env = spec.env.iter().map(|(k, v)| (k.to_string(), v.clone())).collect();
+        Self { env, workdir: spec.workdir.clone(), user: spec.user.clone() }
+    }
+}
+
+/// Runs the command over a connection that is there; what the command does not say is as the sandbox has it.
 fn exec_over(
     session: Session,
-    mut env: BTreeMap<String, String>,
+    Manners { mut env, workdir, user }: Manners,
     id: &SandboxId,
     spec: &ExecSpec,
     io: ExecIo<'_>,
@@ -152,8 +170,8 @@ fn exec_over(
     let request = ExecRequest {
         argv: spec.argv.clone(),
         env,
-        cwd: spec.cwd.clone(),
-        user: spec.user.clone(),
+        cwd: spec.cwd.clone().or(workdir),
+        user: spec.user.clone().or(user),
         timeout_ms: spec.timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
         stdin: io.stdin.is_some(),
     };
@@ -163,10 +181,6 @@ fn exec_over(
             .because(e)
     })?;
     Exec::new(session, io, spec.timeout).run(payload).map_err(|e| e.about(id))
-}
-
-fn plain_env(env: &BTreeMap<VarName, String>) -> BTreeMap<String, String> {
-    env.iter().map(|(k, v)| (k.to_string(), v.clone())).collect()
 }
 
 /// The status a shell would report: the command's own, or 128 and the signal's number.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use smolvm_host::effect::{self, perform};
 use smolvm_host::fsx::create_private_dir;
+use smolvm_host::image::registry::Logins;
 use smolvm_host::lock::{self, Lock};
 use smolvm_host::proc::boot;
 use smolvm_host::store::Store;
@@ -31,6 +32,9 @@ pub struct Settings {
     pub hypervisor: Option<PathBuf>,
     /// Where the id of this boot is read.
     pub boot_id_source: PathBuf,
+    /// Where logins for registries are.
+    #[serde(skip)]
+    pub logins: Logins,
     /// What a test wants to go wrong, and where ([`smolvm_host::effect`]); a release does not read it.
     #[serde(default)]
     pub fault: Option<String>,
@@ -47,6 +51,7 @@ impl Settings {
             program: PathBuf::from("/proc/self/exe"),
             hypervisor: None,
             boot_id_source: PathBuf::from(boot::SOURCE),
+            logins: Logins::default(),
             fault: None,
             trace: None,
         }

@@ -31,6 +31,7 @@ pub mod exec;
 pub mod fork;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod image;
 pub mod inspect;
 pub mod installation;
 pub mod list;
@@ -62,3 +63,4 @@ pub mod view;
 pub use error::Error;
 pub use installation::{Settings, Smolvm};
 pub use paths::Paths;
+pub use smolvm_host::image::registry::Logins;

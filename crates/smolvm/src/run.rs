@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use smolvm_host::image::BuiltIn;
+use smolvm_host::image::registry::RunConfig;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
 
@@ -29,8 +31,10 @@ pub enum Keep {
 pub struct RunRequest {
     /// The sandbox.
     pub create: CreateRequest,
-    /// The command.
+    /// The command, without what the image puts before it.
     pub exec: ExecSpec,
+    /// What is put before the command instead of what the image says.
+    pub entrypoint: Option<Vec<String>>,
     /// What becomes of the sandbox.
     pub keep: Keep,
     /// Where the guest comes from.
@@ -57,6 +61,7 @@ impl Smolvm {
     /// signal came; what a SIGKILL of this process leaves has the prefix that `cleanup` looks for.
     pub fn run(&self, request: &RunRequest, io: ExecIo<'_>) -> Result<RunOutcome, Error> {
         let signals = io.signals;
+        let exec = ExecSpec { argv: self.command_of(request)?, ..request.exec.clone() };
         let interrupted = || signals.is_some_and(has_signal);
         let mut pool = None;
         let taken = if interrupted() {
@@ -77,7 +82,7 @@ impl Smolvm {
             up.and_then(|()| {
                 // A pool that cannot be filled is no reason not to run.
                 pool = pool.take().or(self.refill_behind(&request.pool).err());
-                if interrupted() { Err(stopped_early()) } else { self.exec(&id, &request.exec, io) }
+                if interrupted() { Err(stopped_early()) } else { self.exec(&id, &exec, io) }
             })
         };
         let leftover = match request.keep {
@@ -94,6 +99,22 @@ impl Smolvm {
                 },
             }),
         }
+    }
+
+    /// The whole command: what the image says comes before it, or is it.
+    fn command_of(&self, request: &RunRequest) -> Result<Vec<String>, Error> {
+        let name = &request.create.image;
+        // Those of this host say nothing, whether they are here or not.
+        let own = match BuiltIn::by_name(name.as_str()) {
+            Some(_) => RunConfig::default(),
+            None => self.image(name)?.origin.map(|origin| origin.run).unwrap_or_default(),
+        };
+        let argv = own.command(request.entrypoint.as_deref(), &request.exec.argv);
+        if argv.is_empty() {
+            let what = format!("the image \"{name}\" does not say which command to run");
+            return Err(Error::new(ErrorCode::UsageError, what).hint(format!("smolvm run {name} -- CMD")));
+        }
+        Ok(argv)
     }
 
     fn remove_after_run(&self, made: &Made) -> Option<Error> {

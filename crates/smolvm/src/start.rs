@@ -180,7 +180,7 @@ impl Smolvm {
         }
         make_run_dir(self, id)?;
         let (record, entries) = store.sandbox(id)?.ok_or_else(|| Error::no_such_sandbox(id))?;
-        self.write_env(id, &record.spec.env)?;
+        self.write_env(id, &record.spec)?;
         let (tap, network) = match plan.network {
             NetworkMode::None => (None, None),
             NetworkMode::User => (None, Some(user_network(self, id))),

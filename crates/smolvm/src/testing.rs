@@ -9,6 +9,8 @@ use smolvm_model::spec::{NetworkMode, Spec};
 /// A sandbox of which nothing matters but its network.
 pub(crate) fn spec(network: NetworkMode) -> Spec {
     Spec {
+        workdir: None,
+        user: None,
         restored_from: None,
         image: "minimal".parse().unwrap(),
         image_digest: "d".to_owned(),

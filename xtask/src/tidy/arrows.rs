@@ -7,7 +7,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("smolvm-proto", &[]),
     ("smolvm-agent", &["smolvm-proto"]),
     ("smolvm-model", &[]),
-    ("smolvm-host", &["smolvm-model", "smolvm-proto"]),
+    // Knows files and sockets it is given, and nothing of sandboxes.
+    ("smolvm-oci", &["smolvm-model"]),
+    ("smolvm-host", &["smolvm-model", "smolvm-oci", "smolvm-proto"]),
     ("smolvm", &["smolvm-host", "smolvm-model", "smolvm-proto"]),
     ("smolvm-cli", &["smolvm", "smolvm-model", "smolvm-proto"]),
     // What judges the product must not share its code, or both are wrong together.
@@ -18,7 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The benchmark's floor speaks to the agent in a guest.
     ("xtask", &["testkit", "smolvm-proto"]),
     // Tries the readers of all of them; nothing may see it.
-    ("fuzz", &["smolvm", "smolvm-host", "smolvm-model", "smolvm-proto"]),
+    ("fuzz", &["smolvm", "smolvm-host", "smolvm-model", "smolvm-oci", "smolvm-proto"]),
 ];
 
 /// Manifests first (what is possible), then paths in the code (what a future manifest would allow).

@@ -3,7 +3,7 @@
 use super::{Finding, Tree};
 
 /// Today's number and a little room; raise it in the change that needs it, and say why there.
-const CAP: usize = 112;
+const CAP: usize = 160;
 
 /// Counts the packages.
 pub(super) fn package_cap(tree: &Tree) -> Vec<Finding> {

@@ -15,8 +15,8 @@ pub(crate) use common::{Common, MachineOptions, Origin, SandboxOptions, collect,
 pub(crate) use usage::{Wrong, path_of, wants_json, wrong};
 
 use crate::commands::{
-    cleanup, completion, config, create, delete, df, doctor, exec, fork, inspect, list, logs, pause, pool, prune, resume, run, setup,
-    snapshot, start, stats, stop, template, version,
+    cleanup, completion, config, create, delete, df, doctor, exec, fork, image, inspect, list, logs, pause, pool, prune, resume, run,
+    setup, snapshot, start, stats, stop, template, version,
 };
 
 const ABOUT: &str = "Disposable Linux computers: microVMs with their own kernel, removed without a trace";
@@ -81,6 +81,12 @@ pub(crate) enum Command {
     Snapshot {
         #[command(subcommand)]
         verb: snapshot::SnapshotVerb,
+    },
+    /// Images that sandboxes are made from
+    #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+    Image {
+        #[command(subcommand)]
+        verb: image::ImageVerb,
     },
     /// Sandboxes that were started before anybody asked for them
     #[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]

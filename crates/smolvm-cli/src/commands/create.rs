@@ -12,9 +12,9 @@ use smolvm_model::name::SandboxId;
 use smolvm_model::quantity::Span;
 use smolvm_model::spec::ImageName;
 
-use super::Verbal;
 use super::pool::{no_use, pool};
 use super::start::started;
+use super::{Verbal, image};
 use crate::args::{Common, SandboxOptions, origin};
 use crate::context::Context;
 use crate::output::{Format, Problem, Progress, Reply, note, tell};
@@ -28,7 +28,7 @@ Examples:
   smolvm create --name build --start
   id=$(smolvm create --image minimal --memory 256M --net none --quiet)")]
 pub(crate) struct Create {
-    /// The image it is made from [default: debian]
+    /// The image it is made from: one that is here, or one of a registry, which is pulled if it is not here [default: debian]
     #[arg(long, value_name = "NAME")]
     image: Option<ImageName>,
     /// Start it too; if that fails, it is removed again
@@ -57,7 +57,9 @@ impl Verbal for Create {
         let vm = context.open()?;
         let progress = Progress::of(self.format(), self.common.quiet, "Creating a sandbox");
         let config = context.config()?;
-        let request = self.sandbox.request(self.image.clone().unwrap_or_else(|| config.image()), &config);
+        let image = self.image.clone().unwrap_or_else(|| config.image());
+        vm.pull_if_missing(&image, &mut |event| progress.say(image::line(&event)))?;
+        let request = self.sandbox.request(image, &config);
         let pool = if self.start { pool(&config) } else { Vec::new() };
         let (taken, passed_over) = match vm.take(&pool, &request, origin(self.cold)) {
             Ok(taken) => (taken, None),

@@ -50,10 +50,10 @@ pub(super) struct ExecOptions {
     /// Pass standard input on
     #[arg(short, long)]
     pub(super) interactive: bool,
-    /// Working directory in the guest [default: /]
+    /// Working directory in the guest [default: the image's, or /]
     #[arg(short, long, value_name = "DIR")]
     pub(super) workdir: Option<String>,
-    /// User in the guest, by name or number [default: root]
+    /// User in the guest, by name or number [default: the image's, or root]
     #[arg(short, long, value_name = "USER")]
     pub(super) user: Option<String>,
     /// End the command after this time: 30s, 5m, 1h30m

@@ -10,6 +10,7 @@ pub(crate) mod df;
 pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod fork;
+pub(crate) mod image;
 pub(crate) mod inspect;
 pub(crate) mod list;
 pub(crate) mod logs;
@@ -37,6 +38,7 @@ use crate::context::Context;
 use crate::exit;
 use crate::output::{Format, Problem, Reply, emit};
 use config::ConfigVerb;
+use image::ImageVerb;
 use pool::PoolVerb;
 use snapshot::SnapshotVerb;
 use template::TemplateVerb;
@@ -91,6 +93,13 @@ pub(crate) fn dispatch(argv: &[OsString]) -> u8 {
             ConfigVerb::Set(v) => act(v, &context),
             ConfigVerb::Unset(v) => act(v, &context),
             ConfigVerb::Path(v) => act(v, &context),
+        },
+        args::Command::Image { verb } => match verb {
+            ImageVerb::Pull(v) => act(v, &context),
+            ImageVerb::List(v) => act(v, &context),
+            ImageVerb::Inspect(v) => act(v, &context),
+            ImageVerb::Tag(v) => act(v, &context),
+            ImageVerb::Rm(v) => act(v, &context),
         },
         args::Command::CompleteNames => complete_names::run(&context),
     }
@@ -148,9 +157,9 @@ fn decline(argv: &[OsString], e: clap::Error, path: Option<&str>) -> u8 {
     }
 }
 
-/// The dotted path of a verb of that name: of the groups `template`, `snapshot`, `pool` or `config`, or of no other group.
+/// The dotted path of a verb of that name: of the groups `template`, `snapshot`, `image`, `pool` or `config`, or of no other group.
 pub(crate) fn dotted(group: Option<&str>, verb: &str) -> &'static str {
-    const PATHS: [&str; 35] = [
+    const PATHS: [&str; 40] = [
         run::Run::PATH,
         create::Create::PATH,
         start::Start::PATH,
@@ -186,6 +195,11 @@ pub(crate) fn dotted(group: Option<&str>, verb: &str) -> &'static str {
         config::Set::PATH,
         config::Unset::PATH,
         config::Path::PATH,
+        image::Pull::PATH,
+        image::List::PATH,
+        image::Inspect::PATH,
+        image::Tag::PATH,
+        image::Rm::PATH,
     ];
     let is = |path: &&str| match path.split_once('.') {
         Some((of, name)) => name == verb && of == group.unwrap_or("sandbox"),

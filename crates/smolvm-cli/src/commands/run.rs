@@ -8,10 +8,10 @@ use smolvm::run::{Keep, RunRequest};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::spec::ImageName;
 
-use super::Verbal;
 use super::exec::{ExecOptions, captured, not_run, took, verdict};
 use super::pool::{no_use, pool};
 use super::streams::{Captured, Screen};
+use super::{Verbal, image};
 use crate::args::{Common, Origin, SandboxOptions, collect};
 use crate::context::Context;
 use crate::exit;
@@ -27,11 +27,15 @@ however the command ends, also by Ctrl-C, SIGTERM and a lost terminal.
 Examples:
   smolvm run debian -- python3 -c 'print(6 * 7)'
   smolvm run minimal --net none --timeout 10s -- sh -c 'uname -r'
-  echo hello | smolvm run minimal -i -- cat")]
+  echo hello | smolvm run minimal -i -- cat
+  smolvm run python:3.13-slim -- python -V")]
 pub(crate) struct Run {
-    /// The image
+    /// The image: one that is here, or one of a registry, which is pulled if it is not here
     #[arg(value_name = "IMAGE")]
     image: ImageName,
+    /// Run this before the command, instead of what the image says; empty for nothing
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<String>,
     #[command(flatten)]
     options: ExecOptions,
     /// Leave the sandbox running afterwards
@@ -41,8 +45,8 @@ pub(crate) struct Run {
     origin: Origin,
     #[command(flatten)]
     common: Common,
-    /// The command and its arguments
-    #[arg(value_name = "CMD", required = true, trailing_var_arg = true)]
+    /// The command and its arguments; without one what the image says
+    #[arg(value_name = "CMD", trailing_var_arg = true)]
     command: Vec<String>,
     #[command(flatten)]
     sandbox: SandboxOptions,
@@ -60,10 +64,14 @@ impl Verbal for Run {
         let config = context.config().map_err(not_run)?;
         let signals = SignalPipe::ending()?;
         let stdin = self.options.interactive.then(rustix::stdio::stdin);
+        let progress = Progress::of(self.format(), self.common.quiet, format!("Pulling {}", self.image));
+        vm.pull_if_missing(&self.image, &mut |event| progress.say(image::line(&event))).map_err(|e| not_run(e.into()))?;
+        drop(progress);
         let request = RunRequest {
             create: self.sandbox.request(self.image.clone(), &config),
             exec: self.options.spec(self.command.clone(), collect(&self.sandbox.env)),
             keep: if self.keep { Keep::Keep } else { Keep::Remove },
+            entrypoint: self.entrypoint.as_ref().map(|program| Some(program.clone()).filter(|p| !p.is_empty()).into_iter().collect()),
             from: self.origin.wanted(),
             pool: pool(&config),
         };

@@ -25,6 +25,7 @@ mod cleaned;
 mod impostor;
 pub(crate) mod matrix;
 mod pty;
+pub(crate) mod registry;
 pub(crate) mod rows;
 mod tree;
 
@@ -113,6 +114,11 @@ impl Place {
     /// A directory for the test's own files.
     pub(crate) fn scratch(&self) -> &Path {
         self.env.scratch()
+    }
+
+    /// The private host, if there is one.
+    pub(crate) fn net(&self) -> Option<&Netns> {
+        self.net.as_ref().map(NetnsHost::host)
     }
 
     /// The private host; panics in a place without a network.

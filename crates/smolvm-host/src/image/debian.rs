@@ -118,7 +118,7 @@ pub(super) fn build(cache: &Path, renew: Renew, report: Report<'_>) -> Result<Im
     ext4::check(&image)?;
     tell(report, NAME, "publishing", 0.95);
     let env = BTreeMap::from([("PATH".to_owned(), PATH.to_owned()), ("LANG".to_owned(), "C.UTF-8".to_owned())]);
-    let image = store::publish(cache, &out, NAME, Config { default_memory_mib: 512, env })?;
+    let image = store::publish(cache, &out, NAME, Config { default_memory_mib: 512, env, origin: None })?;
     tell(report, NAME, "the image `debian` is ready", 1.0);
     Ok(image)
 }

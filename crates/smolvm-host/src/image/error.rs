@@ -11,9 +11,13 @@ use super::kernel::KernelError;
 use super::manifest::ManifestError;
 use super::minimal::MinimalError;
 use super::packages::PackageError;
+use crate::effect::Fault;
 use crate::fsx::FsError;
 use crate::lock::LockError;
 use crate::proc::tool::ToolError;
+use smolvm_oci::document::DocumentError;
+use smolvm_oci::registry::{LoginError, RegistryError};
+use smolvm_oci::rootfs::RootfsError;
 
 /// What can go wrong with what guests boot.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +102,21 @@ pub enum ImageError {
     /// Packages could not be installed on the host.
     #[error(transparent)]
     Packages(#[from] PackageError),
+    /// A registry did not give it.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// What describes it cannot be used.
+    #[error(transparent)]
+    Document(#[from] DocumentError),
+    /// Its layers are refused, or cannot be read.
+    #[error(transparent)]
+    Rootfs(#[from] RootfsError),
+    /// A login cannot be read.
+    #[error(transparent)]
+    Login(#[from] LoginError),
+    /// A credential helper could not be run.
+    #[error("the credential helper could not be run")]
+    Helper(#[source] ToolError),
     /// A manifest cannot be used.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -109,11 +128,20 @@ pub enum ImageError {
     Lock(#[from] LockError),
 }
 
+impl From<Fault> for ImageError {
+    fn from(fault: Fault) -> Self {
+        Self::Fs(fault.into())
+    }
+}
+
 impl ImageError {
     /// Whether a full disk (or quota) is the reason, whoever met it.
     pub fn is_disk_full(&self) -> bool {
         match self {
             Self::NoSpace { .. } | Self::Apt(AptError::NoSpace { .. }) | Self::Ext4(Ext4Error::NoSpace { .. }) => true,
+            Self::Registry(RegistryError::Write { source, .. }) | Self::Rootfs(RootfsError::Write(source)) => {
+                matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+            }
             Self::Fs(error) | Self::Apt(AptError::Fs(error)) | Self::Ext4(Ext4Error::Fs(error)) => error.is_full(),
             _ => false,
         }

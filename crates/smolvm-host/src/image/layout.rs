@@ -17,6 +17,26 @@ pub(super) fn names(cache: &Path) -> PathBuf {
     images(cache).join("by-name")
 }
 
+/// References of registries: files that hold a digest.
+pub(super) fn references(cache: &Path) -> PathBuf {
+    images(cache).join("by-reference")
+}
+
+/// Manifests of registries: files that hold the digest of the image that was made of each.
+pub(super) fn manifests(cache: &Path) -> PathBuf {
+    images(cache).join("by-manifest")
+}
+
+/// Parts of images as registries have them, by digest.
+pub(super) fn blobs(cache: &Path) -> PathBuf {
+    cache.join("blobs")
+}
+
+/// What has come of such parts.
+pub(super) fn partial_blobs(cache: &Path) -> PathBuf {
+    blobs(cache).join("partial")
+}
+
 /// Unpacked kernels with their modules.
 pub(super) fn kernels(cache: &Path) -> PathBuf {
     cache.join("kernels")

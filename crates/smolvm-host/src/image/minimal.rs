@@ -80,7 +80,7 @@ pub(super) fn build(cache: &Path, renew: Renew, report: Report<'_>) -> Result<Im
     assemble(&work.path(), &tree.join("bin/busybox"), &out.join("image.ext4"))?;
     tell(report, NAME, "publishing", 0.9);
     let env = BTreeMap::from([("PATH".to_owned(), PATH.to_owned())]);
-    let image = store::publish(cache, &out, NAME, Config { default_memory_mib: 128, env })?;
+    let image = store::publish(cache, &out, NAME, Config { default_memory_mib: 128, env, origin: None })?;
     tell(report, NAME, "the image `minimal` is ready", 1.0);
     Ok(image)
 }

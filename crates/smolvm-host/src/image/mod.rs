@@ -14,6 +14,7 @@
 //!           initramfs/<digest>/{initramfs.cpio,manifest.json}            initramfs/current
 //!           templates/<key>/{memory,devices,manifest.json}
 //!           (snapshots lie elsewhere, for they cannot be made again: see `snapshot`)
+//!           blobs/<digest>                 parts of images of registries
 //!           disks/  apt/  locks/  tmp/<artefact>.<random>/
 //! ```
 //!
@@ -42,6 +43,8 @@ mod minimal;
 mod namespace;
 mod packages;
 mod progress;
+mod reference;
+pub mod registry;
 mod remove;
 mod signature;
 pub mod snapshot;
@@ -67,5 +70,6 @@ pub use manifest::ManifestError;
 pub use minimal::MinimalError;
 pub use packages::{PackageError, Requirement, When, install_packages, missing_packages, required_tools};
 pub use progress::{Progress, Report};
+pub use reference::{NamedImage, name_image, references, resolve_reference, unname};
 pub use remove::{remove, sweep};
-pub use store::{Image, list, remove_all, resolve, resolve_digest, verify};
+pub use store::{Image, LayerBlob, Origin, list, remove_all, resolve, resolve_digest, verify};

@@ -14,7 +14,7 @@ use crate::fsx::{FsError, Removed, remove_tree};
 use crate::lock;
 
 /// Everything beneath the cache that this module makes; the rest of the cache is somebody else's.
-const MADE: [&str; 7] = ["templates", "images", "kernels", "initramfs", "disks", "apt", "tmp"];
+const MADE: [&str; 8] = ["templates", "images", "blobs", "kernels", "initramfs", "disks", "apt", "tmp"];
 /// Locks whose holders are at work on one of those.
 const WAIT: Duration = Duration::from_secs(2);
 
@@ -58,7 +58,8 @@ fn locks(cache: &Path) -> Result<Vec<String>, FsError> {
 
 fn is_build_lock(name: &str) -> bool {
     name.strip_suffix(".lock").is_some_and(|artefact| {
-        matches!(artefact, "apt" | "kernel" | "initramfs") || ["image-", "disk-", "template-"].iter().any(|kind| artefact.starts_with(kind))
+        matches!(artefact, "apt" | "kernel" | "initramfs")
+            || ["image-", "disk-", "template-", "blob-"].iter().any(|kind| artefact.starts_with(kind))
     })
 }
 

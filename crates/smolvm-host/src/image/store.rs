@@ -4,6 +4,8 @@
 //!   images/<digest>/image.ext4      0444, never changed
 //!                   manifest.json   what the image is; written before the directory gets this name
 //!   images/by-name/<name>           the digest, replaced atomically
+//!   images/by-reference/<name>      the same for names of registries
+//!   images/by-manifest/<digest>     what was made of a manifest
 //! ```
 //! A name can be pointed at a newer image while sandboxes still hold the older one by its digest.
 
@@ -24,6 +26,7 @@ use super::manifest::{self, ManifestError};
 use super::{layout, listing};
 use crate::effect::{perform, perform_once};
 use crate::fsx::{self, FsError, Removed, create_private_dir, remove_tree, sync_dir};
+use smolvm_oci::document::{RunConfig, Step};
 
 /// A published root image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +45,36 @@ pub struct Image {
     pub default_memory_mib: u32,
     /// Environment of commands in the guest, where they are given none.
     pub env: BTreeMap<String, String>,
+    /// What it is as others have it, if it is one of a registry.
+    pub origin: Option<Origin>,
+}
+
+/// An image as a registry has it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Origin {
+    /// Its manifest.
+    pub manifest: smolvm_oci::Digest,
+    /// Its configuration.
+    pub config: smolvm_oci::Digest,
+    /// Its layers, from below.
+    pub layers: Vec<LayerBlob>,
+    /// For which machine.
+    pub architecture: String,
+    /// When it was made, as its authors say.
+    pub created: Option<String>,
+    /// How its authors mean it to be run.
+    pub run: RunConfig,
+    /// What each step of its making did.
+    pub history: Vec<Step>,
+}
+
+/// One layer as it lies in a registry.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LayerBlob {
+    /// Its digest.
+    pub digest: smolvm_oci::Digest,
+    /// Its length.
+    pub size_bytes: u64,
 }
 
 /// What an image is built with, beside its file system.
@@ -49,6 +82,7 @@ pub struct Image {
 pub(super) struct Config {
     pub(super) default_memory_mib: u32,
     pub(super) env: BTreeMap<String, String>,
+    pub(super) origin: Option<Origin>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -59,6 +93,8 @@ pub(super) struct ImageManifest {
     created_unix: u64,
     default_memory_mib: u32,
     env: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<Origin>,
 }
 
 /// The image a name points at; two small reads.
@@ -111,6 +147,13 @@ pub fn remove_all(cache: &Path) -> Result<Removed, ImageError> {
 
 /// Publishes the file system `out/image.ext4` under its digest, and points `name` at it.
 pub(super) fn publish(cache: &Path, out: &Path, name: &str, config: Config) -> Result<Image, ImageError> {
+    let digest = publish_unnamed(cache, out, name, config)?;
+    point(&layout::names(cache), name, &digest.to_string())?;
+    resolve(cache, name)
+}
+
+/// The same without pointing anything at it.
+pub(super) fn publish_unnamed(cache: &Path, out: &Path, name: &str, config: Config) -> Result<Digest, ImageError> {
     let file = out.join("image.ext4");
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o444)).map_err(FsError::on("write-protect", &file))?;
     std::fs::set_permissions(out, PermissionsExt::from_mode(0o755)).map_err(FsError::on("open up", out))?;
@@ -123,11 +166,11 @@ pub(super) fn publish(cache: &Path, out: &Path, name: &str, config: Config) -> R
         created_unix: unix_now(),
         default_memory_mib: config.default_memory_mib,
         env: config.env,
+        origin: config.origin,
     };
     fsx::write_atomic(&out.join("manifest.json"), &manifest::text(&manifest), 0o444)?;
     publish_directory(out, &layout::images(cache), manifest.digest.hex())?;
-    point(&layout::names(cache), name, &manifest.digest.to_string())?;
-    resolve(cache, name)
+    Ok(manifest.digest)
 }
 
 /// Gives a finished directory its final name in `parent`; one that has the name already is replaced,
@@ -172,7 +215,7 @@ pub(super) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-fn open(cache: &Path, digest: &Digest) -> Result<Option<Image>, ImageError> {
+pub(super) fn open(cache: &Path, digest: &Digest) -> Result<Option<Image>, ImageError> {
     let directory = layout::images(cache).join(digest.hex());
     let manifest: ImageManifest = match manifest::read(&directory.join("manifest.json")) {
         Ok(manifest) => manifest,
@@ -183,12 +226,17 @@ fn open(cache: &Path, digest: &Digest) -> Result<Option<Image>, ImageError> {
     if std::fs::metadata(&path).map_or(0, |metadata| metadata.len()) != manifest.size_bytes {
         return Err(ImageError::WrongSize { path, expected: manifest.size_bytes });
     }
-    let ImageManifest { name, size_bytes, created_unix, default_memory_mib, env, .. } = manifest;
-    Ok(Some(Image { name, digest: digest.clone(), path, size_bytes, created_unix, default_memory_mib, env }))
+    let ImageManifest { name, size_bytes, created_unix, default_memory_mib, env, origin, .. } = manifest;
+    Ok(Some(Image { name, digest: digest.clone(), path, size_bytes, created_unix, default_memory_mib, env, origin }))
 }
 
 fn pointer(cache: &Path, name: &str) -> Result<Option<Digest>, ImageError> {
-    match manifest::read_line(&layout::names(cache).join(name)) {
+    pointer_at(&layout::names(cache).join(name))
+}
+
+/// The digest in a file that holds one.
+pub(super) fn pointer_at(path: &Path) -> Result<Option<Digest>, ImageError> {
+    match manifest::read_line(path) {
         // A pointer that is no digest points nowhere.
         Ok(line) => Ok(line.parse().ok()),
         Err(error) if error.is_absent() => Ok(None),

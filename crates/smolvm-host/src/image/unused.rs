@@ -17,7 +17,7 @@ use smolvm_model::effect::Effect;
 
 use super::error::ImageError;
 use super::template::{self, TemplateKey};
-use super::{layout, listing, manifest};
+use super::{layout, listing, manifest, store};
 use crate::effect::perform;
 use crate::fsx::{self, FsError, remove_tree};
 use crate::lock::{self, Lock, LockError};
@@ -35,6 +35,8 @@ pub enum Part {
     Initramfs,
     /// Package lists and what was downloaded with them.
     Downloads,
+    /// A part of an image as a registry has it.
+    Blob,
 }
 
 impl Part {
@@ -46,6 +48,7 @@ impl Part {
             Self::Kernel => "kernel",
             Self::Initramfs => "initramfs",
             Self::Downloads => "downloads",
+            Self::Blob => "blob",
         }
     }
 
@@ -53,7 +56,8 @@ impl Part {
     fn is_made_under(self, artefact: &str) -> bool {
         match self {
             Self::Template => artefact.starts_with("template-"),
-            Self::Image => artefact.starts_with("image-"),
+            // Whoever pulls holds the lock of the image.
+            Self::Image | Self::Blob => artefact.starts_with("image-"),
             Self::Kernel => artefact == "kernel",
             Self::Initramfs => artefact == "initramfs",
             Self::Downloads => artefact == "apt",
@@ -106,11 +110,10 @@ pub fn unused(cache: &Path, boot_id: &str, needed: &BTreeSet<String>) -> Result<
             found.push(entry(part, &directory, name, Use::None)?);
         }
     }
+    found.extend(unused_blobs(cache, &named, needed)?);
     let downloads = layout::apt(cache);
     if downloads.is_dir() {
-        let seen = std::fs::metadata(&downloads).and_then(|seen| seen.modified()).map_err(FsError::on("look at", &downloads))?;
-        let since = seen.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        found.push(entry(Part::Downloads, cache, APT.to_owned(), Use::Since(since))?);
+        found.push(entry(Part::Downloads, cache, APT.to_owned(), changed(&downloads)?)?);
     }
     Ok(found)
 }
@@ -143,6 +146,7 @@ pub fn drop_unused(cache: &Path, unused: &Unused) -> Result<u64, ImageError> {
         Part::Kernel => layout::kernels(cache),
         Part::Initramfs => layout::initramfs(cache),
         Part::Downloads => cache.to_owned(),
+        Part::Blob => layout::blobs(cache),
     };
     let open = File::open(&directory).map_err(FsError::on("open", &directory))?;
     perform(Effect::RemoveCache, |_| remove_tree(&open, OsStr::new(&unused.name)))?;
@@ -156,9 +160,30 @@ pub fn sizes(cache: &Path) -> Result<Vec<(String, u64)>, FsError> {
     names.into_iter().map(|name| Ok((name.clone(), fsx::disk_usage(&cache.join(&name))?))).collect()
 }
 
-const PARTS: [Part; 5] = [Part::Template, Part::Image, Part::Kernel, Part::Initramfs, Part::Downloads];
+const PARTS: [Part; 6] = [Part::Template, Part::Image, Part::Kernel, Part::Initramfs, Part::Downloads, Part::Blob];
 const CURRENT: &str = "current";
 const APT: &str = "apt";
+const PARTIAL: &str = "partial";
+
+/// Blobs of no image that stays: of one that is gone, or of a pull that failed and may go on.
+fn unused_blobs(cache: &Path, named: &BTreeSet<String>, needed: &BTreeSet<String>) -> Result<Vec<Unused>, ImageError> {
+    let mut used = BTreeSet::new();
+    for digest in named.union(needed) {
+        let image = digest.parse().ok().and_then(|digest| store::open(cache, &digest).ok().flatten());
+        let Some(origin) = image.and_then(|image| image.origin) else { continue };
+        used.extend([origin.manifest.hex().to_owned(), origin.config.hex().to_owned()]);
+        used.extend(origin.layers.iter().map(|layer| layer.digest.hex().to_owned()));
+    }
+    let directory = layout::blobs(cache);
+    let unneeded = listing::names(&directory, |name| (is_digest(name) || name == PARTIAL) && !used.contains(name))?;
+    unneeded.into_iter().map(|name| entry(Part::Blob, &directory, name.clone(), changed(&directory.join(name))?)).collect()
+}
+
+/// Of use since it was last changed.
+fn changed(path: &Path) -> Result<Use, ImageError> {
+    let seen = std::fs::metadata(path).and_then(|seen| seen.modified()).map_err(FsError::on("look at", path))?;
+    Ok(Use::Since(seen.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())))
+}
 
 fn entry(part: Part, directory: &Path, name: String, used: Use) -> Result<Unused, ImageError> {
     let path: PathBuf = directory.join(&name);
@@ -171,11 +196,12 @@ fn is_digest(name: &str) -> bool {
 
 /// The digests that names point at.
 fn named_images(cache: &Path) -> Result<BTreeSet<String>, ImageError> {
-    let names = layout::names(cache);
     let mut digests = BTreeSet::new();
-    for name in listing::names(&names, |_| true)? {
-        let digest = manifest::read_line(&names.join(name))?;
-        digests.insert(digest.trim_start_matches("sha256:").to_owned());
+    for names in [layout::names(cache), layout::references(cache)] {
+        for name in listing::names(&names, |_| true)? {
+            let digest = manifest::read_line(&names.join(name))?;
+            digests.insert(digest.trim_start_matches("sha256:").to_owned());
+        }
     }
     Ok(digests)
 }
@@ -235,7 +261,7 @@ mod tests {
         assert_eq!(idle, [Part::Template, Part::Kernel, Part::Initramfs, Part::Downloads]);
         drop((held, build));
         let (held, idle) = idle_parts(cache.path()).unwrap();
-        assert_eq!((held.len(), idle.len()), (1, 5));
+        assert_eq!((held.len(), idle.len()), (1, 6));
         assert!(Workdir::new(cache.path(), "image-minimal", Duration::ZERO).is_err(), "nobody begins meanwhile");
     }
 }

@@ -225,6 +225,10 @@ struct SpecJson<'a> {
     network: Cow<'a, str>,
     #[serde(default)]
     env: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    workdir: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
     #[serde(default)]
     labels: BTreeMap<String, String>,
     #[serde(borrow)]
@@ -243,6 +247,8 @@ pub fn spec_to_json(spec: &Spec) -> String {
         disk_bytes: spec.disk.bytes(),
         network: spec.network.as_str().into(),
         env: spec.env.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
+        workdir: spec.workdir.clone(),
+        user: spec.user.clone(),
         labels: spec.labels.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
         accelerator: spec.accelerator.as_str().into(),
         restored_from: spec.restored_from.as_ref().map(|name| name.as_str().into()),
@@ -262,6 +268,8 @@ pub fn spec_from_json(text: &str) -> Result<Spec, String> {
         disk: DiskSize::from_bytes(json.disk_bytes).map_err(|e| text(&e))?,
         network: json.network.parse().map_err(|e| text(&e))?,
         env: pairs(json.env).map_err(|e| text(&e))?,
+        workdir: json.workdir.map(|dir| check_value("workdir", &dir).map(|()| dir)).transpose().map_err(|e| text(&e))?,
+        user: json.user.map(|user| check_value("user", &user).map(|()| user)).transpose().map_err(|e| text(&e))?,
         labels: pairs(json.labels).map_err(|e| text(&e))?,
         accelerator: json.accelerator.parse().map_err(|e| text(&e))?,
         restored_from: json.restored_from.map(|name| name.parse().map_err(|e| text(&e))).transpose()?,

@@ -242,6 +242,8 @@ mod tests {
 
     fn spec() -> Spec {
         Spec {
+            workdir: None,
+            user: None,
             restored_from: None,
             image: "minimal".parse().unwrap(),
             image_digest: "d".to_owned(),

@@ -52,6 +52,7 @@ mod tests {
             size_bytes: 5 << 20,
             created_unix: 0,
             default_memory_mib: 128,
+            origin: None,
             env: std::collections::BTreeMap::new(),
         }
     }

@@ -255,6 +255,8 @@ fn a_row_that_lost_its_process_is_a_warning() {
 
 fn spec() -> smolvm_model::spec::Spec {
     smolvm_model::spec::Spec {
+        workdir: None,
+        user: None,
         restored_from: None,
         image: "minimal".parse().unwrap(),
         image_digest: format!("sha256:{}", "0".repeat(64)),

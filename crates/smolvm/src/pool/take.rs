@@ -75,8 +75,8 @@ impl Smolvm {
             Ok(w.set_state(id, record.generation, taken)?)
         })?;
         steps.done("record");
-        if !spec.env.is_empty() {
-            self.write_env(id, &spec.env)?;
+        if spec != &record.spec {
+            self.write_env(id, spec)?;
         }
         perform(Effect::Resume, |_| self.order(id, &MonitorRequest::Resume))?;
         steps.done("resume");

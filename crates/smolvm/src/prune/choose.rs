@@ -17,7 +17,7 @@ pub(super) fn choose(mut found: Vec<Unused>, request: PruneRequest, now_unix: u6
                     Part::Template => "of another boot or another smolvm",
                     Part::Image => "it has no name, and no sandbox or snapshot needs it",
                     Part::Kernel | Part::Initramfs => "another is current",
-                    Part::Downloads => "no longer needed",
+                    Part::Downloads | Part::Blob => "no longer needed",
                 };
                 chosen.push((one, why.to_owned()));
             }

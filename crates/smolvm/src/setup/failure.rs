@@ -39,7 +39,13 @@ fn judge(e: &ImageError) -> (ErrorCode, Option<&'static str>) {
         ImageError::Damaged { .. } | ImageError::WrongSize { .. } | ImageError::Odd { .. } | ImageError::Manifest(_) => {
             (ErrorCode::Internal, Some("smolvm setup --remove && smolvm setup"))
         }
-        ImageError::Kernel(_)
+        // Setting up asks no registry.
+        ImageError::Registry(_)
+        | ImageError::Document(_)
+        | ImageError::Rootfs(_)
+        | ImageError::Login(_)
+        | ImageError::Helper(_)
+        | ImageError::Kernel(_)
         | ImageError::Initramfs(_)
         | ImageError::Minimal(_)
         | ImageError::Debian(_)

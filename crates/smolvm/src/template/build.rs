@@ -76,7 +76,15 @@ impl Smolvm {
         if let Some(template) = template::find(cache, &key).map_err(unusable)? {
             return Ok(template);
         }
-        let spec = Spec { env: BTreeMap::new(), labels: BTreeMap::new(), accelerator: plan.request, restored_from: None, ..spec.clone() };
+        let spec = Spec {
+            env: BTreeMap::new(),
+            workdir: None,
+            user: None,
+            labels: BTreeMap::new(),
+            accelerator: plan.request,
+            restored_from: None,
+            ..spec.clone()
+        };
         self.park(&spec, &draft, plan.facts.disk, patience)?;
         draft.publish(cache, plan.facts.clone()).map_err(unusable)
     }

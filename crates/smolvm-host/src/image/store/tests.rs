@@ -3,7 +3,7 @@
 use super::*;
 
 fn config() -> Config {
-    Config { default_memory_mib: 128, env: BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())]) }
+    Config { default_memory_mib: 128, env: BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())]), origin: None }
 }
 
 fn put(cache: &Path, name: &str, content: &[u8]) -> Image {

@@ -1,0 +1,35 @@
+//! `image`: what sandboxes are made from.
+
+mod inspect;
+mod list;
+mod pull;
+mod rm;
+mod tag;
+
+use clap::Subcommand;
+use smolvm::image::ImageProgress;
+
+pub(crate) use inspect::Inspect;
+pub(crate) use list::List;
+pub(crate) use pull::Pull;
+pub(crate) use rm::Rm;
+pub(crate) use tag::Tag;
+
+/// What can be done with images.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageVerb {
+    Pull(Pull),
+    #[command(visible_alias = "ls")]
+    List(List),
+    #[command(visible_alias = "info")]
+    Inspect(Inspect),
+    Tag(Tag),
+    #[command(visible_alias = "delete")]
+    Rm(Rm),
+}
+
+/// What a pull is at, in one line.
+pub(super) fn line(event: &ImageProgress) -> String {
+    let percent = event.fraction.map(|fraction| format!(" {:.0} %", fraction * 100.0)).unwrap_or_default();
+    format!("{}{percent}", event.detail)
+}

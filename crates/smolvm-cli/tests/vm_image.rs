@@ -1,0 +1,128 @@
+//! Images of a registry: pulled, run as their authors mean it, run otherwise, forked, and gone.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test starts programs, and fails by panicking")]
+
+mod support;
+
+use support::Place;
+use support::registry::{minimal_layer, serve};
+
+const NAME: &str = "127.0.0.1:5000/test/app:1";
+const RUN: &str = r#"{"Entrypoint":["/bin/sh","-c"],"Cmd":["echo $GREETING; id -un; pwd"],"Env":["PATH=/bin:/usr/bin","GREETING=from the image","odd.name=x"],
+    "WorkingDir":"/etc","User":"user","Labels":{"l":"v"},"ExposedPorts":{"80/tcp":{}},"Volumes":{"/data":{}},"StopSignal":"SIGQUIT"}"#;
+
+fn place() -> Place {
+    let place = Place::with_network();
+    place.own_cache(&["kernels", "disks"], &["images", "initramfs"]);
+    place
+}
+
+#[test]
+fn an_image_of_a_registry_is_a_sandbox_like_any_other() {
+    let place = place();
+    let oracle = place.oracle();
+    let server = serve(&place, &[minimal_layer(&place)], RUN);
+    // A run pulls what is not here, and a second one asks nobody.
+    assert_eq!(place.said(&["run", "--net", "none", NAME]), "from the image\nuser\n/etc\n");
+    let asked = server.requests().len();
+    assert_eq!(place.said(&["run", "--net", "none", NAME, "--", "id -u; echo $0"]), "1000\n/bin/sh\n");
+    assert_eq!(server.requests().len(), asked);
+    let other = [
+        "run",
+        "--net",
+        "none",
+        "--entrypoint",
+        "",
+        "-u",
+        "root",
+        "-w",
+        "/",
+        "-e",
+        "GREETING=mine",
+        NAME,
+        "--",
+        "sh",
+        "-c",
+        "echo $GREETING; id -un; pwd",
+    ];
+    assert_eq!(place.said(&other), "mine\nroot\n/\n");
+    // A sandbox that stays has them in every command, and is a fork of a template.
+    let made = place.ok(&["create", "--name", "vm-a", "--image", NAME, "--net", "none", "--start"]);
+    assert_eq!((made["sandbox"]["image"].as_str(), made["sandbox"]["started_from"].as_str()), (Some(NAME), Some("template")));
+    assert_eq!(place.said(&["exec", "vm-a", "--", "sh", "-c", "echo $GREETING; id -un; pwd"]), "from the image\nuser\n/etc\n");
+    assert_eq!(place.said(&["exec", "-u", "0", "-w", "/tmp", "vm-a", "--", "sh", "-c", "id -un; pwd"]), "root\n/tmp\n");
+    // What is needed cannot go, and says by whom.
+    let refused = place.envelope(&["image", "rm", NAME]);
+    assert_eq!(refused["error"]["code"], "refused", "{refused:#}");
+    place.ok(&["delete", "vm-a"]);
+    let refused = place.envelope(&["image", "rm", NAME]);
+    assert!(refused["error"]["message"].as_str().unwrap().contains("needed by the template"), "{refused:#}");
+    place.ok(&["template", "delete", "--all"]);
+    let removed = place.ok(&["image", "rm", NAME]);
+    assert!(removed["freed_bytes"].as_u64().unwrap() > 1 << 20, "{removed:#}");
+    let left =
+        std::fs::read_dir(place.path("cache/blobs")).unwrap().filter(|entry| entry.as_ref().unwrap().file_name().len() == 64).count();
+    assert_eq!(left, 0, "its blobs are gone with it");
+    place.ok(&["setup", "--remove"]);
+    oracle.assert_clean();
+}
+
+#[test]
+fn names_come_and_go_and_the_schema_holds() {
+    let place = place();
+    let oracle = place.oracle();
+    let server = serve(&place, &[support::registry::small_layer(&place, "one")], RUN);
+    let pulled = place.ok(&["image", "pull", NAME]);
+    assert_eq!((pulled["made"].as_bool(), pulled["image"]["name"].as_str()), (Some(true), Some(NAME)));
+    let asked = server.requests().len();
+    let again = place.ok(&["image", "pull", NAME]);
+    assert_eq!((again["made"].as_bool(), &again["image"]["digest"]), (Some(false), &pulled["image"]["digest"]));
+    assert_eq!(server.requests().len(), asked + 1, "only the manifest is asked for");
+    place.ok(&["image", "tag", NAME, "localhost/other:2"]);
+    let names: Vec<String> =
+        place.ok(&["image", "list"])["images"].as_array().unwrap().iter().map(|image| image["name"].as_str().unwrap().to_owned()).collect();
+    assert!([NAME, "localhost/other:2", "minimal"].iter().all(|name| names.iter().any(|n| n == name)), "{names:?}");
+    let details = place.ok(&["image", "inspect", "localhost/other:2"]);
+    let run = &details["image"]["origin"]["run"];
+    assert_eq!(
+        (run["stop_signal"].as_str(), run["exposed_ports"][0].as_str(), run["labels"]["l"].as_str()),
+        (Some("SIGQUIT"), Some("80/tcp"), Some("v"))
+    );
+    // The image goes with its last name.
+    assert_eq!(place.ok(&["image", "rm", NAME])["freed_bytes"], 0);
+    assert!(place.ok(&["image", "rm", "localhost/other:2"])["freed_bytes"].as_u64().unwrap() > 0);
+    assert_eq!(place.envelope(&["image", "inspect", NAME])["error"]["code"], "not_found");
+    // Those of this host are made and removed otherwise; nobody there is said at once.
+    assert_eq!(place.envelope(&["image", "rm", "minimal"])["error"]["code"], "refused");
+    assert_eq!(place.envelope(&["image", "pull", "minimal"])["error"]["code"], "usage_error");
+    drop(server);
+    let nobody = place.envelope(&["image", "pull", NAME]);
+    assert_eq!((nobody["ok"].as_bool(), nobody["error"]["code"].as_str()), (Some(false), Some("internal")), "{nobody:#}");
+    place.ok(&["setup", "--remove"]);
+    oracle.assert_clean();
+}
+
+#[test]
+fn a_hostile_layer_is_refused_by_the_name_of_its_entry_and_leaves_nothing_with_a_name() {
+    let place = place();
+    let oracle = place.oracle();
+    let tar = place.scratch().join("hostile.tar");
+    std::fs::write(place.scratch().join("file"), "x").unwrap();
+    let packed = place
+        .cmd("tar")
+        .arg("-C")
+        .arg(place.scratch())
+        .args(&["-P", "--transform=s,^file,../../etc/cron.d/evil,", "-cf"])
+        .arg(&tar)
+        .arg("file")
+        .run();
+    packed.assert_ok();
+    let _server = serve(&place, &[std::fs::read(&tar).unwrap()], "{}");
+    let refused = place.envelope(&["image", "pull", NAME]);
+    assert_eq!(refused["error"]["code"], "refused", "{refused:#}");
+    let told = place.smolvm(&["image", "pull", NAME]).run();
+    assert!(told.stderr.contains("../../etc/cron.d/evil"), "{told}");
+    assert!(!place.path("cache/images/by-reference").exists() && !std::path::Path::new("/etc/cron.d/evil").exists());
+    place.ok(&["setup", "--remove"]);
+    oracle.assert_clean();
+}

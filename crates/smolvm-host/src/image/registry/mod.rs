@@ -1,0 +1,22 @@
+//! Images of registries, pulled.
+//!
+//! ```text
+//!   reference ─► manifest ──(known? only the name is new)──► by-reference/
+//!                   │
+//!                   ├─► config, layers ─► blobs/partial/<digest> ─(digest compared)─► blobs/<digest>
+//!                   └─► layers ─► tmp/…/image.ext4 ─► images/<digest>/ ─► by-manifest/, by-reference/
+//! ```
+//!
+//! Invariants: a name is written last, so what has one is whole; a pull that is killed leaves blobs, which the next one goes on from, and a
+//! directory in `tmp/`, which whoever comes next removes.
+
+mod blobs;
+mod build;
+mod logins;
+mod pull;
+
+pub use logins::{Logins, login};
+pub use pull::{PullOptions, Pulled, pull};
+pub use smolvm_oci::document::{DocumentError, RunConfig};
+pub use smolvm_oci::registry::{Cause, RegistryError};
+pub use smolvm_oci::rootfs::RootfsError;

@@ -1,0 +1,220 @@
+//! Where everything will lie, decided before a byte is written.
+
+use super::attributes::{self, Place, Unfit};
+use super::extents::{self, blocks_of};
+use super::superblock::DESCRIPTOR;
+use super::{BLOCK, FIRST_INODE, GROUP, INODES_PER_BLOCK, ROOT_INODE, directory};
+use crate::layer::Part;
+use crate::tree::{Content, NodeId, Tree};
+
+/// Longest target that fits into an inode.
+pub(super) const SHORT_TARGET: usize = 59;
+/// Most inodes of a group: its map is one block.
+const MAX_INODES_PER_GROUP: u64 = GROUP;
+/// Without 64-bit block numbers: 16 TiB, and far more than is taken.
+const MAX_BLOCKS: u64 = 1 << 30;
+
+/// Why a tree does not fit into a file system.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Ext4Error {
+    /// An extended attribute that ext4 cannot keep.
+    #[error("a file's extended attribute {name:?} cannot be kept in a file system")]
+    Attribute {
+        /// Its name.
+        name: String,
+    },
+    /// More blocks than are taken.
+    #[error("the file system would have {blocks} blocks")]
+    TooBig {
+        /// How many.
+        blocks: u64,
+    },
+}
+
+impl From<Unfit> for Ext4Error {
+    fn from(Unfit(name): Unfit) -> Self {
+        Self::Attribute { name }
+    }
+}
+
+/// A stretch of a file and where it lies, all in blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Within the file.
+    pub logical: u64,
+    /// Within the image.
+    pub physical: u64,
+    /// How many.
+    pub length: u64,
+}
+
+/// Where one node lies; block numbers count from the first block after the inodes.
+#[derive(Debug, Clone)]
+pub(super) struct Placed {
+    pub(super) id: NodeId,
+    pub(super) attributes: Place,
+    /// The block of its attributes, if it has one.
+    pub(super) attribute_block: u64,
+    /// A directory's blocks, a long target's block, or a file's extent tree.
+    pub(super) meta_block: u64,
+    pub(super) meta_blocks: u64,
+    /// The first block of a file's content.
+    pub(super) data_block: u64,
+}
+
+/// The numbers of a file system.
+#[derive(Debug, Clone)]
+pub(super) struct Geometry {
+    pub(super) blocks: u64,
+    pub(super) groups: u64,
+    pub(super) inodes_per_group: u64,
+    pub(super) used_blocks: u64,
+    pub(super) used_inodes: u64,
+}
+
+/// A file system, planned.
+#[derive(Debug)]
+pub struct Layout {
+    pub(super) geometry: Geometry,
+    pub(super) placed: Vec<Placed>,
+    /// By a node's index, where in `placed`; none for nodes without a name.
+    pub(super) position: Vec<Option<u32>>,
+}
+
+impl Layout {
+    /// Plans the file system of a tree.
+    pub fn of(tree: &Tree) -> Result<Self, Ext4Error> {
+        let order = tree.walk();
+        let mut position = vec![None; tree.capacity()];
+        let mut placed = Vec::with_capacity(order.len());
+        let mut next = 0;
+        for id in order {
+            position[id.index()] = u32::try_from(placed.len()).ok();
+            placed.push(place(tree, id, &mut next)?);
+        }
+        for at in &mut placed {
+            if let Content::File { data, .. } = &tree.node(at.id).content {
+                at.data_block = next;
+                next += data.iter().map(|part| blocks_of(part.length)).sum::<u64>();
+            }
+        }
+        let used_inodes = u64::from(FIRST_INODE) - 2 + placed.len() as u64;
+        Ok(Self { geometry: Geometry::of(next, used_inodes)?, placed, position })
+    }
+
+    /// The image's length.
+    pub fn image_bytes(&self) -> u64 {
+        self.geometry.blocks * BLOCK
+    }
+
+    /// Where a file's content goes.
+    pub fn runs(&self, tree: &Tree, file: NodeId) -> Vec<Run> {
+        let Some(at) = self.placed_of(file) else { return Vec::new() };
+        let Content::File { data, .. } = &tree.node(file).content else { return Vec::new() };
+        runs(data, self.geometry.first_free() + at.data_block)
+    }
+
+    pub(super) fn placed_of(&self, id: NodeId) -> Option<&Placed> {
+        self.position[id.index()].and_then(|at| self.placed.get(at as usize))
+    }
+
+    /// The inode of a node.
+    pub(super) fn inode(&self, id: NodeId) -> u32 {
+        match self.position[id.index()] {
+            Some(0) | None => ROOT_INODE,
+            Some(at) => FIRST_INODE - 1 + at,
+        }
+    }
+}
+
+pub(super) fn runs(data: &[Part], mut physical: u64) -> Vec<Run> {
+    let mut runs = Vec::with_capacity(data.len());
+    for part in data {
+        let length = blocks_of(part.length);
+        runs.push(Run { logical: part.offset / BLOCK, physical, length });
+        physical += length;
+    }
+    runs
+}
+
+fn place(tree: &Tree, id: NodeId, next: &mut u64) -> Result<Placed, Ext4Error> {
+    let mut take = |blocks| {
+        let first = *next;
+        *next += blocks;
+        first
+    };
+    let node = tree.node(id);
+    let attributes = attributes::place(&node.meta.xattrs)?;
+    let attribute_block = if attributes == Place::Block { take(1) } else { 0 };
+    let meta_blocks = match &node.content {
+        Content::Directory(children) => directory::count([1, 2].into_iter().chain(children.keys().map(|name| name.len()))),
+        Content::Symlink(target) if target.len() > SHORT_TARGET => 1,
+        Content::File { data, .. } => extents::tree_blocks(extents::split(runs(data, 0).into_iter()).len()),
+        Content::Symlink(_) | Content::Char { .. } | Content::Block { .. } | Content::Fifo => 0,
+    };
+    Ok(Placed { id, attributes, attribute_block, meta_block: take(meta_blocks), meta_blocks, data_block: 0 })
+}
+
+impl Geometry {
+    /// For so many blocks of content and so many inodes.
+    fn of(content: u64, used_inodes: u64) -> Result<Self, Ext4Error> {
+        let mut groups = used_inodes.div_ceil(MAX_INODES_PER_GROUP).max(1);
+        loop {
+            // The tables grow with the number of groups, and the number of groups with the tables.
+            let inodes_per_group = used_inodes.div_ceil(groups).next_multiple_of(INODES_PER_BLOCK);
+            let mut geometry = Self { blocks: 0, groups, inodes_per_group, used_blocks: 0, used_inodes };
+            geometry.used_blocks = geometry.first_free() + content;
+            if geometry.used_blocks > MAX_BLOCKS {
+                return Err(Ext4Error::TooBig { blocks: geometry.used_blocks });
+            }
+            let needed = geometry.used_blocks.div_ceil(GROUP);
+            if needed <= groups {
+                // A group that is there for its inodes has at least one block.
+                geometry.blocks = geometry.used_blocks.max((groups - 1) * GROUP + 1);
+                return Ok(geometry);
+            }
+            groups = needed;
+        }
+    }
+
+    pub(super) fn inodes(&self) -> u64 {
+        self.groups * self.inodes_per_group
+    }
+
+    pub(super) fn descriptor_blocks(&self) -> u64 {
+        (self.groups * DESCRIPTOR as u64).div_ceil(BLOCK)
+    }
+
+    pub(super) fn table_blocks(&self) -> u64 {
+        self.inodes_per_group / INODES_PER_BLOCK
+    }
+
+    pub(super) fn block_map(&self, group: u64) -> u64 {
+        1 + self.descriptor_blocks() + group
+    }
+
+    pub(super) fn inode_map(&self, group: u64) -> u64 {
+        self.block_map(self.groups) + group
+    }
+
+    pub(super) fn inode_table(&self, group: u64) -> u64 {
+        self.inode_map(self.groups) + group * self.table_blocks()
+    }
+
+    /// The first block after the inodes.
+    pub(super) fn first_free(&self) -> u64 {
+        self.inode_table(self.groups)
+    }
+
+    pub(super) fn blocks_in(&self, group: u64) -> u64 {
+        (self.blocks - group * GROUP).min(GROUP)
+    }
+
+    pub(super) fn used_blocks_in(&self, group: u64) -> u64 {
+        self.used_blocks.saturating_sub(group * GROUP).min(GROUP)
+    }
+
+    pub(super) fn used_inodes_in(&self, group: u64) -> u64 {
+        self.used_inodes.saturating_sub(group * self.inodes_per_group).min(self.inodes_per_group)
+    }
+}

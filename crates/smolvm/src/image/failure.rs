@@ -1,0 +1,78 @@
+//! What a failed operation on images means to a caller, and the way out.
+
+use smolvm_host::image::ImageError;
+use smolvm_host::image::registry::{Cause, DocumentError, RegistryError, RootfsError};
+use smolvm_host::lock::LockError;
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::spec::ImageName;
+
+use crate::error::Error;
+
+/// A pull that failed.
+pub(super) fn not_pulled(name: &ImageName, e: ImageError) -> Error {
+    let (code, hint) = meaning(&e);
+    let error = Error::new(code, format!("the image \"{name}\" could not be pulled"));
+    let error = match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    };
+    error.because(e)
+}
+
+/// Another operation that failed.
+pub(super) fn unusable(e: ImageError) -> Error {
+    let code = meaning(&e).0;
+    Error::new(code, "the images cannot be used").hint("smolvm doctor").because(e)
+}
+
+fn meaning(e: &ImageError) -> (ErrorCode, Option<String>) {
+    match e {
+        e if e.is_disk_full() => {
+            (ErrorCode::ResourceExhausted, Some("free some space: smolvm prune; then pull again: what has come is kept".to_owned()))
+        }
+        ImageError::Registry(e) => of_registry(e),
+        ImageError::Document(DocumentError::NoPlatform { .. }) => (ErrorCode::Unsupported, None),
+        ImageError::Document(_)
+        | ImageError::Rootfs(
+            RootfsError::Refused { .. } | RootfsError::Layer { .. } | RootfsError::Digest { .. } | RootfsError::TooMuch { .. },
+        ) => (ErrorCode::Refused, Some("the image is not what an image should be; whoever made it has to mend it".to_owned())),
+        ImageError::Login(_) | ImageError::Helper(_) => {
+            (ErrorCode::PermissionDenied, Some("log in again with: docker login, or mend ~/.docker/config.json".to_owned()))
+        }
+        ImageError::Lock(LockError::Busy { .. }) => {
+            (ErrorCode::Busy, Some("somebody pulls the same image; try again when that has ended".to_owned()))
+        }
+        _ => (ErrorCode::Internal, Some("pull again: what has come is kept".to_owned())),
+    }
+}
+
+fn of_registry(e: &RegistryError) -> (ErrorCode, Option<String>) {
+    match e {
+        RegistryError::NotFound { .. } => (ErrorCode::NotFound, Some("look at the name and the tag; private ones need a login".to_owned())),
+        RegistryError::Denied { registry, known, .. } => {
+            let hint = if *known {
+                format!("log in again: docker login {registry}")
+            } else {
+                format!("look at the name; or log in: docker login {registry}")
+            };
+            (ErrorCode::PermissionDenied, Some(hint))
+        }
+        RegistryError::TooManyRequests { registry } => {
+            (ErrorCode::Busy, Some(format!("try again later; with a login one may ask more often: docker login {registry}")))
+        }
+        RegistryError::Unreachable { cause: Cause::Timeout, .. } => {
+            (ErrorCode::Timeout, Some("pull again: what has come is kept".to_owned()))
+        }
+        RegistryError::Unreachable { .. } | RegistryError::Status { .. } => {
+            (ErrorCode::Internal, Some("look at the network and the proxy; then pull again: what has come is kept".to_owned()))
+        }
+        RegistryError::NoCertificates { .. } => {
+            (ErrorCode::MissingDependency, Some("apt-get install --no-install-recommends ca-certificates".to_owned()))
+        }
+        RegistryError::Digest { .. } | RegistryError::Length { .. } | RegistryError::TooLong { .. } => {
+            (ErrorCode::Refused, Some("the registry sends something else than it says; nothing of it was kept".to_owned()))
+        }
+        RegistryError::Challenge { .. } => (ErrorCode::Unsupported, None),
+        RegistryError::Write { .. } => (ErrorCode::Internal, None),
+    }
+}

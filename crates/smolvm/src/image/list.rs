@@ -1,0 +1,45 @@
+//! `image list`: every name there is.
+
+use serde::Serialize;
+use smolvm_host::image::{self, Image};
+
+use super::failure::unusable;
+use crate::error::Error;
+use crate::installation::Smolvm;
+
+/// One image under one name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ImageView {
+    /// The name.
+    pub name: String,
+    /// The digest of its file system.
+    pub digest: String,
+    /// The digest of its manifest, if it is one of a registry.
+    pub manifest: Option<String>,
+    /// Length of the file system.
+    pub size_bytes: u64,
+    /// When it was made here, RFC 3339.
+    pub created: String,
+}
+
+impl ImageView {
+    pub(super) fn of(image: Image) -> Self {
+        Self {
+            name: image.name,
+            digest: image.digest.to_string(),
+            manifest: image.origin.map(|origin| origin.manifest.to_string()),
+            size_bytes: image.size_bytes,
+            created: crate::time::rfc3339(i64::try_from(image.created_unix).unwrap_or(0).saturating_mul(1000)),
+        }
+    }
+}
+
+impl Smolvm {
+    /// Every image by each of its names, those of this host's own first.
+    pub fn images(&self) -> Result<Vec<ImageView>, Error> {
+        let cache = &self.paths().cache;
+        let own = image::list(cache).map_err(unusable)?;
+        let pulled = image::references(cache).map_err(unusable)?;
+        Ok(own.into_iter().chain(pulled.into_iter().map(|named| named.image)).map(ImageView::of).collect())
+    }
+}

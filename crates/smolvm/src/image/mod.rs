@@ -1,0 +1,13 @@
+//! Images: what there is, what is pulled, what they are called, and what goes.
+
+mod failure;
+mod inspect;
+mod list;
+mod pull;
+mod remove;
+mod tag;
+
+pub use inspect::ImageDetails;
+pub use list::ImageView;
+pub use pull::{ImageProgress, PulledImage};
+pub use remove::ImageRemoval;

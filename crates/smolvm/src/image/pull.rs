@@ -1,0 +1,50 @@
+//! `image pull`, and the pull that a `run` begins with.
+
+use smolvm_host::image::registry::{PullOptions, pull};
+use smolvm_host::image::{BuiltIn, ImageError, Progress};
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::spec::ImageName;
+
+use super::failure::not_pulled;
+use super::list::ImageView;
+use crate::error::Error;
+use crate::installation::Smolvm;
+
+/// What a pull is at.
+pub type ImageProgress = Progress;
+
+/// What `image pull` did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PulledImage {
+    /// The image.
+    pub image: ImageView,
+    /// Whether it was made just now.
+    pub made: bool,
+}
+
+impl Smolvm {
+    /// Pulls what a name means now.
+    pub fn pull_image(&self, name: &ImageName, report: &mut dyn FnMut(ImageProgress)) -> Result<PulledImage, Error> {
+        if BuiltIn::by_name(name.as_str()).is_some() {
+            return Err(Error::new(ErrorCode::UsageError, format!("\"{name}\" is made on this host, and pulled from nowhere"))
+                .hint(format!("smolvm setup --image {name}; or with a tag, for the registry's: {name}:latest")));
+        }
+        let reference = name
+            .reference()
+            .ok_or_else(|| Error::new(ErrorCode::UsageError, format!("\"{name}\" is no name that a registry could have")))?;
+        // Makes the directories of the home, with their rights.
+        drop(self.store()?);
+        let options = PullOptions { logins: self.settings.logins.clone() };
+        let fail = |e: ImageError| not_pulled(name, e);
+        let pulled = pull(&self.paths().cache, &reference, &options, report).map_err(fail)?;
+        Ok(PulledImage { image: ImageView::of(pulled.image), made: pulled.made })
+    }
+
+    /// Pulls an image that is not here; one that is here stays as it is, whatever its name means by now.
+    pub fn pull_if_missing(&self, name: &ImageName, report: &mut dyn FnMut(ImageProgress)) -> Result<(), Error> {
+        if BuiltIn::by_name(name.as_str()).is_some() || self.image_if_any(name)?.is_some() {
+            return Ok(());
+        }
+        self.pull_image(name, report).map(drop)
+    }
+}
