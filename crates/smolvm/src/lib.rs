@@ -30,6 +30,7 @@ pub mod exec;
 pub mod fork;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod halves;
 pub mod inspect;
 pub mod installation;
 pub mod list;
