@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use smolvm::Smolvm;
+use smolvm::reach::check_reachable;
 
 use crate::env;
 use crate::output::Problem;
@@ -17,6 +18,8 @@ pub(crate) struct Context {
 impl Context {
     /// The installation that is meant. Changes nothing on the host.
     pub(crate) fn open(&self) -> Result<Smolvm, Problem> {
-        Ok(Smolvm::open(env::settings(self.home.clone())?)?)
+        let settings = env::settings(self.home.clone())?;
+        check_reachable(&settings.paths)?;
+        Ok(Smolvm::open(settings)?)
     }
 }

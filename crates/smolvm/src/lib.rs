@@ -41,6 +41,7 @@ mod observe;
 pub mod paths;
 pub mod pause;
 pub mod prune;
+pub mod reach;
 pub mod resume;
 pub mod run;
 #[cfg(feature = "seed")]
