@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use smolvm_host::effect::perform;
 use smolvm_host::image;
 use smolvm_host::lock::{self, Lock};
 use smolvm_host::store::{Found, SharedPart, Store, StoreError};
-use smolvm_model::effect::{Commit, Effect};
+use smolvm_model::effect::Commit;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::Entry;
 use smolvm_model::name::SandboxId;
@@ -353,8 +352,7 @@ impl Smolvm {
     /// Unlinks what an earlier cleaner had moved away when it was killed.
     fn sweep_trash(&self, report: &mut CleanupReport) {
         for dir in [self.paths().trash(), self.paths().run.join(".trash")] {
-            let swept = perform(Effect::EmptyTrash, |_| Ok::<_, Error>(sweep(&dir))).unwrap_or_default();
-            for (name, removal) in swept {
+            for (name, removal) in sweep(&dir) {
                 match removal {
                     Ok(removed) => report.freed_bytes += removed.bytes,
                     Err((code, message)) => report.failed.push(Failed {

@@ -179,8 +179,17 @@ pub(crate) type Swept = Result<Removed, (ErrorCode, String)>;
 
 /// Unlinks what an earlier cleaner had moved away when it was killed: each name, and what became of it.
 pub(crate) fn sweep(dir: &Path) -> Vec<(OsString, Swept)> {
-    let Ok(trash) = open_dir(dir) else { return Vec::new() };
     let names: Vec<OsString> = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+    // What changes nothing is no effect.
+    if names.is_empty() {
+        return Vec::new();
+    }
+    perform(Effect::EmptyTrash, |_| Ok::<_, std::io::Error>(sweep_names(dir, names.clone())))
+        .unwrap_or_else(|e| names.iter().map(|name| (name.clone(), Err((io_code(&e), e.to_string())))).collect())
+}
+
+fn sweep_names(dir: &Path, names: Vec<OsString>) -> Vec<(OsString, Swept)> {
+    let Ok(trash) = open_dir(dir) else { return Vec::new() };
     let swept = patiently(names.clone(), UNLINKERS.min(names.len()), PATIENCE, move |name| remove_tree(&trash, name));
     let told = |swept: Option<Result<Removed, FsError>>| match swept {
         None => Err((ErrorCode::Unreachable, no_answer(PATIENCE))),
