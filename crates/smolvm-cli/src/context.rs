@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use smolvm::Smolvm;
 use smolvm::config::{read_file, wrong};
+use smolvm::reach::check_reachable;
 use smolvm_model::config::{Config, KEYS, Layer};
 
 use crate::env;
@@ -21,7 +22,9 @@ pub(crate) struct Context {
 impl Context {
     /// The installation that is meant. Changes nothing on the host.
     pub(crate) fn open(&self) -> Result<Smolvm, Problem> {
-        Ok(Smolvm::open(env::settings(self.home.clone())?)?)
+        let settings = env::settings(self.home.clone())?;
+        check_reachable(&settings.paths)?;
+        Ok(Smolvm::open(settings)?)
     }
 
     /// Where the configuration is.

@@ -61,6 +61,9 @@ fn meaning(code: ErrorCode) -> &'static str {
         }
         ErrorCode::Unsupported => "not possible on this machine or in this version",
         ErrorCode::Timeout => "a time limit passed",
+        ErrorCode::Unreachable => {
+            "a file system did not answer in time: a network mount whose server is away, a program behind a mount that stands still"
+        }
         ErrorCode::GuestError => "the guest, or a command in it, failed",
         ErrorCode::PartialFailure => "some of several parts failed, the rest was done; `data` says which",
         ErrorCode::Busy => "another live command holds what is needed; try again",

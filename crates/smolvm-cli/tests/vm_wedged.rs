@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::process::{ForeignRawFd, PidfdGetfdFlags, Signal, pidfd_getfd};
 use support::{BOOT, Place, SOON, assert_ends, rows};
-use testkit::{Freezer, process};
+use testkit::{Freezer, HungMount, process};
 
 /// What the ledger reserves for a sandbox and nobody else may get.
 fn names(place: &Place, id: &str) -> BTreeSet<String> {
@@ -135,5 +135,29 @@ fn a_tap_that_somebody_else_holds_open_goes() {
     assert!(cleaned.steps_of("vm-a").contains(&("tap", "released")), "{}", cleaned.shown());
     assert!(place.taps("smolvm:").is_empty());
     drop(held);
+    oracle.assert_clean();
+}
+
+/// A network mount whose server went away: over one sandbox's directory it costs a deadline and that sandbox, over the
+/// state directory it is told at once what does not answer.
+#[test]
+fn a_mount_that_does_not_answer_costs_its_own_sandbox_and_nobody_waits_for_ever() {
+    let place = Place::with_network();
+    let oracle = place.oracle();
+    place.seed(&["vm-a", "vm-b"]);
+    let hang = |path: &str| place.inside(|| HungMount::new(&place.path(path)));
+    let disk = hang("state/sandboxes/vm-a");
+    let cleaned = support::envelope(&place.smolvm(&["cleanup", "--force", "--json"]).timeout(BOOT).run());
+    assert_eq!(cleaned["data"]["deleted"], serde_json::json!(["vm-b"]), "{cleaned:#}");
+    let failed = &cleaned["data"]["failed"][0];
+    assert_eq!((&failed["vm_id"], &failed["code"], &failed["step"]), (&"vm-a".into(), &"unreachable".into(), &"state_dir".into()));
+    assert_eq!(place.ids(), ["vm-a"]);
+    assert!(names(&place, "vm-a").len() >= 3, "its names were given away");
+    place.inside(|| drop(disk));
+    let whole = hang("state");
+    let told = place.smolvm(&["list", "--json"]).timeout(BOOT).run();
+    assert_eq!(support::envelope(&told)["error"]["code"], "unreachable", "{told}");
+    place.inside(|| drop(whole));
+    place.cleanup(&["--force"]).assert_ok();
     oracle.assert_clean();
 }

@@ -23,6 +23,8 @@ pub enum ErrorCode {
     Unsupported,
     /// A deadline passed.
     Timeout,
+    /// A file system did not answer in time.
+    Unreachable,
     /// The guest, or a command in it, failed.
     GuestError,
     /// Some of several parts failed; the rest was done.
@@ -43,7 +45,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order of the documentation page.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::UsageError,
         Self::NotFound,
         Self::AlreadyExists,
@@ -53,6 +55,7 @@ impl ErrorCode {
         Self::MissingDependency,
         Self::Unsupported,
         Self::Timeout,
+        Self::Unreachable,
         Self::GuestError,
         Self::PartialFailure,
         Self::Busy,
@@ -75,6 +78,7 @@ impl ErrorCode {
             Self::MissingDependency => "missing_dependency",
             Self::Unsupported => "unsupported",
             Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
             Self::GuestError => "guest_error",
             Self::PartialFailure => "partial_failure",
             Self::Busy => "busy",
@@ -99,6 +103,7 @@ impl ErrorCode {
             | Self::PermissionDenied
             | Self::MissingDependency
             | Self::Unsupported
+            | Self::Unreachable
             | Self::GuestError
             | Self::PartialFailure
             | Self::Busy

@@ -56,7 +56,7 @@ impl Smolvm {
         let run = run.as_ref();
         let shown = holds_of(&record, &entries);
         Ok(Inspection {
-            sandbox: view(record, shown, &verdict),
+            sandbox: view(&record, &shown, &verdict),
             enforced: run.map_or(serde_json::Value::Null, |r| r.enforced.clone()),
             steps: run.map_or_else(Vec::new, |r| r.steps.clone()),
             software: run.map(|r| Software { kernel: r.kernel.clone(), hypervisor: r.hypervisor.clone(), agent: r.agent.clone() }),

@@ -31,6 +31,7 @@ pub mod exec;
 pub mod fork;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod halves;
 pub mod image;
 pub mod inspect;
 pub mod installation;
@@ -43,6 +44,7 @@ pub mod paths;
 pub mod pause;
 pub mod pool;
 pub mod prune;
+pub mod reach;
 pub mod resume;
 pub mod run;
 #[cfg(feature = "seed")]

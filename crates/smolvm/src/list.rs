@@ -7,6 +7,7 @@ use smolvm_model::ledger::Entry;
 
 use crate::cleanup::glimpse;
 use crate::error::Error;
+use crate::halves::halves;
 use crate::installation::Smolvm;
 use crate::observe::{Looker, Pids};
 use crate::view::{SandboxView, view};
@@ -33,11 +34,33 @@ pub struct Unrecorded {
     pub key: String,
 }
 
+/// The same of many, made into something else as it is read.
+#[derive(Debug, Clone)]
+pub struct Parts<R> {
+    /// What was made of the sandboxes, part by part in their order.
+    pub parts: Vec<R>,
+    /// As in [`Listing`].
+    pub broken: Vec<BrokenRow>,
+    /// As in [`Listing`].
+    pub orphans: Vec<Unrecorded>,
+}
+
 impl Smolvm {
     /// Every sandbox, held against the host. Changes nothing.
     pub fn list(&self) -> Result<Listing, Error> {
+        let Parts { parts, broken, orphans } = self.list_in_parts(|views| views.collect::<Vec<_>>())?;
+        Ok(Listing { sandboxes: parts.into_iter().flatten().collect(), broken, orphans })
+    }
+
+    /// The same, with `make` called for one part of the sandboxes after the other, or for two at the same time: ten thousand
+    /// need not be there at once to be written out.
+    pub fn list_in_parts<R: Send>(&self, make: impl Fn(&mut dyn Iterator<Item = SandboxView>) -> R + Sync) -> Result<Parts<R>, Error> {
         let Some(store) = self.look()? else {
-            return Ok(Listing { orphans: glimpse(self, |_| false).into_iter().map(unrecorded).collect(), ..Listing::default() });
+            return Ok(Parts {
+                parts: Vec::new(),
+                broken: Vec::new(),
+                orphans: glimpse(self, |_| false).into_iter().map(unrecorded).collect(),
+            });
         };
         let (rows, broken) = store.listing()?;
         let ids: HashSet<&str> =
@@ -46,12 +69,12 @@ impl Smolvm {
         // One that is made right now was recorded since the look.
         orphans.retain(|entry| matches!(store.sandbox(&entry.sandbox), Ok(None)));
         let pids = Pids::for_records(self, rows.len());
-        let shown = |Listed { record, holds }| {
-            let verdict = self.verdict_among(&pids, &record, holds.process.as_ref(), Looker::Passer);
+        let shown = |Listed { record, holds }: &Listed| {
+            let verdict = self.verdict_among(&pids, record, holds.process.as_ref(), Looker::Passer);
             view(record, holds, &verdict)
         };
-        let sandboxes = rows.into_iter().map(shown).collect();
-        Ok(Listing { sandboxes, broken, orphans: orphans.into_iter().map(unrecorded).collect() })
+        let parts = halves(&rows, |rows| make(&mut rows.iter().map(shown)));
+        Ok(Parts { parts, broken, orphans: orphans.into_iter().map(unrecorded).collect() })
     }
 }
 

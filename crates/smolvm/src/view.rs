@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use smolvm_host::store::{Exit, Holds, Run, SandboxRecord};
+use smolvm_host::store::{Exit, Failure, Holds, Run, SandboxRecord};
 use smolvm_model::ledger::{Entry, Kind};
 use smolvm_model::spec::NetworkMode;
 use smolvm_model::state::Verdict;
@@ -117,19 +117,20 @@ pub(crate) fn holds_of(record: &SandboxRecord, entries: &[Entry]) -> Holds {
 }
 
 /// Puts record, entries and verdict of one look together.
-pub(crate) fn view(record: SandboxRecord, holds: Holds, verdict: &Verdict) -> SandboxView {
+pub(crate) fn view(record: &SandboxRecord, holds: &Holds, verdict: &Verdict) -> SandboxView {
     let network = match record.spec.network {
         NetworkMode::None => None,
         mode @ (NetworkMode::Tap | NetworkMode::User) => {
-            Some(NetworkView { mode: mode.as_str(), address: holds.address, tap: holds.tap, mac: holds.mac })
+            Some(NetworkView { mode: mode.as_str(), address: holds.address.clone(), tap: holds.tap.clone(), mac: holds.mac.clone() })
         }
     };
     let claims = record.state.claims_process();
-    let process = holds.process.filter(|_| claims).map(|i| ProcessView { pid: i.pid, monitor_pid: holds.monitor_pid });
+    let process = holds.process.as_ref().filter(|_| claims).map(|i| ProcessView { pid: i.pid, monitor_pid: holds.monitor_pid });
     // A record that was written before there were templates does not say.
     let origin = |run: &Run| Some((run.started_from.clone(), run.started_from_reason.clone())).filter(|(from, _)| !from.is_empty());
     let (started_from, started_from_reason) = record.run.as_ref().and_then(origin).unzip();
-    let (accelerator, accelerator_reason) = record.run.map(|run| (run.accelerator, run.accelerator_reason)).unzip();
+    let (accelerator, accelerator_reason) =
+        record.run.as_ref().map(|run| (run.accelerator.clone(), run.accelerator_reason.clone())).unzip();
     SandboxView {
         id: record.id.to_string(),
         state: record.state.as_str(),
@@ -139,7 +140,7 @@ pub(crate) fn view(record: SandboxRecord, holds: Holds, verdict: &Verdict) -> Sa
             Verdict::Current | Verdict::Stale | Verdict::Interrupted => None,
         },
         image: record.spec.image.to_string(),
-        image_digest: record.spec.image_digest,
+        image_digest: record.spec.image_digest.clone(),
         accelerator,
         accelerator_reason,
         cpus: record.spec.cpus.get(),
@@ -147,16 +148,20 @@ pub(crate) fn view(record: SandboxRecord, holds: Holds, verdict: &Verdict) -> Sa
         disk_bytes: record.spec.disk.bytes(),
         started_from: started_from.unwrap_or_else(|| BOOTED.to_owned()),
         started_from_reason,
-        labels: record.spec.labels.into_iter().map(|(k, v)| (k.to_string(), v)).collect(),
+        labels: record.spec.labels.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
         created_at: crate::time::rfc3339(record.created_ms),
         expires_at: record.expires_ms.map(crate::time::rfc3339),
         process,
         network,
-        exit: record.exit.map(exit_view),
-        failure: record.failure.map(|f| FailureView { code: f.code, message: f.message, during: f.during }),
+        exit: record.exit.as_ref().map(exit_view),
+        failure: record.failure.as_ref().map(failure_view),
     }
 }
 
-fn exit_view(exit: Exit) -> ExitView {
-    ExitView { kind: exit.kind, code: exit.code, signal: exit.signal, at: crate::time::rfc3339(exit.at_ms) }
+fn failure_view(failure: &Failure) -> FailureView {
+    FailureView { code: failure.code.clone(), message: failure.message.clone(), during: failure.during.clone() }
+}
+
+fn exit_view(exit: &Exit) -> ExitView {
+    ExitView { kind: exit.kind.clone(), code: exit.code, signal: exit.signal, at: crate::time::rfc3339(exit.at_ms) }
 }

@@ -11,6 +11,6 @@ pub(super) fn run(context: &Context) -> u8 {
         .ok()
         .and_then(|vm| vm.list().ok())
         .map_or_else(String::new, |listing| listing.sandboxes.iter().fold(String::new(), |text, sandbox| text + &sandbox.id + "\n"));
-    let _ = to_stdout(&names);
+    let _ = to_stdout([names.as_str()]);
     exit::OK
 }

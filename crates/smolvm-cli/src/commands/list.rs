@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::Args;
 use serde::Serialize;
-use smolvm::list::{Listing, Unrecorded};
+use smolvm::list::{Parts, Unrecorded};
 use smolvm::view::SandboxView;
 use smolvm_model::quantity::display_bytes;
 use smolvm_model::state::State;
@@ -37,29 +37,73 @@ impl Verbal for List {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let Listing { mut sandboxes, broken, orphans } = context.open()?.list()?;
-        sandboxes.retain(|sandbox| self.filter.iter().all(|filter| filter.matches(sandbox)));
-        if !broken.is_empty() && !self.common.json {
-            note(&format!("{} rows of the ledger are no valid sandboxes; drop them with: smolvm doctor --fix", broken.len()));
+        let vm = context.open()?;
+        let wanted = |sandbox: &SandboxView| self.filter.iter().all(|filter| filter.matches(sandbox));
+        if self.common.json {
+            let Parts { parts, broken, orphans } = vm.list_in_parts(|views| elements(&mut views.filter(wanted)))?;
+            let broken = broken.iter().map(|row| Broken { id: &row.raw_id, problem: &row.problem }).collect();
+            return Ok(Reply::of_json(json(parts, &Rest { broken, orphans: &orphans })));
         }
-        if !orphans.is_empty() && !self.common.json {
-            let of: BTreeSet<&str> = orphans.iter().map(|orphan| orphan.id.as_str()).collect();
-            let shown: Vec<&str> = of.iter().take(3).copied().collect();
-            let more = if of.len() > 3 { ", …" } else { "" };
-            note(&format!("{} things on this host are in no record, of {}{more}; see: smolvm doctor", orphans.len(), shown.join(", ")));
+        if self.common.quiet {
+            let found = vm.list_in_parts(|views| views.filter(wanted).fold(String::new(), |text, sandbox| text + &sandbox.id + "\n"))?;
+            note_what_is_odd(found.broken.len(), &found.orphans);
+            return Ok(Reply::of_text(found.parts.concat()));
         }
-        let data = || Data {
-            orphans: &orphans,
-            sandboxes: &sandboxes,
-            broken: broken.iter().map(|row| Broken { id: &row.raw_id, problem: &row.problem }).collect(),
-        };
-        Ok(Reply::new(self.format(), data, || if self.common.quiet { ids(&sandboxes) } else { table(&sandboxes, self.common.verbose) }))
+        let found = vm.list_in_parts(|views| table(&mut views.filter(wanted), self.common.verbose))?;
+        note_what_is_odd(found.broken.len(), &found.orphans);
+        let whole = found.parts.into_iter().reduce(|whole, part| whole.join(&part));
+        Ok(Reply::of_text(whole.unwrap_or_else(|| table(&mut std::iter::empty(), self.common.verbose)).text()))
     }
 }
 
+/// Tells a person what a list does not show.
+fn note_what_is_odd(broken: usize, orphans: &[Unrecorded]) {
+    if broken > 0 {
+        note(&format!("{broken} rows of the ledger are no valid sandboxes; drop them with: smolvm doctor --fix"));
+    }
+    if !orphans.is_empty() {
+        let of: BTreeSet<&str> = orphans.iter().map(|orphan| orphan.id.as_str()).collect();
+        let shown: Vec<&str> = of.iter().take(3).copied().collect();
+        let more = if of.len() > 3 { ", …" } else { "" };
+        note(&format!("{} things on this host are in no record, of {}{more}; see: smolvm doctor", orphans.len(), shown.join(", ")));
+    }
+}
+
+/// Bytes that one sandbox takes.
+const BYTES_EACH: usize = 750;
+
+/// `{"sandboxes":[…],…}` of the elements' parts.
+fn json(elements: Vec<String>, rest: &Rest<'_>) -> Vec<String> {
+    let mut parts = vec!["{\"sandboxes\":[".to_owned()];
+    for part in elements.into_iter().filter(|part| !part.is_empty()) {
+        if parts.len() > 1 {
+            parts.push(",".to_owned());
+        }
+        parts.push(part);
+    }
+    // Strings and string keys only: there is nothing that could fail.
+    let rest = serde_json::to_string(rest).unwrap_or_default();
+    parts.push(format!("],{}", rest.trim_start_matches('{')));
+    parts
+}
+
+/// The elements of a JSON array, without its brackets.
+fn elements(sandboxes: &mut dyn Iterator<Item = SandboxView>) -> String {
+    // As much as they may need: memory that is not touched costs nothing, and none is copied to make room.
+    let mut bytes = Vec::with_capacity(sandboxes.size_hint().1.unwrap_or_default() * BYTES_EACH);
+    for sandbox in sandboxes {
+        if !bytes.is_empty() {
+            bytes.push(b',');
+        }
+        // Into memory, and strings, numbers and string keys only.
+        let _ = serde_json::to_writer(&mut bytes, &sandbox);
+    }
+    String::from_utf8(bytes).unwrap_or_default()
+}
+
+/// What else `list --json` tells.
 #[derive(Serialize)]
-struct Data<'a> {
-    sandboxes: &'a [SandboxView],
+struct Rest<'a> {
     broken: Vec<Broken<'a>>,
     orphans: &'a [Unrecorded],
 }
@@ -70,36 +114,28 @@ struct Broken<'a> {
     problem: &'a str,
 }
 
-fn ids(sandboxes: &[SandboxView]) -> String {
-    sandboxes.iter().fold(String::new(), |text, sandbox| text + &sandbox.id + "\n")
-}
-
-fn table(sandboxes: &[SandboxView], wide: bool) -> String {
+fn table(sandboxes: &mut dyn Iterator<Item = SandboxView>, wide: bool) -> Columns {
     let mut headings = vec!["ID", "STATE", "IMAGE", "CPUS", "MEMORY", "ADDRESS", "AGE"];
     if wide {
         headings.extend(["ACCEL", "PID", "LABELS"]);
     }
     let mut table = Columns::new(&headings);
     for s in sandboxes {
-        let address = s.network.as_ref().map_or("none", |network| network.address.as_deref().unwrap_or(network.mode));
-        let mut row = vec![
-            s.id.clone(),
-            state(s),
-            s.image.clone(),
-            s.cpus.to_string(),
-            display_bytes(u64::from(s.memory_mib) << 20).to_string(),
-            address.to_owned(),
-            age(&s.created_at),
-        ];
+        table.cell(&s.id);
+        table.cell(&state(&s));
+        table.cell(&s.image);
+        table.cell(&s.cpus.to_string());
+        table.cell(&display_bytes(u64::from(s.memory_mib) << 20).to_string());
+        table.cell(s.network.as_ref().map_or("none", |network| network.address.as_deref().unwrap_or(network.mode)));
+        table.cell(&age(&s.created_at));
         if wide {
             let labels: Vec<String> = s.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-            row.push(s.accelerator.clone().unwrap_or_default());
-            row.push(s.process.as_ref().map(|process| process.pid.to_string()).unwrap_or_default());
-            row.push(labels.join(","));
+            table.cell(s.accelerator.as_deref().unwrap_or_default());
+            table.cell(&s.process.as_ref().map(|process| process.pid.to_string()).unwrap_or_default());
+            table.cell(&labels.join(","));
         }
-        table.row(&row);
     }
-    table.text()
+    table
 }
 
 /// The state as people read it.

@@ -1,7 +1,5 @@
 //! The JSON envelope: one object, one line, the same around every command's data.
 
-use std::fmt::Write;
-
 use serde::Serialize;
 use serde_json::Value;
 
@@ -18,24 +16,18 @@ struct Error<'a> {
     details: Option<&'a Value>,
 }
 
-/// The envelope as a line. The data is JSON when it comes here, so the rest is put around it.
-pub(super) fn line(command: &str, reply: &Reply) -> String {
+/// The envelope as a line, in what stands before the data and after it: the data is JSON when it comes here, and
+/// need not be copied.
+pub(super) fn around(command: &str, reply: &Reply) -> (String, String) {
     let error = reply.problem().map(|problem| Error {
         code: problem.code().as_str(),
         message: problem.one_line(),
         recovery: problem.recovery(),
         details: problem.details(),
     });
-    let (ok, data, exit_code) = (reply.exit() == exit::OK, reply.data(), reply.exit());
-    let mut text = String::with_capacity(data.len() + 200);
-    // Writing into a String cannot fail.
-    let _ = writeln!(
-        text,
-        "{{\"ok\":{ok},\"command\":{},\"exit_code\":{exit_code},\"data\":{data},\"error\":{}}}",
-        json(&command),
-        json(&error),
-    );
-    text
+    let (ok, exit_code) = (reply.exit() == exit::OK, reply.exit());
+    let before = format!("{{\"ok\":{ok},\"command\":{},\"exit_code\":{exit_code},\"data\":", json(&command));
+    (before, format!(",\"error\":{}}}\n", json(&error)))
 }
 
 /// Strings, numbers and string keys only: there is nothing that could fail.
@@ -48,6 +40,11 @@ mod tests {
     use super::super::{Format, Problem};
     use super::*;
     use smolvm_model::error_code::ErrorCode;
+
+    fn line(command: &str, reply: &Reply) -> String {
+        let (before, after) = around(command, reply);
+        before + &reply.data().concat() + &after
+    }
 
     #[test]
     fn success_and_failure() {

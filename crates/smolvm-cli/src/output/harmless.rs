@@ -4,10 +4,19 @@ use std::fmt::Write;
 
 /// On one line: every control character becomes visible.
 pub(crate) fn harmless(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        push(&mut out, c);
-        out
-    })
+    let mut out = String::with_capacity(text.len());
+    push_harmless(&mut out, text);
+    out
+}
+
+/// The same, behind what is there.
+pub(super) fn push_harmless(out: &mut String, text: &str) {
+    // Nearly everything there is to tell, and nothing of it drives a terminal.
+    if text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
+        out.push_str(text);
+    } else {
+        text.chars().for_each(|c| push(out, c));
+    }
 }
 
 fn push(out: &mut String, c: char) {

@@ -23,15 +23,21 @@ pub(crate) use reply::{Format, Reply};
 pub(crate) use screen::{Paint, ask_on_stderr, note, tell, to_stdout};
 pub(crate) use table::{Columns, pairs};
 
+use std::iter;
+
 use crate::exit;
 
 /// Prints the result of `command` and gives the exit status.
 pub(crate) fn emit(command: &str, format: Format, result: Result<Reply, Problem>) -> u8 {
     let reply = result.unwrap_or_else(Reply::failed);
     let written = match format {
-        Format::Json => to_stdout(&envelope::line(command, &reply)),
+        Format::Json => {
+            let (before, after) = envelope::around(command, &reply);
+            let data = reply.data().iter().map(String::as_str);
+            to_stdout(iter::once(before.as_str()).chain(data).chain([after.as_str()]))
+        }
         Format::Text => {
-            let written = to_stdout(reply.text());
+            let written = to_stdout([reply.text()]);
             if let Some(problem) = reply.problem().filter(|problem| !problem.is_silent()) {
                 screen::complain(problem);
             }

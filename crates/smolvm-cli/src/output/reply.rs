@@ -26,8 +26,9 @@ const NOTHING: &str = "null";
 /// A command's result; made in one format only, because nobody reads the other.
 #[derive(Debug)]
 pub(crate) struct Reply {
-    /// JSON already: what a command says can be large, and a tree of it would cost more than the rest of `list`.
-    data: String,
+    /// JSON already, in parts to be written one after the other: what a command says can be large, and a tree of it would
+    /// cost more than the rest of `list`.
+    data: Vec<String>,
     text: String,
     problem: Option<Problem>,
     exit: u8,
@@ -36,17 +37,27 @@ pub(crate) struct Reply {
 impl Reply {
     /// Success.
     pub(crate) fn new<D: Serialize>(format: Format, data: impl FnOnce() -> D, text: impl FnOnce() -> String) -> Self {
-        let (data, text) = match format {
-            // Strings, numbers and string keys only: there is nothing that could fail.
-            Format::Json => (serde_json::to_string(&data()).unwrap_or_else(|_| NOTHING.to_owned()), String::new()),
-            Format::Text => (NOTHING.to_owned(), text()),
-        };
-        Self { data, text, problem: None, exit: exit::OK }
+        // Strings, numbers and string keys only: there is nothing that could fail.
+        let data = || vec![serde_json::to_string(&data()).unwrap_or_else(|_| NOTHING.to_owned())];
+        match format {
+            Format::Json => Self { data: data(), ..Self::nothing() },
+            Format::Text => Self { text: text(), ..Self::nothing() },
+        }
+    }
+
+    /// Success, and what there is to say is JSON already, its parts joined.
+    pub(crate) fn of_json(data: Vec<String>) -> Self {
+        Self { data, ..Self::nothing() }
+    }
+
+    /// Success, and this is it for people.
+    pub(crate) fn of_text(text: String) -> Self {
+        Self { text, ..Self::nothing() }
     }
 
     /// Success with nothing to say.
     pub(crate) fn nothing() -> Self {
-        Self { data: NOTHING.to_owned(), text: String::new(), problem: None, exit: exit::OK }
+        Self { data: vec![NOTHING.to_owned()], text: String::new(), problem: None, exit: exit::OK }
     }
 
     /// Failure with nothing else to say.
@@ -62,8 +73,8 @@ impl Reply {
         self
     }
 
-    /// As JSON.
-    pub(super) fn data(&self) -> &str {
+    /// As JSON, in parts.
+    pub(super) fn data(&self) -> &[String] {
         &self.data
     }
 

@@ -6,13 +6,14 @@ use std::io::{self, IsTerminal, Write};
 use super::{Problem, harmless};
 use crate::env;
 
-/// Writes to stdout; a reader that went away has seen what it wanted.
-pub(crate) fn to_stdout(text: &str) -> io::Result<()> {
-    if text.is_empty() {
+/// Writes to stdout, one part after the other; a reader that went away has seen what it wanted.
+pub(crate) fn to_stdout<'a>(parts: impl IntoIterator<Item = &'a str>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let mut parts = parts.into_iter().filter(|part| !part.is_empty()).peekable();
+    if parts.peek().is_none() {
         return Ok(());
     }
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match parts.try_for_each(|part| out.write_all(part.as_bytes())).and_then(|()| out.flush()) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
     }

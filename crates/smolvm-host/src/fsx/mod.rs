@@ -1,11 +1,13 @@
-//! Files: made privately, replaced atomically, removed beneath a directory and through no symlink.
+//! Files: made privately, replaced atomically, removed beneath a directory and through no symlink, and not waited for without end.
 
 mod copy;
+mod patient;
 mod remove;
 mod usage;
 mod write;
 
 pub use copy::{copy_data, copy_sparse};
+pub use patient::patiently;
 pub use remove::{Removed, remove_tree};
 pub use usage::disk_usage;
 pub use write::{cache_file, create_private_dir, sync_dir, write_atomic};

@@ -7,6 +7,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use super::shift::unshifted;
 use crate::effect::trusts_pids;
 
 /// Bytes of `/proc/PID/cmdline` that are read: our own argv is below 8 KiB, the token stands near its start.
@@ -18,7 +19,8 @@ pub const TOKEN_AT: usize = 4;
 /// What the kernel says of one process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// Clock ticks since boot at which it started (field 22 of `/proc/PID/stat`).
+    /// Clock ticks since the host's boot at which it started (field 22 of `/proc/PID/stat`). Time that the host sleeps is in it
+    /// for all alike, so a start time stays what it is.
     pub start_ticks: u64,
     /// It has ended and waits to be reaped.
     pub zombie: bool,
@@ -141,8 +143,8 @@ fn parse_stat(stat: &str) -> Option<Seen> {
     let rest = stat.get(stat.rfind(')')? + 1..)?;
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?;
-    let start_ticks = fields.nth(18)?.parse().ok()?;
-    Some(Seen { start_ticks, zombie: matches!(state, "Z" | "X" | "x") })
+    let shown = fields.nth(18)?.parse().ok()?;
+    Some(Seen { start_ticks: unshifted(shown), zombie: matches!(state, "Z" | "X" | "x") })
 }
 
 #[cfg(test)]

@@ -5,5 +5,6 @@ pub mod identity;
 pub mod kill;
 mod leash;
 pub mod scan;
+mod shift;
 pub mod tool;
 pub mod usage;

@@ -3,7 +3,7 @@
 use smolvm_model::ledger::ProcessIdentity;
 use smolvm_model::spec::Spec;
 
-use super::record;
+use super::{identity, record};
 
 /// A specification, as a row holds it.
 pub fn spec(json: &str) -> Result<Spec, String> {
@@ -17,10 +17,10 @@ pub fn spec_text(spec: &Spec) -> String {
 
 /// Who a process is, as a row holds it.
 pub fn identity(json: &str) -> Result<ProcessIdentity, String> {
-    record::identity_from_json(json)
+    identity::identity_from_json(json)
 }
 
 /// What would be written for it.
 pub fn identity_text(identity: &ProcessIdentity) -> String {
-    record::identity_to_json(identity)
+    identity::identity_to_json(identity)
 }

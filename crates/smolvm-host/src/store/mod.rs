@@ -11,10 +11,12 @@
 mod aside;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod identity;
 mod listing;
 mod open;
 mod read;
 mod record;
+mod twin;
 mod write;
 
 pub use aside::set_aside;

@@ -33,12 +33,14 @@ pub(super) enum Unwritable {
     ReadOnly,
     /// There is no room to open it for writing.
     Full,
+    /// It was opened for a look.
+    Look,
 }
 
 impl From<Unwritable> for StoreError {
     fn from(why: Unwritable) -> Self {
         match why {
-            Unwritable::ReadOnly => Self::ReadOnly,
+            Unwritable::ReadOnly | Unwritable::Look => Self::ReadOnly,
             Unwritable::Full => Self::Full,
         }
     }
@@ -99,7 +101,7 @@ impl Store {
             return Ok(None);
         }
         store.connection.execute_batch("PRAGMA query_only=ON")?;
-        Ok(Some(Self { unwritable: Some(Unwritable::ReadOnly), ..store }))
+        Ok(Some(Self { unwritable: store.unwritable.or(Some(Unwritable::Look)), ..store }))
     }
 
     /// Opens a database whose file system is read-only or full, so that what is there can at least be told.

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, HashMap};
 use rusqlite::{Connection, OptionalExtension, Row, Rows};
 use smolvm_model::ledger::{Entry, Kind, Status};
 use smolvm_model::name::SandboxId;
+use smolvm_model::spec::Spec;
 use smolvm_model::state::State;
 
-use super::record::{BrokenPlace, BrokenRow, Run, SandboxRecord, SharedPart, Table, identity_from_json, spec_from_json};
+use super::identity::identity_from_json;
+use super::record::{BrokenPlace, BrokenRow, Run, SandboxRecord, SharedPart, Table, spec_from_json};
 use super::{Store, StoreError};
 
 /// The columns of a row, in the order in which [`Raw::read`] and [`entry`] read them, and where of which rows.
@@ -28,7 +30,8 @@ impl Store {
     pub fn table(&self) -> Result<Table, StoreError> {
         // One read transaction: rows and entries of the same moment.
         let tx = self.connection.unchecked_transaction()?;
-        let (sandboxes, mut broken) = rows(&tx)?;
+        let mut sandboxes = Vec::new();
+        let mut broken = rows(&tx, Run::whole, |record| sandboxes.push(record))?;
         let mut grouped = Grouped::of(&sandboxes);
         // In the order of the primary key: nothing is sorted, and nothing looked up twice.
         let mut statement = tx.prepare_cached(select!(ledger "ORDER BY kind, key"))?;
@@ -107,29 +110,19 @@ impl Store {
     }
 }
 
-/// The rows of all sandboxes in order of creation: the sound ones, and the others.
-fn rows(connection: &Connection) -> Result<(Vec<SandboxRecord>, Vec<BrokenRow>), StoreError> {
-    let (mut sandboxes, mut broken) = (Vec::new(), Vec::new());
+/// Gives the sound rows of all sandboxes to `take`, in order of creation; gives back the others.
+pub(super) fn rows(connection: &Connection, read_run: ReadRun, mut take: impl FnMut(SandboxRecord)) -> Result<Vec<BrokenRow>, StoreError> {
+    let mut broken = Vec::new();
     let mut statement = connection.prepare_cached(select!(sandbox "ORDER BY seq"))?;
     let mut rows = statement.query([])?;
+    let mut last = LastSpec::default();
     while let Some(row) = rows.next()? {
-        match Raw::read(row)?.parse(Run::whole) {
-            Ok(record) => sandboxes.push(record),
+        match Raw::read(row)?.parse(read_run, &mut last) {
+            Ok(record) => take(record),
             Err(row) => broken.push(row),
         }
     }
-    Ok((sandboxes, broken))
-}
-
-/// The same rows, to be parsed by somebody else.
-pub(super) fn raw_rows(connection: &Connection) -> Result<Vec<Raw<String>>, StoreError> {
-    let mut statement = connection.prepare_cached(select!(sandbox "ORDER BY seq"))?;
-    let mut rows = statement.query([])?;
-    let mut raw = Vec::new();
-    while let Some(row) = rows.next()? {
-        raw.push(Raw::read(row)?.owned());
-    }
-    Ok(raw)
+    Ok(broken)
 }
 
 /// The kinds that any entry has, known or not, each found by one step into the index.
@@ -146,7 +139,11 @@ pub(super) fn recorded_kinds(connection: &Connection) -> Result<Vec<String>, Sto
 
 fn one(connection: &Connection, id: &SandboxId) -> Result<Option<Found>, StoreError> {
     let mut statement = connection.prepare_cached(select!(sandbox "WHERE id = ?1"))?;
-    let Some(found) = statement.query_row([id.as_str()], |row| Ok(Raw::read(row)?.parse(Run::whole))).optional()? else { return Ok(None) };
+    let Some(found) =
+        statement.query_row([id.as_str()], |row| Ok(Raw::read(row)?.parse(Run::whole, &mut LastSpec::default()))).optional()?
+    else {
+        return Ok(None);
+    };
     let record = found.map_err(broken_row)?;
     let mut statement = connection.prepare_cached(select!(ledger "WHERE sandbox = ?1 ORDER BY kind, key"))?;
     let mut rows = statement.query([id.as_str()])?;
@@ -200,21 +197,36 @@ pub(super) type Parsed<T> = Result<T, BrokenRow>;
 /// How much of a run's facts is read.
 pub(super) type ReadRun = fn(&str) -> Result<Run, String>;
 
-/// A row as it stands there, its texts borrowed from `SQLite` or taken along.
-pub(super) struct Raw<S> {
-    seq: i64,
-    pub(super) id: S,
-    state: S,
-    generation: i64,
-    spec: S,
-    created_ms: i64,
-    expires_ms: Option<i64>,
-    run: Option<S>,
-    failure: Option<S>,
-    exit: Option<S>,
+/// The specification that was read last. Sandboxes are often made alike, and the same text is the same value.
+#[derive(Default)]
+struct LastSpec(Option<(String, Spec)>);
+
+impl LastSpec {
+    fn read(&mut self, text: &str) -> Result<Spec, String> {
+        if let Some((_, spec)) = self.0.as_ref().filter(|(last, _)| last == text) {
+            return Ok(spec.clone());
+        }
+        let spec = spec_from_json(text)?;
+        self.0 = Some((text.to_owned(), spec.clone()));
+        Ok(spec)
+    }
 }
 
-impl<'a> Raw<&'a str> {
+/// A row as it stands there, its texts borrowed from `SQLite`.
+struct Raw<'a> {
+    seq: i64,
+    id: &'a str,
+    state: &'a str,
+    generation: i64,
+    spec: &'a str,
+    created_ms: i64,
+    expires_ms: Option<i64>,
+    run: Option<&'a str>,
+    failure: Option<&'a str>,
+    exit: Option<&'a str>,
+}
+
+impl<'a> Raw<'a> {
     fn read(row: &'a Row<'_>) -> Result<Self, rusqlite::Error> {
         let text = |column: usize| row.get_ref(column)?.as_str().map_err(rusqlite::Error::from);
         let optional_text = |column: usize| row.get_ref(column)?.as_str_or_null().map_err(rusqlite::Error::from);
@@ -232,44 +244,26 @@ impl<'a> Raw<&'a str> {
         })
     }
 
-    fn owned(&self) -> Raw<String> {
-        Raw {
-            seq: self.seq,
-            id: self.id.to_owned(),
-            state: self.state.to_owned(),
-            generation: self.generation,
-            spec: self.spec.to_owned(),
-            created_ms: self.created_ms,
-            expires_ms: self.expires_ms,
-            run: self.run.map(str::to_owned),
-            failure: self.failure.map(str::to_owned),
-            exit: self.exit.map(str::to_owned),
-        }
-    }
-}
-
-impl<S: AsRef<str>> Raw<S> {
     /// The row as a value, if it is what smolvm writes.
-    pub(super) fn parse(&self, read_run: ReadRun) -> Parsed<SandboxRecord> {
-        let (raw_id, state) = (self.id.as_ref(), self.state.as_ref());
-        let broken = |problem: String| BrokenRow { raw_id: raw_id.to_owned(), problem, place: BrokenPlace::Sandbox };
+    fn parse(&self, read_run: ReadRun, last: &mut LastSpec) -> Parsed<SandboxRecord> {
+        let broken = |problem: String| BrokenRow { raw_id: self.id.to_owned(), problem, place: BrokenPlace::Sandbox };
         Ok(SandboxRecord {
-            id: raw_id.parse().map_err(|e| broken(format!("{e}")))?,
+            id: self.id.parse().map_err(|e| broken(format!("{e}")))?,
             seq: self.seq,
-            state: state.parse().map_err(|e| broken(format!("{e}: {state:?}")))?,
+            state: self.state.parse().map_err(|e| broken(format!("{e}: {:?}", self.state)))?,
             generation: self.generation,
-            spec: spec_from_json(self.spec.as_ref()).map_err(broken)?,
+            spec: last.read(self.spec).map_err(broken)?,
             created_ms: self.created_ms,
             expires_ms: self.expires_ms,
-            run: self.run.as_ref().map(|text| read_run(text.as_ref())).transpose().map_err(broken)?,
-            failure: optional(self.failure.as_ref()).map_err(broken)?,
-            exit: optional(self.exit.as_ref()).map_err(broken)?,
+            run: self.run.map(read_run).transpose().map_err(broken)?,
+            failure: optional(self.failure).map_err(broken)?,
+            exit: optional(self.exit).map_err(broken)?,
         })
     }
 }
 
-fn optional<T: serde::de::DeserializeOwned>(text: Option<&impl AsRef<str>>) -> Result<Option<T>, String> {
-    text.map(|text| serde_json::from_str(text.as_ref())).transpose().map_err(|e| e.to_string())
+fn optional<T: serde::de::DeserializeOwned>(text: Option<&str>) -> Result<Option<T>, String> {
+    text.map(serde_json::from_str).transpose().map_err(|e| e.to_string())
 }
 
 pub(super) fn entry(row: &Row<'_>) -> Result<Parsed<Entry>, rusqlite::Error> {

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use smolvm_model::ledger::{Entry, ProcessIdentity};
-use smolvm_model::name::{LaunchToken, SandboxId};
+use smolvm_model::ledger::Entry;
+use smolvm_model::name::SandboxId;
 use smolvm_model::quantity::{Cpus, DiskSize, Memory};
 use smolvm_model::spec::{MAX_PAIRS, Spec, SpecError, check_value};
 use smolvm_model::state::State;
@@ -101,17 +101,17 @@ impl Run {
         serde_json::from_str(text).map_err(|e| e.to_string())
     }
 
-    /// The same without what was enforced, which is most of it.
-    pub(super) fn without_enforced(text: &str) -> Result<Self, String> {
-        let json: BareRunJson = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    /// Only what a list shows of it; the rest is left empty.
+    pub(super) fn shown(text: &str) -> Result<Self, String> {
+        let json: ShownRunJson = serde_json::from_str(text).map_err(|e| e.to_string())?;
         Ok(Self {
             accelerator: json.accelerator,
             accelerator_reason: json.accelerator_reason,
             started_ms: json.started_ms,
             enforced: serde_json::Value::Null,
-            kernel: json.kernel,
-            hypervisor: json.hypervisor,
-            agent: json.agent,
+            kernel: String::new(),
+            hypervisor: String::new(),
+            agent: String::new(),
             started_from: json.started_from,
             started_from_reason: json.started_from_reason,
             surroundings: Surroundings::default(),
@@ -121,18 +121,12 @@ impl Run {
     }
 }
 
-/// [`Run`] without the field that is a tree.
+/// [`Run`] without what is not shown.
 #[derive(Deserialize)]
-struct BareRunJson {
+struct ShownRunJson {
     accelerator: String,
     accelerator_reason: String,
     started_ms: i64,
-    #[serde(default)]
-    kernel: String,
-    #[serde(default)]
-    hypervisor: String,
-    #[serde(default)]
-    agent: String,
     #[serde(default)]
     started_from: String,
     #[serde(default)]
@@ -286,31 +280,6 @@ fn pairs<K: FromStr<Err = SpecError> + Ord>(map: BTreeMap<String, String>) -> Re
         Ok((key.parse()?, value))
     };
     map.into_iter().map(checked).collect()
-}
-
-#[derive(Serialize, Deserialize)]
-struct IdentityJson<'a> {
-    pid: u32,
-    start_ticks: u64,
-    #[serde(borrow)]
-    boot_id: Cow<'a, str>,
-    #[serde(borrow)]
-    token: Cow<'a, str>,
-}
-
-pub(super) fn identity_to_json(identity: &ProcessIdentity) -> String {
-    to_json(&IdentityJson {
-        pid: identity.pid,
-        start_ticks: identity.start_ticks,
-        boot_id: identity.boot_id.as_str().into(),
-        token: identity.token.as_str().into(),
-    })
-}
-
-pub(super) fn identity_from_json(text: &str) -> Result<ProcessIdentity, String> {
-    let json: IdentityJson<'_> = serde_json::from_str(text).map_err(|e| e.to_string())?;
-    let token: LaunchToken = json.token.parse().map_err(|e| format!("{e}: {:?}", json.token.chars().take(100).collect::<String>()))?;
-    Ok(ProcessIdentity { pid: json.pid, start_ticks: json.start_ticks, boot_id: json.boot_id.into_owned(), token: token.to_string() })
 }
 
 pub(super) fn to_json(value: &impl Serialize) -> String {

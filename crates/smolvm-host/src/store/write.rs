@@ -7,7 +7,8 @@ use smolvm_model::name::SandboxId;
 use smolvm_model::spec::Spec;
 use smolvm_model::state::State;
 
-use super::record::{BrokenPlace, BrokenRow, Exit, Failure, Run, SharedPart, identity_to_json, spec_to_json, to_json};
+use super::identity::identity_to_json;
+use super::record::{BrokenPlace, BrokenRow, Exit, Failure, Run, SharedPart, spec_to_json, to_json};
 use super::{Store, StoreError};
 use crate::effect::{is_forgotten, reach_commit};
 

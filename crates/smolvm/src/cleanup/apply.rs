@@ -3,12 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use smolvm_host::effect::perform;
-use smolvm_host::fsx::remove_tree;
 use smolvm_host::image;
 use smolvm_host::lock::{self, Lock};
 use smolvm_host::store::{Found, SharedPart, Store, StoreError};
-use smolvm_model::effect::{Commit, Effect};
+use smolvm_model::effect::Commit;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::Entry;
 use smolvm_model::name::SandboxId;
@@ -23,7 +21,7 @@ use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::network::{SharedOutcome, release_shared};
 use crate::observe::{Looker, Pids, process_of};
-use crate::teardown::{HostEffects, Patience, Report, StepReport, execute};
+use crate::teardown::{HostEffects, Patience, Report, StepReport, execute, sweep};
 
 /// How long one busy sandbox may hold the batch up: longer than a look takes the lock.
 const BATCH_WAIT: Duration = Duration::from_millis(100);
@@ -354,14 +352,13 @@ impl Smolvm {
     /// Unlinks what an earlier cleaner had moved away when it was killed.
     fn sweep_trash(&self, report: &mut CleanupReport) {
         for dir in [self.paths().trash(), self.paths().run.join(".trash")] {
-            let Ok(handle) = std::fs::File::open(&dir) else { continue };
-            for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
-                match perform(Effect::EmptyTrash, |_| remove_tree(&handle, &entry.file_name())) {
+            for (name, removal) in sweep(&dir) {
+                match removal {
                     Ok(removed) => report.freed_bytes += removed.bytes,
-                    Err(e) => report.failed.push(Failed {
-                        id: entry.file_name().to_string_lossy().into_owned(),
-                        error: format!("{} could not be unlinked: {}", entry.path().display(), e.source),
-                        code: crate::error::io_code(&e.source),
+                    Err((code, message)) => report.failed.push(Failed {
+                        error: format!("{} could not be unlinked: {message}", dir.join(&name).display()),
+                        id: name.to_string_lossy().into_owned(),
+                        code,
                         step: Some("trash".to_owned()),
                         recovery: Some("smolvm cleanup --force".to_owned()),
                     }),

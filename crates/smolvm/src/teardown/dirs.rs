@@ -1,14 +1,16 @@
 //! Removes a sandbox's directories: checked for their owner, renamed into the trash, then unlinked.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, openat, renameat_with, statat};
 use rustix::io::{Errno, read, retry_on_intr};
 use smolvm_host::effect::perform;
-use smolvm_host::fsx::{FsError, Removed, create_private_dir, remove_tree, sync_dir};
+use smolvm_host::fsx::{FsError, Removed, create_private_dir, patiently, remove_tree, sync_dir};
 use smolvm_host::random;
 use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
@@ -31,9 +33,16 @@ const TRIES: u32 = 64;
 const UNLINKERS: usize = 8;
 /// Directories for which a thread of its own pays.
 const PER_UNLINKER: usize = 16;
+/// How long one directory may take. Unlinking a disk of many gigabytes on a slow device takes seconds; what takes longer lies
+/// on a file system that does not answer.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Moves all of them away, makes that durable once, then unlinks. Returns the bytes freed as well.
 pub(super) fn remove(vm: &Smolvm, kind: Kind, entries: &[&Entry]) -> (Vec<Outcome>, u64) {
+    remove_within(vm, kind, entries, PATIENCE)
+}
+
+fn remove_within(vm: &Smolvm, kind: Kind, entries: &[&Entry], patience: Duration) -> (Vec<Outcome>, u64) {
     let parent_path = match kind {
         Kind::RunDir => vm.paths().run.clone(),
         Kind::StateDir | Kind::Process | Kind::Monitor | Kind::NftElements | Kind::Tap | Kind::Address | Kind::Mac | Kind::Uid => {
@@ -48,8 +57,8 @@ pub(super) fn remove(vm: &Smolvm, kind: Kind, entries: &[&Entry]) -> (Vec<Outcom
         Err(Errno::NOENT) => return (vec![Outcome::AlreadyGone; entries.len()], 0),
         Err(errno) => return fail_all(&errno.into()),
     };
-    let mut trash = match open_trash(&trash_path) {
-        Ok(fd) => fd,
+    let trash = match Trash::open(trash_path.clone()) {
+        Ok(trash) => Arc::new(trash),
         Err(e) => return fail_all(&e),
     };
     // Drawn once for all of them: the names before it differ already.
@@ -58,20 +67,21 @@ pub(super) fn remove(vm: &Smolvm, kind: Kind, entries: &[&Entry]) -> (Vec<Outcom
         Err(e) => return fail_all(&e),
     };
     let mut moved = Vec::new();
-    let mut outcomes: Vec<Outcome> = entries
-        .iter()
+    let mut outcomes: Vec<Outcome> = move_all(vm, parent, &trash, token, entries, patience)
+        .into_iter()
         .enumerate()
-        .map(|(i, entry)| match move_away(vm, &parent, (&trash_path, &mut trash), token, entry) {
-            Ok(Moved::Away(name)) => {
+        .map(|(i, entry)| match entry {
+            None => unreachable(patience),
+            Some(Ok(Moved::Away(name))) => {
                 moved.push((i, name));
                 Outcome::Released
             }
-            Ok(Moved::Absent) => Outcome::AlreadyGone,
-            Ok(Moved::Elsewhere(mark)) => {
+            Some(Ok(Moved::Absent)) => Outcome::AlreadyGone,
+            Some(Ok(Moved::Elsewhere(mark))) => {
                 Outcome::Failed { code: ErrorCode::Refused, message: format!("made under another user or path: {mark}") }
             }
-            Ok(Moved::Foreign(owner)) => Outcome::Refused { found_owner: owner },
-            Err(e) => Outcome::Failed { code: io_code(&e), message: e.to_string() },
+            Some(Ok(Moved::Foreign(owner))) => Outcome::Refused { found_owner: owner },
+            Some(Err(e)) => Outcome::Failed { code: io_code(&e), message: e.to_string() },
         })
         .collect();
     if kind == Kind::StateDir && !moved.is_empty() {
@@ -81,11 +91,13 @@ pub(super) fn remove(vm: &Smolvm, kind: Kind, entries: &[&Entry]) -> (Vec<Outcom
         }
     }
     let mut freed = 0;
+    let (places, names): (Vec<usize>, Vec<String>) = moved.into_iter().unzip();
     let emptied = perform(Effect::EmptyTrash, |_| {
-        for ((i, _), removal) in moved.iter().zip(unlink_all(&trash, &moved)) {
+        for (i, removal) in places.iter().zip(unlink_all(&trash, names.clone(), patience)) {
             match removal {
-                Ok(removed) => freed += removed.bytes,
-                Err(e) => outcomes[*i] = Outcome::Failed { code: io_code(&e.source), message: format!("{e}: {}", e.source) },
+                Some(Ok(removed)) => freed += removed.bytes,
+                Some(Err(e)) => outcomes[*i] = Outcome::Failed { code: io_code(&e.source), message: format!("{e}: {}", e.source) },
+                None => outcomes[*i] = unreachable(patience),
             }
         }
         if kind == Kind::RunDir {
@@ -99,27 +111,55 @@ pub(super) fn remove(vm: &Smolvm, kind: Kind, entries: &[&Entry]) -> (Vec<Outcom
     }
 }
 
+/// What is said of a directory that was not done with in time. Its entry stays, and whoever comes later finds it.
+fn unreachable(patience: Duration) -> Outcome {
+    Outcome::Failed { code: ErrorCode::Unreachable, message: no_answer(patience) }
+}
+
+fn no_answer(patience: Duration) -> String {
+    format!("the file system that it lies on did not answer within {} s", patience.as_secs())
+}
+
+/// Moves all of them away, one after the other; `None` is one that was not answered for.
+fn move_all(
+    vm: &Smolvm,
+    parent: OwnedFd,
+    trash: &Arc<Trash>,
+    token: u64,
+    entries: &[&Entry],
+    patience: Duration,
+) -> Vec<Option<std::io::Result<Moved>>> {
+    let (trash, marked) = (Arc::clone(trash), |entry: &&Entry| vm.mark(&entry.sandbox));
+    patiently(entries.iter().map(marked).collect(), 1, patience, move |mark| move_away(&parent, &trash, token, mark))
+}
+
 /// Unlinks all of them, each whatever becomes of the others; the results come in their order, however many threads there are.
-fn unlink_all(trash: &OwnedFd, moved: &[(usize, String)]) -> Vec<Result<Removed, FsError>> {
-    let unlink = |part: &[(usize, String)]| part.iter().map(|(_, name)| remove_tree(trash, OsStr::new(name))).collect();
+fn unlink_all(trash: &Arc<Trash>, moved: Vec<String>, patience: Duration) -> Vec<Option<Result<Removed, FsError>>> {
     let threads = UNLINKERS.min(moved.len().div_ceil(PER_UNLINKER));
-    if threads < 2 {
-        return unlink(moved);
+    let trash = Arc::clone(trash);
+    patiently(moved, threads, patience, move |name| remove_tree(&*trash.handle(), OsStr::new(name)))
+}
+
+/// Where directories go before they are unlinked.
+struct Trash {
+    path: PathBuf,
+    handle: Mutex<Arc<OwnedFd>>,
+}
+
+impl Trash {
+    fn open(path: PathBuf) -> std::io::Result<Self> {
+        Ok(Self { handle: Mutex::new(Arc::new(open_trash(&path)?)), path })
     }
-    let (first, rest) = moved.split_at(moved.len().div_ceil(threads));
-    std::thread::scope(|scope| {
-        let spawn = |part| std::thread::Builder::new().spawn_scoped(scope, move || unlink(part)).map_err(|_| part);
-        let others: Vec<_> = rest.chunks(first.len()).map(spawn).collect();
-        let mut results = unlink(first);
-        for other in others {
-            results.extend(match other {
-                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                // No thread to be had: then it is done here.
-                Err(part) => unlink(part),
-            });
-        }
-        results
-    })
+
+    fn handle(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.handle.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Another command that had emptied it took it away.
+    fn make_anew(&self) -> std::io::Result<()> {
+        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(open_trash(&self.path)?);
+        Ok(())
+    }
 }
 
 /// Unlinks what anybody left in the trash of run directories, and the trash.
@@ -132,6 +172,31 @@ pub(crate) fn remove_run_trash(vm: &Smolvm) {
         let _ = remove_tree(&trash, &entry.file_name());
     }
     let _ = rustix::fs::unlinkat(CWD, &path, AtFlags::REMOVEDIR);
+}
+
+/// What became of something in the trash, or why it is still there.
+pub(crate) type Swept = Result<Removed, (ErrorCode, String)>;
+
+/// Unlinks what an earlier cleaner had moved away when it was killed: each name, and what became of it.
+pub(crate) fn sweep(dir: &Path) -> Vec<(OsString, Swept)> {
+    let names: Vec<OsString> = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.file_name()).collect();
+    // What changes nothing is no effect.
+    if names.is_empty() {
+        return Vec::new();
+    }
+    perform(Effect::EmptyTrash, |_| Ok::<_, std::io::Error>(sweep_names(dir, names.clone())))
+        .unwrap_or_else(|e| names.iter().map(|name| (name.clone(), Err((io_code(&e), e.to_string())))).collect())
+}
+
+fn sweep_names(dir: &Path, names: Vec<OsString>) -> Vec<(OsString, Swept)> {
+    let Ok(trash) = open_dir(dir) else { return Vec::new() };
+    let swept = patiently(names.clone(), UNLINKERS.min(names.len()), PATIENCE, move |name| remove_tree(&trash, name));
+    let told = |swept: Option<Result<Removed, FsError>>| match swept {
+        None => Err((ErrorCode::Unreachable, no_answer(PATIENCE))),
+        Some(Err(e)) => Err((io_code(&e.source), e.source.to_string())),
+        Some(Ok(removed)) => Ok(removed),
+    };
+    names.into_iter().zip(swept.into_iter().map(told)).collect()
 }
 
 /// Makes the trash and opens it; another command that has emptied it may take it away in between.
@@ -154,15 +219,9 @@ enum Moved {
     Foreign(String),
 }
 
-fn move_away(
-    vm: &Smolvm,
-    parent: &OwnedFd,
-    (trash_path, trash): (&Path, &mut OwnedFd),
-    token: u64,
-    entry: &Entry,
-) -> Result<Moved, std::io::Error> {
+fn move_away(parent: &OwnedFd, trash: &Trash, token: u64, mark: &Mark) -> Result<Moved, std::io::Error> {
     // The entry's key is the sandbox's id for both kinds; anything else in the ledger is not followed.
-    let name = entry.sandbox.as_str();
+    let name = mark.sandbox.as_str();
     let dir = match openat(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()) {
         Ok(dir) => dir,
         Err(Errno::NOENT) => return Ok(Moved::Absent),
@@ -172,11 +231,11 @@ fn move_away(
     match owner(&dir)? {
         // A crash between mkdir and the owner file: the name is recorded as ours, and nothing else is in it.
         None => {}
-        Some(text) if text == vm.mark(&entry.sandbox).to_string() => {}
+        Some(text) if text == mark.to_string() => {}
         Some(text) => {
             return Ok(match text.parse::<Mark>() {
                 // The state directory was moved, or another user works on it: it is this very disk, and nobody else's.
-                Ok(mark) if mark.sandbox == entry.sandbox => Moved::Elsewhere(mark),
+                Ok(other) if other.sandbox == mark.sandbox => Moved::Elsewhere(other),
                 Ok(_) | Err(_) => Moved::Foreign(text),
             });
         }
@@ -184,13 +243,13 @@ fn move_away(
     let target = format!("{name}.{token:016x}");
     let mut tries = 1;
     loop {
-        match renameat_with(parent, name, &*trash, target.as_str(), RenameFlags::NOREPLACE) {
+        match renameat_with(parent, name, &*trash.handle(), target.as_str(), RenameFlags::NOREPLACE) {
             Ok(()) => return Ok(Moved::Away(target)),
             // Either side may have gone since it was opened.
             Err(Errno::NOENT) if matches!(statat(parent, name, AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) => return Ok(Moved::Absent),
             Err(Errno::NOENT) if tries < TRIES => {
                 tries += 1;
-                *trash = open_trash(trash_path)?;
+                trash.make_anew()?;
             }
             Err(errno) => return Err(errno.into()),
         }
@@ -306,6 +365,29 @@ mod tests {
         let left = |dir| std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>();
         assert_eq!(left(vm.paths().sandboxes()), ["vm-43"]);
         assert!(matches!(&left(vm.paths().trash())[..], [name] if name.starts_with("vm-41.")));
+    }
+
+    /// One directory is a mount that does not answer, of another the disk is one: both are told, the rest goes.
+    #[test]
+    fn a_mount_that_does_not_answer_costs_a_deadline_and_keeps_none_of_the_others() {
+        let (_dir, vm) = place();
+        let entries: Vec<Entry> = ["away", "disk", "plain"].map(|id| entry(id, Kind::StateDir)).into();
+        for entry in &entries {
+            let dir = vm.paths().sandbox(&entry.sandbox);
+            std::fs::create_dir(&dir).unwrap();
+            std::fs::create_dir(dir.join("data.img")).unwrap();
+        }
+        let patience = Duration::from_millis(300);
+        testkit::Netns::new().unwrap().enter(|| {
+            let mounts = ["away", "disk/data.img"].map(|path| testkit::HungMount::new(&vm.paths().sandboxes().join(path)));
+            let (outcomes, _) = remove_within(&vm, Kind::StateDir, &entries.iter().collect::<Vec<_>>(), patience);
+            let unreachable = |outcome: &Outcome| matches!(outcome, Outcome::Failed { code: ErrorCode::Unreachable, .. });
+            assert!(unreachable(&outcomes[0]) && unreachable(&outcomes[1]) && outcomes[2] == Outcome::Released, "{outcomes:?}");
+            drop(mounts);
+        });
+        // It answers again.
+        let (outcomes, _) = remove(&vm, Kind::StateDir, &[&entries[0]]);
+        assert_eq!(outcomes, [Outcome::Released]);
     }
 
     /// Each takes the trash away whenever it finds it empty, under the feet of the others.

@@ -18,7 +18,7 @@ mod processes;
 mod proof;
 mod taps;
 
-pub(crate) use dirs::remove_run_trash;
+pub(crate) use dirs::{remove_run_trash, sweep};
 pub(crate) use effects::{HostEffects, Patience};
 pub(crate) use execute::{Report, StepReport, execute, settle, settle_now};
 pub(crate) use processes::MONITOR;

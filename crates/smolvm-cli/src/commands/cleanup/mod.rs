@@ -141,7 +141,7 @@ impl Cleanup {
             None => serde_json::Value::Null,
         };
         if asks && plan.has_work() {
-            to_stdout(&text::findings(&plan))?;
+            to_stdout([text::findings(&plan).as_str()])?;
             match prompt::ask(&plan, &signals)? {
                 Answer::Yes => end_on_interrupt(signals, self.format()),
                 Answer::No => return Ok(Reply::new(self.format(), || serde_json::Value::Null, || "Aborted.\n".to_owned())),
