@@ -66,8 +66,10 @@ pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<()> {
     } else {
         measure_all(&bed, &wanted)
     };
-    bed.clear()?;
+    let cleared = bed.clear();
+    // What failed first says more than what it left.
     let figures = figures?;
+    cleared?;
     results::show(&figures);
     results::write(workspace, &machine, &wanted.names, &figures)
 }

@@ -5,6 +5,9 @@
 //!         └─► worker ──► …                 the item is `None`, and another worker goes on with the next
 //! ```
 //!
+//! As long as others get done the file system answers, and one that takes long is waited for: time runs out when nothing
+//! has been done for that long.
+//!
 //! No system call on files has a time limit: a server of a network file system that went away, or a program behind a
 //! mount that was stopped, holds whoever asks it for ever. Where that can be killed, a worker left behind ends with
 //! the process; a kernel that lets nobody interrupt the wait lets nobody end the process either.
@@ -24,6 +27,8 @@ struct Board<R> {
     places: Vec<Place<R>>,
     next: usize,
     open: usize,
+    /// When something was last done.
+    progress: Instant,
 }
 
 struct Work<T, R, F> {
@@ -33,7 +38,8 @@ struct Work<T, R, F> {
     settled: Condvar,
 }
 
-/// Does `act` to each of `items`, up to `workers` at a time; the results come in their order, and `None` is what took longer than `patience`.
+/// Does `act` to each of `items`, up to `workers` at a time; the results come in their order, and `None` is what
+/// took longer than `patience` while nothing else was done either.
 pub fn patiently<T, R, F>(items: Vec<T>, workers: usize, patience: Duration, act: F) -> Vec<Option<R>>
 where
     T: Send + Sync + 'static,
@@ -41,7 +47,7 @@ where
     F: Fn(&T) -> R + Send + Sync + 'static,
 {
     let places: Vec<Place<R>> = items.iter().map(|_| Place::Waiting).collect();
-    let board = Mutex::new(Board { next: 0, open: places.len(), places });
+    let board = Mutex::new(Board { next: 0, open: places.len(), places, progress: Instant::now() });
     let work = Arc::new(Work { items, act, board, settled: Condvar::new() });
     let started = (0..workers.clamp(1, work.items.len().max(1))).filter(|_| spawn(&work)).count();
     if started == 0 {
@@ -78,6 +84,7 @@ fn run<T, R, F: Fn(&T) -> R>(work: &Work<T, R, F>) {
             Some(Place::Waiting | Place::Done(_) | Place::Late) | None => return,
         }
         board.open -= 1;
+        board.progress = Instant::now();
         if board.open == 0 {
             work.settled.notify_all();
         }
@@ -112,7 +119,7 @@ where
             }
         }
         let first = board.places.iter().filter_map(|place| if let Place::Begun(at) = place { Some(*at) } else { None }).min();
-        let until = first.map_or(patience, |at| (at + patience).saturating_duration_since(Instant::now()));
+        let until = first.map_or(patience, |at| (at.max(board.progress) + patience).saturating_duration_since(Instant::now()));
         let (after, _) = work.settled.wait_timeout(board, until.max(Duration::from_millis(1))).unwrap_or_else(PoisonError::into_inner);
         board = after;
     }
@@ -120,6 +127,9 @@ where
 
 /// Calls everything late that began too long ago; how many workers that makes lost.
 fn give_up<R>(board: &mut Board<R>, patience: Duration) -> usize {
+    if board.progress.elapsed() < patience {
+        return 0;
+    }
     let mut lost = 0;
     for place in &mut board.places {
         if matches!(place, Place::Begun(at) if at.elapsed() >= patience) {
@@ -154,6 +164,28 @@ mod tests {
             assert_eq!(patiently(items.clone(), workers, LONG, |i| *i), items.into_iter().map(Some).collect::<Vec<_>>());
         }
         assert!(patiently(Vec::<u32>::new(), 4, LONG, |i| *i).is_empty());
+    }
+
+    /// A disk that is slow is no disk that is away.
+    #[test]
+    fn what_takes_long_is_waited_for_while_others_get_done() {
+        let (tell, told) = channel();
+        let told = Mutex::new(told);
+        let patience = Duration::from_secs(2);
+        let act = move |i: &u32| match i {
+            0 => lock_of(&told).recv().is_ok(),
+            5 => tell.send(()).is_ok(),
+            _ => {
+                // Together longer than the patience, each much shorter.
+                std::thread::sleep(patience / 3);
+                true
+            }
+        };
+        assert_eq!(patiently((0..6).collect(), 2, patience, act), [Some(true); 6]);
+    }
+
+    fn lock_of<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().unwrap()
     }
 
     #[test]
