@@ -162,6 +162,21 @@ fn setup() {
 }
 
 #[test]
+fn image_pull() {
+    every_point(&matrix::IMAGE_PULL);
+}
+
+#[test]
+fn image_tag() {
+    every_point(&matrix::IMAGE_TAG);
+}
+
+#[test]
+fn image_rm() {
+    every_point(&matrix::IMAGE_RM);
+}
+
+#[test]
 fn setup_remove() {
     every_point(&matrix::SETUP_REMOVE);
 }
