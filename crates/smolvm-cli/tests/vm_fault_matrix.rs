@@ -175,6 +175,11 @@ fn image_rm() {
 }
 
 #[test]
+fn image_save() {
+    every_step(&matrix::IMAGE_SAVE);
+}
+
+#[test]
 fn setup_remove() {
     every_step(&matrix::SETUP_REMOVE);
 }

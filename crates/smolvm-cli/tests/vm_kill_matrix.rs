@@ -177,6 +177,11 @@ fn image_rm() {
 }
 
 #[test]
+fn image_save() {
+    every_point(&matrix::IMAGE_SAVE);
+}
+
+#[test]
 fn setup_remove() {
     every_point(&matrix::SETUP_REMOVE);
 }

@@ -110,6 +110,8 @@ names! {
         DropName = "drop-name",
         /// A part of an image, as a registry has it: what of it has come, and then all of it under its digest.
         Blob = "blob",
+        /// An image in a file that somebody named: it has its name once it is whole.
+        Archive = "archive",
         /// What `setup` made is taken away.
         RemoveCache = "remove-cache",
     }
@@ -220,6 +222,7 @@ impl Effect {
             | Self::DropName
             // What has come of it lies under its digest, and the next pull goes on from there.
             | Self::Blob
+            | Self::Archive
             | Self::RemoveCache => Announcement::BySelf,
         }
     }

@@ -473,9 +473,17 @@ pub(crate) const IMAGE_RM: Scenario = Scenario {
     next: &["image", "pull", OFFERED],
     unrecorded: &[],
 };
+pub(crate) const IMAGE_SAVE: Scenario = Scenario {
+    name: "image save",
+    place: with_own_images,
+    prepare: pulled,
+    verb: &["image", "save", OFFERED, "--output", "image.tar"],
+    next: &["image", "save", OFFERED, "--output", "image.tar"],
+    unrecorded: &[],
+};
 
 /// Every one, for the proof that no point is left out.
-pub(crate) const ALL: [&Scenario; 24] = [
+pub(crate) const ALL: [&Scenario; 25] = [
     &CREATE,
     &CREATE_REFUSED,
     &START,
@@ -500,4 +508,5 @@ pub(crate) const ALL: [&Scenario; 24] = [
     &IMAGE_PULL,
     &IMAGE_TAG,
     &IMAGE_RM,
+    &IMAGE_SAVE,
 ];
