@@ -24,6 +24,7 @@ mod input;
 mod memory;
 mod model;
 mod net;
+mod oci;
 mod process;
 mod proto;
 mod sandbox;

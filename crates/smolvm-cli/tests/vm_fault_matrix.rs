@@ -176,6 +176,26 @@ fn cleanup_without_its_ledger() {
 }
 
 #[test]
+fn image_pull() {
+    every_step(&matrix::IMAGE_PULL);
+}
+
+#[test]
+fn image_tag() {
+    every_step(&matrix::IMAGE_TAG);
+}
+
+#[test]
+fn image_rm() {
+    every_step(&matrix::IMAGE_RM);
+}
+
+#[test]
+fn image_save() {
+    every_step(&matrix::IMAGE_SAVE);
+}
+
+#[test]
 fn setup_remove() {
     every_step(&matrix::SETUP_REMOVE);
 }

@@ -103,6 +103,43 @@ fn names_come_and_go_and_the_schema_holds() {
 }
 
 #[test]
+fn what_is_saved_is_read_by_others_and_what_others_save_is_loaded() {
+    testkit::prerequisite::programs(&["skopeo"]);
+    let place = place();
+    let oracle = place.oracle();
+    let server = serve(&place, &[support::registry::small_layer(&place, "one"), support::registry::small_layer(&place, "two")], RUN);
+    let pulled = place.ok(&["image", "pull", NAME]);
+    drop(server);
+    let (ours, theirs) = (place.scratch().join("ours.tar"), place.scratch().join("theirs.tar"));
+    let [ours_text, theirs_text] = [&ours, &theirs].map(|path| path.to_str().unwrap());
+    assert!(place.ok(&["image", "save", NAME, "-o", ours_text])["bytes"].as_u64().unwrap() > 10_000);
+    let copied = place
+        .cmd("skopeo")
+        .args(&["--insecure-policy", "copy", &format!("oci-archive:{ours_text}"), &format!("oci-archive:{theirs_text}:x")])
+        .run();
+    copied.assert_ok();
+    place.ok(&["image", "rm", NAME]);
+    // Ours says what it is called, and comes to the same bytes; theirs has a tag alone.
+    let loaded = place.ok(&["image", "load", ours_text]);
+    assert_eq!((&loaded["image"]["name"], &loaded["image"]["digest"]), (&pulled["image"]["name"], &pulled["image"]["digest"]));
+    assert_eq!(place.envelope(&["image", "load", theirs_text])["error"]["code"], "usage_error");
+    let theirs = place.ok(&["image", "load", theirs_text, "--name", "localhost/theirs:1"]);
+    assert_eq!(theirs["image"]["name"], "localhost/theirs:1");
+    // A blob that is not what its name says.
+    let mut bytes = std::fs::read(&ours).unwrap();
+    let at = bytes.windows(7).position(|window| window == b"ustar  ").unwrap();
+    let blob = bytes.windows(4).rposition(|window| window == b"two\0").unwrap();
+    assert!(blob > at);
+    bytes[blob + 1] ^= 1;
+    std::fs::write(&ours, bytes).unwrap();
+    place.ok(&["image", "rm", NAME, "localhost/theirs:1"]);
+    assert_eq!(place.envelope(&["image", "load", ours_text])["error"]["code"], "refused");
+    assert_eq!(place.envelope(&["image", "save", "minimal", "-o", ours_text])["error"]["code"], "unsupported");
+    place.ok(&["setup", "--remove"]);
+    oracle.assert_clean();
+}
+
+#[test]
 fn a_hostile_layer_is_refused_by_the_name_of_its_entry_and_leaves_nothing_with_a_name() {
     let place = place();
     let oracle = place.oracle();

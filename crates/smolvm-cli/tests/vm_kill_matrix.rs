@@ -177,6 +177,26 @@ fn setup() {
 }
 
 #[test]
+fn image_pull() {
+    every_point(&matrix::IMAGE_PULL);
+}
+
+#[test]
+fn image_tag() {
+    every_point(&matrix::IMAGE_TAG);
+}
+
+#[test]
+fn image_rm() {
+    every_point(&matrix::IMAGE_RM);
+}
+
+#[test]
+fn image_save() {
+    every_point(&matrix::IMAGE_SAVE);
+}
+
+#[test]
 fn setup_remove() {
     every_point(&matrix::SETUP_REMOVE);
 }

@@ -110,6 +110,8 @@ names! {
         DropName = "drop-name",
         /// A part of an image, as a registry has it: what of it has come, and then all of it under its digest.
         Blob = "blob",
+        /// An image in a file that somebody named: it has its name once it is whole.
+        Archive = "archive",
         /// What `setup` made is taken away.
         RemoveCache = "remove-cache",
         /// A process that fills the pool, and ends when it is full.
@@ -228,6 +230,7 @@ impl Effect {
             | Self::DropName
             // What has come of it lies under its digest, and the next pull goes on from there.
             | Self::Blob
+            | Self::Archive
             | Self::RemoveCache
             // It holds the pool's lock, and what it makes is a sandbox like any other.
             | Self::Refill

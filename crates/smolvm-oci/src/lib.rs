@@ -13,6 +13,7 @@
 //! time; the same layers give the same bytes on every host. This crate works on files and sockets it is given or named; where files lie, and
 //! what has which name, is decided above.
 
+pub mod archive;
 pub mod digest;
 pub mod document;
 pub mod ext4;

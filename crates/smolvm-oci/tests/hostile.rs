@@ -1,14 +1,40 @@
 //! Layers that want out, or want everything: each is refused, with the name of the entry that wanted it.
 
-#![allow(clippy::unwrap_used, reason = "a failed preparation is a failed test")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a failed preparation is a failed test")]
 
 mod support;
 
 use support::{Archive, Stack, told};
 use tar::{EntryType, Header};
 
+/// Longest input of the fuzz target that reads layers.
+const LONGEST: usize = 8 << 10;
+
+/// What is refused here is what the fuzz target `image_layers` begins with; `SMOLVM_BLESS=1` writes it there.
+fn keep(layers: &[Vec<u8>]) {
+    let (first, second) = (layers.first().map_or(&[][..], Vec::as_slice), layers.get(1).map_or(&[][..], Vec::as_slice));
+    // The target cuts in 255ths: the second layer begins where one of them does.
+    let whole = (1..=255).find_map(|part: u8| {
+        let total = (first.len() * 255).div_ceil(usize::from(part));
+        let fits = total * usize::from(part) / 255 == first.len() && total >= first.len() + second.len() && total < LONGEST;
+        let mut bytes = [&[part][..], first, second].concat();
+        bytes.resize(1 + total, 0);
+        fits.then_some(bytes)
+    });
+    let Some(bytes) = whole else { return };
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/image_layers/past");
+    let path = format!("{corpus}/hostile-{}", &smolvm_oci::Digest::of(&bytes).hex()[..16]);
+    if std::env::var_os("SMOLVM_BLESS").is_some() {
+        std::fs::create_dir_all(corpus).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    } else {
+        assert!(std::path::Path::new(&path).exists(), "{path} is missing: SMOLVM_BLESS=1 cargo test -p smolvm-oci --test hostile");
+    }
+}
+
 /// The layers are refused, and the refusal says all of these words.
 fn refused(layers: Vec<Vec<u8>>, words: &[&str]) {
+    keep(&layers);
     let error = Stack::new(layers).plan().expect_err(&format!("{words:?} must be refused"));
     let text = told(&error);
     assert!(words.iter().all(|word| text.contains(word)), "{text:?} says all of {words:?}");

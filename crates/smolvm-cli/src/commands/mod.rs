@@ -100,6 +100,8 @@ pub(crate) fn dispatch(argv: &[OsString]) -> u8 {
             ImageVerb::Inspect(v) => act(v, &context),
             ImageVerb::Tag(v) => act(v, &context),
             ImageVerb::Rm(v) => act(v, &context),
+            ImageVerb::Save(v) => act(v, &context),
+            ImageVerb::Load(v) => act(v, &context),
         },
         args::Command::CompleteNames => complete_names::run(&context),
     }
@@ -159,7 +161,7 @@ fn decline(argv: &[OsString], e: clap::Error, path: Option<&str>) -> u8 {
 
 /// The dotted path of a verb of that name: of the groups `template`, `snapshot`, `image`, `pool` or `config`, or of no other group.
 pub(crate) fn dotted(group: Option<&str>, verb: &str) -> &'static str {
-    const PATHS: [&str; 40] = [
+    const PATHS: [&str; 42] = [
         run::Run::PATH,
         create::Create::PATH,
         start::Start::PATH,
@@ -200,6 +202,8 @@ pub(crate) fn dotted(group: Option<&str>, verb: &str) -> &'static str {
         image::Inspect::PATH,
         image::Tag::PATH,
         image::Rm::PATH,
+        image::Save::PATH,
+        image::Load::PATH,
     ];
     let is = |path: &&str| match path.split_once('.') {
         Some((of, name)) => name == verb && of == group.unwrap_or("sandbox"),

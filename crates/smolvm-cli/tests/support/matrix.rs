@@ -16,7 +16,7 @@ use std::time::Duration;
 use smolvm_model::effect::{Breach, Effect, Missing, Point, breaches};
 use testkit::Ran;
 
-use super::{BOOT, Cleaned, Place};
+use super::{BOOT, Cleaned, Place, registry};
 
 /// A verb in the situation in which it has something to do.
 pub(crate) struct Scenario {
@@ -144,6 +144,27 @@ impl Scenario {
 pub(crate) const PATIENCE: Duration = Duration::from_mins(5);
 
 fn nothing(_: &Place) {}
+
+/// What the registry of [`offered`] has.
+const OFFERED: &str = "127.0.0.1:5000/test/app:1";
+
+/// Images are pulled, named and removed: they are this place's own.
+fn with_own_images() -> Place {
+    let place = Place::with_network();
+    place.own_cache(&["kernels", "initramfs", "disks"], &["images"]);
+    place
+}
+
+/// A registry has an image of two layers. It listens as long as the test runs; each place has a loopback of its own.
+fn offered(place: &Place) {
+    let layers = ["one", "two"].map(|name| registry::small_layer(place, name));
+    std::mem::forget(registry::serve(place, &layers, "{}"));
+}
+
+fn pulled(place: &Place) {
+    offered(place);
+    place.smolvm(IMAGE_PULL.verb).run().assert_ok();
+}
 
 fn made(place: &Place) {
     place.create("vm-a", &[]);
@@ -494,8 +515,46 @@ pub(crate) const SETUP_REMOVE: Scenario = Scenario {
     instead: None,
 };
 
+pub(crate) const IMAGE_PULL: Scenario = Scenario {
+    name: "image pull",
+    place: with_own_images,
+    prepare: offered,
+    verb: &["image", "pull", OFFERED],
+    next: &["image", "pull", OFFERED],
+    unrecorded: &[],
+    instead: None,
+};
+pub(crate) const IMAGE_TAG: Scenario = Scenario {
+    name: "image tag",
+    place: with_own_images,
+    prepare: nothing,
+    verb: &["image", "tag", "minimal", OFFERED],
+    next: &["image", "tag", "minimal", OFFERED],
+    unrecorded: &[],
+    instead: None,
+};
+pub(crate) const IMAGE_RM: Scenario = Scenario {
+    name: "image rm",
+    place: with_own_images,
+    prepare: pulled,
+    verb: &["image", "rm", OFFERED],
+    // It may have gone: then somebody is told so, and pulls it again.
+    next: &["image", "pull", OFFERED],
+    unrecorded: &[],
+    instead: None,
+};
+pub(crate) const IMAGE_SAVE: Scenario = Scenario {
+    name: "image save",
+    place: with_own_images,
+    prepare: pulled,
+    verb: &["image", "save", OFFERED, "--output", "image.tar"],
+    next: &["image", "save", OFFERED, "--output", "image.tar"],
+    unrecorded: &[],
+    instead: None,
+};
+
 /// Every one, for the proof that no point is left out.
-pub(crate) const ALL: [&Scenario; 24] = [
+pub(crate) const ALL: [&Scenario; 28] = [
     &CREATE,
     &CREATE_REFUSED,
     &START,
@@ -520,4 +579,8 @@ pub(crate) const ALL: [&Scenario; 24] = [
     &SET_ASIDE,
     &SETUP,
     &SETUP_REMOVE,
+    &IMAGE_PULL,
+    &IMAGE_TAG,
+    &IMAGE_RM,
+    &IMAGE_SAVE,
 ];

@@ -117,6 +117,18 @@ pub enum ImageError {
     /// A credential helper could not be run.
     #[error("the credential helper could not be run")]
     Helper(#[source] ToolError),
+    /// An archive does not say what its image is called.
+    #[error("{} does not say what its image is called", path.display())]
+    Nameless {
+        /// The archive.
+        path: PathBuf,
+    },
+    /// It was made on this host, and there is nothing of it that another could read.
+    #[error("the image \"{name}\" was made on this host")]
+    NotPulled {
+        /// Its name.
+        name: String,
+    },
     /// A manifest cannot be used.
     #[error(transparent)]
     Manifest(#[from] ManifestError),

@@ -19,6 +19,17 @@ pub(super) fn not_pulled(name: &ImageName, e: ImageError) -> Error {
     error.because(e)
 }
 
+/// An archive that could not be read or written.
+pub(super) fn not_carried(file: &std::path::Path, e: ImageError) -> Error {
+    let (code, hint) = meaning(&e);
+    let error = Error::new(code, format!("the archive {} could not be used", file.display()));
+    let error = match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    };
+    error.because(e)
+}
+
 /// Another operation that failed.
 pub(super) fn unusable(e: ImageError) -> Error {
     let code = meaning(&e).0;
@@ -39,6 +50,9 @@ fn meaning(e: &ImageError) -> (ErrorCode, Option<String>) {
         ImageError::Login(_) | ImageError::Helper(_) => {
             (ErrorCode::PermissionDenied, Some("log in again with: docker login, or mend ~/.docker/config.json".to_owned()))
         }
+        ImageError::Nameless { .. } => (ErrorCode::UsageError, Some("smolvm image load FILE --name NAME".to_owned())),
+        ImageError::NotPulled { .. } => (ErrorCode::Unsupported, Some("only images of registries and archives can be saved".to_owned())),
+        ImageError::Odd { .. } => (ErrorCode::Refused, None),
         ImageError::Lock(LockError::Busy { .. }) => {
             (ErrorCode::Busy, Some("somebody pulls the same image; try again when that has ended".to_owned()))
         }

@@ -1,5 +1,6 @@
 //! Images: what there is, what is pulled, what they are called, and what goes.
 
+mod archive;
 mod failure;
 mod inspect;
 mod list;

@@ -45,6 +45,8 @@ fn judge(e: &ImageError) -> (ErrorCode, Option<&'static str>) {
         | ImageError::Rootfs(_)
         | ImageError::Login(_)
         | ImageError::Helper(_)
+        | ImageError::Nameless { .. }
+        | ImageError::NotPulled { .. }
         | ImageError::Kernel(_)
         | ImageError::Initramfs(_)
         | ImageError::Minimal(_)

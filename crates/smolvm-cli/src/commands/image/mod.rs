@@ -2,8 +2,10 @@
 
 mod inspect;
 mod list;
+mod load;
 mod pull;
 mod rm;
+mod save;
 mod tag;
 
 use clap::Subcommand;
@@ -11,8 +13,10 @@ use smolvm::image::ImageProgress;
 
 pub(crate) use inspect::Inspect;
 pub(crate) use list::List;
+pub(crate) use load::Load;
 pub(crate) use pull::Pull;
 pub(crate) use rm::Rm;
+pub(crate) use save::Save;
 pub(crate) use tag::Tag;
 
 /// What can be done with images.
@@ -26,6 +30,8 @@ pub(crate) enum ImageVerb {
     Tag(Tag),
     #[command(visible_alias = "delete")]
     Rm(Rm),
+    Save(Save),
+    Load(Load),
 }
 
 /// What a pull is at, in one line.

@@ -10,11 +10,13 @@
 //! Invariants: a name is written last, so what has one is whole; a pull that is killed leaves blobs, which the next one goes on from, and a
 //! directory in `tmp/`, which whoever comes next removes.
 
+mod archive;
 mod blobs;
 mod build;
 mod logins;
 mod pull;
 
+pub use archive::{load, save};
 pub use logins::{Logins, login};
 pub use pull::{PullOptions, Pulled, pull};
 pub use smolvm_oci::document::{DocumentError, RunConfig};

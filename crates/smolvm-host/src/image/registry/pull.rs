@@ -48,28 +48,55 @@ pub fn pull(cache: &Path, reference: &Reference, options: &PullOptions, report: 
     let client = Client::new(reference, Options { login, ..Options::default() })?;
     tell(report, "image", format!("asking {}", reference.registry()), 0.0);
     let (bytes, digest, manifest) = manifest(&client, reference.wanted())?;
-    let name = reference.to_string();
-    let pointed = |image: &super::super::Digest, made| {
-        name_image(cache, reference, image)?;
-        store::resolve_digest(cache, image).map(|image| Pulled { image: Image { name: name.clone(), ..image }, made })
-    };
     if let Some(image) = of_manifest(cache, &digest)? {
-        return pointed(&image.digest, false);
+        return pointed(cache, reference, &image.digest, false);
     }
     let work = Workdir::once(cache, &format!("image-{}", &digest.hex()[..16]), BUILD_WAIT)?;
     // Whoever had the lock before may have made it.
     if let Some(image) = of_manifest(cache, &digest)? {
-        return pointed(&image.digest, false);
+        return pointed(cache, reference, &image.digest, false);
     }
     let wanted: Vec<&Descriptor> = std::iter::once(&manifest.config).chain(&manifest.layers).collect();
     let missing = wanted.iter().filter(|blob| !blobs::has(cache, &blob.digest, blob.size)).map(|blob| blob.size).sum::<u64>();
     require_space(cache, missing / MIB + 16)?;
     fetch_all(cache, &client, &wanted, report)?;
     blobs::put(cache, &digest, &bytes)?;
+    finish(cache, &work, reference, &digest, &manifest, report)
+}
+
+/// Makes the image of a manifest whose parts are all here, unless it is here as well, and points a reference at it.
+pub(super) fn make(
+    cache: &Path,
+    reference: &Reference,
+    digest: &Digest,
+    manifest: &Manifest,
+    report: Report<'_>,
+) -> Result<Pulled, ImageError> {
+    let work = Workdir::once(cache, &format!("image-{}", &digest.hex()[..16]), BUILD_WAIT)?;
+    match of_manifest(cache, digest)? {
+        Some(image) => pointed(cache, reference, &image.digest, false),
+        None => finish(cache, &work, reference, digest, manifest, report),
+    }
+}
+
+fn finish(
+    cache: &Path,
+    work: &Workdir,
+    reference: &Reference,
+    digest: &Digest,
+    manifest: &Manifest,
+    report: Report<'_>,
+) -> Result<Pulled, ImageError> {
     let config = blobs::read(cache, &manifest.config.digest, manifest.config.size)?;
     let config = Config::read(&config, manifest.layers.len())?;
-    let image = build(cache, &work, &name, Parts { digest: &digest, manifest: &manifest, config }, report)?;
-    pointed(&image, true)
+    let image = build(cache, work, &reference.to_string(), Parts { digest, manifest, config }, report)?;
+    pointed(cache, reference, &image, true)
+}
+
+fn pointed(cache: &Path, reference: &Reference, image: &super::super::Digest, made: bool) -> Result<Pulled, ImageError> {
+    name_image(cache, reference, image)?;
+    let image = store::resolve_digest(cache, image)?;
+    Ok(Pulled { image: Image { name: reference.to_string(), ..image }, made })
 }
 
 /// The manifest of an image for this machine, by way of an index if there is one.
@@ -89,7 +116,7 @@ fn manifest(client: &Client, wanted: &str) -> Result<(Vec<u8>, Digest, Manifest)
 }
 
 /// This machine as Go calls it.
-fn architecture() -> &'static str {
+pub(super) fn architecture() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",

@@ -1,0 +1,36 @@
+//! `image save` and `image load`: images in files, for hosts that reach no registry.
+
+use std::path::Path;
+
+use smolvm_host::image::registry::{load, save};
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::reference::Reference;
+use smolvm_model::spec::ImageName;
+
+use super::failure::not_carried;
+use super::list::ImageView;
+use super::pull::{ImageProgress, PulledImage};
+use crate::error::Error;
+use crate::installation::Smolvm;
+
+impl Smolvm {
+    /// Makes the image of an archive, under this name or the one that the archive says.
+    pub fn load_image(&self, file: &Path, name: Option<&ImageName>, report: &mut dyn FnMut(ImageProgress)) -> Result<PulledImage, Error> {
+        let reference = name.map(reference_of).transpose()?;
+        // Makes the directories of the home, with their rights.
+        drop(self.store()?);
+        let loaded = load(&self.paths().cache, file, reference.as_ref(), report).map_err(|e| not_carried(file, e))?;
+        Ok(PulledImage { image: ImageView::of(loaded.image), made: loaded.made })
+    }
+
+    /// Writes an image into an archive; gives its length.
+    pub fn save_image(&self, name: &ImageName, file: &Path) -> Result<u64, Error> {
+        let image = self.image(name)?;
+        save(&self.paths().cache, &image, &reference_of(name)?, file).map_err(|e| not_carried(file, e))
+    }
+}
+
+fn reference_of(name: &ImageName) -> Result<Reference, Error> {
+    let no_name = || Error::new(ErrorCode::UsageError, format!("\"{name}\" is no name that a registry could have"));
+    name.reference().ok_or_else(no_name)
+}
