@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use smolvm::Smolvm;
 use smolvm::config::{read_file, wrong};
 use smolvm::reach::check_reachable;
+use smolvm::{Settings, Smolvm};
 use smolvm_model::config::{Config, KEYS, Layer};
 
 use crate::env;
@@ -27,6 +27,13 @@ impl Context {
         Ok(Smolvm::open(settings)?)
     }
 
+    /// The same for who may pull images.
+    pub(crate) fn open_with(&self, config: &Config) -> Result<Smolvm, Problem> {
+        let settings = env::settings(self.home.clone())?;
+        check_reachable(&settings.paths)?;
+        Ok(Smolvm::open(Settings { registries: config.registries().clone(), ..settings })?)
+    }
+
     /// Where the configuration is.
     pub(crate) fn config_file(&self) -> Result<PathBuf, Problem> {
         env::config_file(self.home.clone())
@@ -47,7 +54,7 @@ impl Context {
             let settled = match described.key.parse() {
                 Ok(key) => config.set(key, &value, Layer::Environment),
                 // One of many: its variable lists them all.
-                Err(_) => config.set_pools(&value, Layer::Environment),
+                Err(_) => config.set_list(described.key.split('.').next().unwrap_or_default(), &value, Layer::Environment),
             };
             settled.map_err(|e| Problem::from(wrong(e)).hint(format!("it comes from the variable {}", described.variable)))?;
         }

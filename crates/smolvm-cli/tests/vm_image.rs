@@ -67,6 +67,24 @@ fn an_image_of_a_registry_is_a_sandbox_like_any_other() {
     oracle.assert_clean();
 }
 
+/// A registry that is out of reach, and whose mirror is on this machine.
+#[test]
+fn a_mirror_is_asked_first_and_one_without_an_answer_is_passed_over() {
+    let place = place();
+    let oracle = place.oracle();
+    let server = serve(&place, &[support::registry::small_layer(&place, "one")], RUN);
+    let pull = |mirror: &str, name: &str| place.envelope(&["--set", &format!("mirror.{mirror}"), "image", "pull", name]);
+    let through = pull("far.invalid=127.0.0.1:5000", "far.invalid/test/app:1");
+    assert_eq!(through["data"]["image"]["name"], "far.invalid/test/app:1", "{through:#}");
+    assert!(!server.requests().is_empty());
+    // Nobody listens at this one: the registry itself is asked.
+    let past = pull("127.0.0.1:5000=127.0.0.1:1", NAME);
+    assert_eq!(past["data"]["image"]["digest"], through["data"]["image"]["digest"], "{past:#}");
+    place.ok(&["image", "rm", NAME, "far.invalid/test/app:1"]);
+    place.ok(&["setup", "--remove"]);
+    oracle.assert_clean();
+}
+
 #[test]
 fn names_come_and_go_and_the_schema_holds() {
     let place = place();

@@ -13,6 +13,8 @@ use std::str::FromStr;
 
 use crate::engine::{AcceleratorRequest, AcceleratorRequestError};
 use crate::quantity::{Cpus, DiskSize, Memory, QuantityError, Span};
+use crate::reference::{ReferenceError, Registry};
+use crate::registries::Registries;
 use crate::spec::{ImageName, NetworkMode, SpecError};
 
 /// The name of one thing that can be settled: `table.name`, as in the file.
@@ -34,6 +36,10 @@ pub enum Key {
     Accelerator,
     /// How many sandboxes of an image wait to be taken.
     Pool(ImageName),
+    /// Who is asked before a registry.
+    Mirror(Registry),
+    /// Which registries are spoken to without TLS.
+    PlainHttp,
 }
 
 /// What is said about a key in the documentation.
@@ -52,7 +58,7 @@ pub struct Described {
 }
 
 /// Every key, in the order in which people read them.
-pub const KEYS: [Described; 8] = [
+pub const KEYS: [Described; 10] = [
     Described {
         key: "sandbox.image",
         variable: "SMOLVM_SANDBOX_IMAGE",
@@ -97,11 +103,25 @@ pub const KEYS: [Described; 8] = [
         default: "auto",
     },
     Described {
-        key: "pool.IMAGE",
+        key: "pool.<IMAGE>",
         variable: "SMOLVM_POOL",
-        option: "--set pool.IMAGE=N",
+        option: "--set pool.<IMAGE>=N",
         meaning: "so many sandboxes of that image wait, started, to be taken; the variable lists all: `minimal=2,debian=1`",
         default: "0",
+    },
+    Described {
+        key: "mirror.<REGISTRY>",
+        variable: "SMOLVM_MIRROR",
+        option: "--set mirror.<REGISTRY>=HOST",
+        meaning: "who is asked before that registry; the variable lists all: `docker.io=mirror.example:5000`",
+        default: "nobody",
+    },
+    Described {
+        key: "registry.plain-http",
+        variable: "SMOLVM_REGISTRY_PLAIN_HTTP",
+        option: "--set registry.plain-http=HOST,…",
+        meaning: "registries, with their ports and commas between them, that are spoken to without TLS",
+        default: "those of this machine (`localhost`, `127.0.0.1`)",
     },
 ];
 
@@ -139,6 +159,9 @@ pub enum ValueError {
     /// Not an accelerator.
     #[error(transparent)]
     Accelerator(#[from] AcceleratorRequestError),
+    /// Not a registry.
+    #[error(transparent)]
+    Registry(#[from] ReferenceError),
     /// Not a size of a pool.
     #[error("a pool has 0 to {} sandboxes", PoolSize::MOST)]
     PoolSize,
@@ -183,7 +206,12 @@ impl FromStr for Key {
             "sandbox.net" => Ok(Self::Network),
             "sandbox.ttl" => Ok(Self::Ttl),
             "sandbox.accel" => Ok(Self::Accelerator),
-            other => other.strip_prefix("pool.").and_then(|image| image.parse().ok()).map(Self::Pool).ok_or_else(unknown),
+            "registry.plain-http" => Ok(Self::PlainHttp),
+            other => match other.split_once('.') {
+                Some(("pool", image)) => image.parse().map(Self::Pool).map_err(|_| unknown()),
+                Some(("mirror", registry)) => registry.parse().map(Self::Mirror).map_err(|_| unknown()),
+                Some(_) | None => Err(unknown()),
+            },
         }
     }
 }
@@ -200,6 +228,8 @@ impl Key {
             Self::Ttl => ("sandbox", "ttl"),
             Self::Accelerator => ("sandbox", "accel"),
             Self::Pool(image) => ("pool", image.as_str()),
+            Self::Mirror(registry) => ("mirror", registry.as_str()),
+            Self::PlainHttp => ("registry", "plain-http"),
         }
     }
 }
@@ -254,6 +284,7 @@ pub struct Config {
     ttl: Option<Span>,
     accelerator: Option<AcceleratorRequest>,
     pool: BTreeMap<ImageName, PoolSize>,
+    registries: Registries,
 }
 
 impl Config {
@@ -276,9 +307,9 @@ impl Config {
         self.set(key.parse()?, value, layer)
     }
 
-    /// The pools as the variable lists them: `minimal=2,debian=1`.
-    pub fn set_pools(&mut self, list: &str, layer: Layer) -> Result<(), ConfigError> {
-        list.split(',').filter(|pair| !pair.is_empty()).try_for_each(|pair| self.set_pair(&format!("pool.{pair}"), layer))
+    /// All of one table as its variable lists them: `minimal=2,debian=1`.
+    pub fn set_list(&mut self, table: &str, list: &str, layer: Layer) -> Result<(), ConfigError> {
+        list.split(',').filter(|pair| !pair.is_empty()).try_for_each(|pair| self.set_pair(&format!("{table}.{pair}"), layer))
     }
 
     fn take(&mut self, key: &Key, value: &str) -> Result<(), ValueError> {
@@ -291,6 +322,11 @@ impl Config {
             Key::Ttl => self.ttl = Some(value.parse()?),
             Key::Accelerator => self.accelerator = Some(value.parse()?),
             Key::Pool(image) => drop(self.pool.insert(image.clone(), value.parse()?)),
+            Key::Mirror(registry) => drop(self.registries.mirrors.insert(registry.clone(), value.parse()?)),
+            Key::PlainHttp => {
+                let named = value.split(',').filter(|name| !name.is_empty());
+                self.registries.plain_http = named.map(str::parse).collect::<Result<_, _>>()?;
+            }
         }
         Ok(())
     }
@@ -335,6 +371,11 @@ impl Config {
         self.accelerator.unwrap_or(AcceleratorRequest::Auto)
     }
 
+    /// Where registries are.
+    pub fn registries(&self) -> &Registries {
+        &self.registries
+    }
+
     /// How many sandboxes of each image wait; images with none are left out.
     pub fn pools(&self) -> BTreeMap<ImageName, PoolSize> {
         self.pool.iter().filter(|(_, size)| size.get() > 0).map(|(image, size)| (image.clone(), *size)).collect()
@@ -352,11 +393,13 @@ mod tests {
     #[test]
     fn every_key_of_the_table_is_one_and_says_where_it_stands() {
         for described in KEYS {
-            let name = described.key.replace("IMAGE", "debian");
+            let name = described.key.replace("<IMAGE>", "debian").replace("<REGISTRY>", "docker.io");
             let key: Key = name.parse().unwrap();
             assert_eq!(key.to_string(), name);
         }
-        for bad in ["", "sandbox", "sandbox.", "sandbox.color", "pool.", "pool.../x", "Sandbox.cpus", "sandbox.cpus "] {
+        for bad in
+            ["", "sandbox", "sandbox.", "sandbox.color", "pool.", "pool.../x", "mirror.", "mirror.a b", "Sandbox.cpus", "sandbox.cpus "]
+        {
             assert!(matches!(bad.parse::<Key>(), Err(ConfigError::UnknownKey(_))), "{bad:?}");
         }
     }
@@ -390,6 +433,8 @@ mod tests {
             ("pool.minimal", "65"),
             ("pool.minimal", "+1"),
             ("pool.minimal", ""),
+            ("mirror.docker.io", "not a host"),
+            ("registry.plain-http", "a,b c"),
         ] {
             let error = config.set(key.parse().unwrap(), value, Layer::File).unwrap_err();
             assert!(matches!(error, ConfigError::Value { .. }), "{key} {value:?}: {error}");
@@ -402,7 +447,7 @@ mod tests {
     fn pools_add_up_over_the_layers_and_none_is_none() {
         let mut config = Config::default();
         config.set_pair("pool.debian=3", Layer::File).unwrap();
-        config.set_pools("minimal=2,debian=0", Layer::Environment).unwrap();
+        config.set_list("pool", "minimal=2,debian=0", Layer::Environment).unwrap();
         let pools: Vec<_> = config.pools().into_iter().map(|(image, size)| (image.to_string(), size.get())).collect();
         assert_eq!(pools, [("minimal".to_owned(), 2)]);
     }

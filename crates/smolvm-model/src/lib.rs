@@ -20,6 +20,7 @@ pub mod name;
 pub mod network;
 pub mod quantity;
 pub mod reference;
+pub mod registries;
 pub mod select;
 pub mod spec;
 pub mod state;

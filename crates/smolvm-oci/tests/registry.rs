@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use smolvm_model::reference::{Reference, Registry};
 use smolvm_oci::Digest;
 use smolvm_oci::document::{Manifest, Top, Unread};
-use smolvm_oci::registry::{Client, Login, Options, RegistryError, Secret};
+use smolvm_oci::registry::{At, Client, Login, Options, RegistryError, Secret};
 use support::registry::{DockerRegistry, push};
 use support::told;
 
 fn client(text: &str, login: Option<Login>) -> Client {
     let reference = Reference::parse(text, &Registry::default()).unwrap();
-    Client::new(&reference, Options { login, ..Options::default() }).unwrap()
+    Client::new(&reference, At::home(&reference), Options { login, ..Options::default() }).unwrap()
 }
 
 fn manifest(client: &Client, tag: &str) -> Manifest {

@@ -12,6 +12,7 @@ use smolvm_host::store::Store;
 use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::{InstallId, Mark, SandboxId};
+use smolvm_model::registries::Registries;
 
 use crate::error::Error;
 use crate::paths::Paths;
@@ -35,6 +36,9 @@ pub struct Settings {
     /// Where logins for registries are.
     #[serde(skip)]
     pub logins: Logins,
+    /// Where registries are; only who pulls needs to know.
+    #[serde(skip)]
+    pub registries: Registries,
     /// What a test wants to go wrong, and where ([`smolvm_host::effect`]); a release does not read it.
     #[serde(default)]
     pub fault: Option<String>,
@@ -52,6 +56,7 @@ impl Settings {
             hypervisor: None,
             boot_id_source: PathBuf::from(boot::SOURCE),
             logins: Logins::default(),
+            registries: Registries::default(),
             fault: None,
             trace: None,
         }

@@ -54,9 +54,9 @@ impl Verbal for Create {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let vm = context.open()?;
-        let progress = Progress::of(self.format(), self.common.quiet, "Creating a sandbox");
         let config = context.config()?;
+        let vm = context.open_with(&config)?;
+        let progress = Progress::of(self.format(), self.common.quiet, "Creating a sandbox");
         let image = self.image.clone().unwrap_or_else(|| config.image());
         vm.pull_if_missing(&image, &mut |event| progress.say(image::line(&event)))?;
         let request = self.sandbox.request(image, &config);

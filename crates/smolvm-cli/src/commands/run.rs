@@ -60,8 +60,8 @@ impl Verbal for Run {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let vm = context.open().map_err(not_run)?;
         let config = context.config().map_err(not_run)?;
+        let vm = context.open_with(&config).map_err(not_run)?;
         let signals = SignalPipe::ending()?;
         let stdin = self.options.interactive.then(rustix::stdio::stdin);
         let progress = Progress::of(self.format(), self.common.quiet, format!("Pulling {}", self.image));

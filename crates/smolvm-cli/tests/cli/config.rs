@@ -33,6 +33,8 @@ fn the_line_is_stronger_than_the_environment_and_that_than_the_file() {
     let pools = smolvm(&env, &[&show[..], &["--set", "pool.debian=3"]].concat()).env("SMOLVM_POOL", "minimal=2,debian=1").run();
     assert_eq!(shown(&pools, "pool.minimal"), said("2", "environment"));
     assert_eq!(shown(&pools, "pool.debian"), said("3", "line"));
+    let mirrors = smolvm(&env, &show).env("SMOLVM_MIRROR", "docker.io=near.example:5000").run();
+    assert_eq!(shown(&mirrors, "mirror.docker.io"), said("near.example:5000", "environment"));
 }
 
 #[test]

@@ -34,6 +34,22 @@ impl Default for Options {
     }
 }
 
+/// Who is spoken to.
+#[derive(Debug, Clone)]
+pub struct At {
+    /// The registry itself, or a mirror of it.
+    pub registry: Registry,
+    /// Without TLS.
+    pub plain_http: bool,
+}
+
+impl At {
+    /// The registry of a reference, without TLS only if it is on this machine.
+    pub fn home(reference: &Reference) -> Self {
+        Self { registry: reference.registry().clone(), plain_http: reference.registry().is_loopback() }
+    }
+}
+
 /// A client; threads may share it.
 #[derive(Debug)]
 pub struct Client {
@@ -48,11 +64,10 @@ pub struct Client {
 
 impl Client {
     /// For the repository of a reference.
-    pub fn new(reference: &Reference, options: Options) -> Result<Self, RegistryError> {
-        let registry = reference.registry().clone();
+    pub fn new(reference: &Reference, at: At, options: Options) -> Result<Self, RegistryError> {
+        let At { registry, plain_http } = at;
         let host = if registry.as_str() == DEFAULT_REGISTRY { DOCKER_HOST } else { registry.as_str() };
-        let (scheme, agent) =
-            if registry.is_loopback() { ("http", transport::plain()) } else { ("https", transport::secure(&options.certificates)?) };
+        let (scheme, agent) = if plain_http { ("http", transport::plain()) } else { ("https", transport::secure(&options.certificates)?) };
         let base = format!("{scheme}://{host}/v2/{}", reference.repository());
         let repository = reference.repository().to_owned();
         Ok(Self { agent, registry, repository, base, login: options.login, authorization: Mutex::new(None) })

@@ -17,6 +17,6 @@ mod error;
 mod login;
 mod transport;
 
-pub use client::{Client, Options};
+pub use client::{At, Client, Options};
 pub use error::{Cause, RegistryError};
 pub use login::{DockerConfig, Login, LoginError, Secret, Source, helper_answer};

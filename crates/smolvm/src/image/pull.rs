@@ -34,7 +34,7 @@ impl Smolvm {
             .ok_or_else(|| Error::new(ErrorCode::UsageError, format!("\"{name}\" is no name that a registry could have")))?;
         // Makes the directories of the home, with their rights.
         drop(self.store()?);
-        let options = PullOptions { logins: self.settings.logins.clone() };
+        let options = PullOptions { logins: self.settings.logins.clone(), registries: self.settings.registries.clone() };
         let fail = |e: ImageError| not_pulled(name, e);
         let pulled = pull(&self.paths().cache, &reference, &options, report).map_err(fail)?;
         Ok(PulledImage { image: ImageView::of(pulled.image), made: pulled.made })

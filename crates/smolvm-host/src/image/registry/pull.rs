@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use smolvm_model::reference::Reference;
+use smolvm_model::reference::{Reference, Registry};
+use smolvm_model::registries::Registries;
 use smolvm_oci::Digest;
 use smolvm_oci::document::{Config, Descriptor, DocumentError, Manifest, Top, Unread};
-use smolvm_oci::registry::{Client, Options};
+use smolvm_oci::registry::{At, Client, Options};
 
 use super::blobs;
 use super::build::{Parts, build, part};
@@ -31,6 +32,8 @@ const MIB: u64 = 1 << 20;
 pub struct PullOptions {
     /// Where logins are.
     pub logins: Logins,
+    /// Where registries are.
+    pub registries: Registries,
 }
 
 /// What a pull came to.
@@ -44,10 +47,7 @@ pub struct Pulled {
 
 /// Pulls what a reference means now, and points it at that.
 pub fn pull(cache: &Path, reference: &Reference, options: &PullOptions, report: Report<'_>) -> Result<Pulled, ImageError> {
-    let login = login(&options.logins, reference.registry())?;
-    let client = Client::new(reference, Options { login, ..Options::default() })?;
-    tell(report, "image", format!("asking {}", reference.registry()), 0.0);
-    let (bytes, digest, manifest) = manifest(&client, reference.wanted())?;
+    let Found { client, bytes, digest, manifest } = find(reference, options, report)?;
     if let Some(image) = of_manifest(cache, &digest)? {
         return pointed(cache, reference, &image.digest, false);
     }
@@ -62,6 +62,35 @@ pub fn pull(cache: &Path, reference: &Reference, options: &PullOptions, report: 
     fetch_all(cache, &client, &wanted, report)?;
     blobs::put(cache, &digest, &bytes)?;
     finish(cache, &work, reference, &digest, &manifest, report)
+}
+
+/// What a reference means, and who has it.
+struct Found {
+    client: Client,
+    bytes: Vec<u8>,
+    digest: Digest,
+    manifest: Manifest,
+}
+
+/// Asks whoever may have it, one after the other. A mirror that has no answer is passed over, whatever the reason.
+fn find(reference: &Reference, options: &PullOptions, report: Report<'_>) -> Result<Found, ImageError> {
+    let mut last = None;
+    for place in options.registries.places(reference.registry()) {
+        tell(report, "image", format!("asking {place}"), 0.0);
+        match ask(reference, &place, options) {
+            Ok(found) => return Ok(found),
+            Err(e) => last = Some(e),
+        }
+    }
+    Err(last.unwrap_or(ImageError::NotFound { name: reference.to_string(), available: Vec::new() }))
+}
+
+fn ask(reference: &Reference, place: &Registry, options: &PullOptions) -> Result<Found, ImageError> {
+    let at = At { registry: place.clone(), plain_http: options.registries.is_plain(place) };
+    let login = login(&options.logins, place)?;
+    let client = Client::new(reference, at, Options { login, ..Options::default() })?;
+    let (bytes, digest, manifest) = manifest(&client, reference.wanted())?;
+    Ok(Found { client, bytes, digest, manifest })
 }
 
 /// Makes the image of a manifest whose parts are all here, unless it is here as well, and points a reference at it.
