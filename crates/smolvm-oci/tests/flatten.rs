@@ -196,7 +196,7 @@ fn packed_or_not_the_bytes_are_the_same() {
     assert_eq!(digests[0], digests[1]);
     assert_eq!(digests[0], digests[2]);
     // On any host, and from version to version unless an ADR says otherwise.
-    assert_eq!(digests[0].as_str(), "sha256:97b50da3aa6f3b5b8770dfd94dc03ae4a0be61b202c3ec1156dec4db1aa59e44");
+    assert_eq!(digests[0].as_str(), "sha256:66562ea9ccb984103f03eb252d7fd9c670effdbf8ea375e36f05ee11c76a3051");
 }
 
 #[test]
