@@ -192,9 +192,9 @@ impl fmt::Display for Registry {
     }
 }
 
-/// Whether the first component of a name is a host and no part of a repository.
+/// Whether the first component of a name is a host and no part of a repository. Capitals do not make it one: written back, it has none.
 fn names_host(first: &str) -> bool {
-    first == "localhost" || first.contains(['.', ':', '[']) || first.bytes().any(|b| b.is_ascii_uppercase())
+    first == "localhost" || first.contains(['.', ':', '['])
 }
 
 /// `[a-z0-9]+` with `.`, `_`, `__` or any number of `-` between.
@@ -229,6 +229,14 @@ mod tests {
 
     fn read(text: &str) -> Result<String, ReferenceError> {
         Reference::parse(text, &Registry::default()).map(|reference| reference.to_string())
+    }
+
+    #[test]
+    fn capitals_do_not_make_a_host() {
+        for bad in ["Host/app", "LOCALHOST/app"] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+        assert_eq!(read("Host.example/app").unwrap(), "host.example/app:latest");
     }
 
     #[test]
