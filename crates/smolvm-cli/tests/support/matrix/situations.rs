@@ -1,0 +1,156 @@
+//! The situations in which the verbs of the matrix have something to do: places, and what is in them before.
+
+use super::super::{Place, registry};
+
+pub(super) fn nothing(_: &Place) {}
+
+/// What the registry of [`offered`] has.
+pub(super) const OFFERED: &str = "127.0.0.1:5000/test/app:1";
+
+/// Images are pulled, named and removed: they are this place's own.
+pub(super) fn with_own_images() -> Place {
+    let place = Place::with_network();
+    place.own_cache(&["kernels", "initramfs", "disks"], &["images"]);
+    place
+}
+
+/// A registry has an image of two layers. It listens as long as the test runs; each place has a loopback of its own.
+pub(super) fn offered(place: &Place) {
+    let layers = ["one", "two"].map(|name| registry::small_layer(place, name));
+    std::mem::forget(registry::serve(place, &layers, "{}"));
+}
+
+pub(super) fn pulled(place: &Place) {
+    offered(place);
+    place.smolvm(super::IMAGE_PULL.verb).run().assert_ok();
+}
+
+pub(super) fn made(place: &Place) {
+    place.create("vm-a", &[]);
+}
+
+pub(super) fn running(place: &Place) {
+    place.boot(&["vm-a"]);
+}
+
+pub(super) fn paused(place: &Place) {
+    running(place);
+    place.smolvm(&["pause", "vm-a"]).run().assert_ok();
+}
+
+pub(super) fn saved(place: &Place) {
+    made(place);
+    place.smolvm(&["snapshot", "create", "vm-a", "--name", "one"]).run().assert_ok();
+}
+
+/// A machine that was saved, and is gone.
+pub(super) fn saved_machine(place: &Place) {
+    place.create("vm-a", &[]);
+    place.boot_made(&["vm-a"]);
+    place.smolvm(&["snapshot", "create", "vm-a", "--name", "one"]).run().assert_ok();
+    place.smolvm(&["delete", "vm-a"]).run().assert_ok();
+}
+
+/// Whether there is a template decides what a start does; here there is one.
+pub(super) fn with_template(place: &Place) {
+    place.smolvm(&["template", "build", "minimal", "--net", "none", "--quiet"]).run().assert_ok();
+}
+
+pub(super) fn stale(place: &Place) {
+    place.seed(&["vm-a", "vm-b"]);
+    // What an earlier cleaner left that was killed.
+    std::fs::create_dir_all(place.path("state/trash/gone.0123456789abcdef/deep")).unwrap();
+    std::fs::write(place.path("state/locks/gone.lock"), "").unwrap();
+}
+
+/// Everything is there but the ledger.
+pub(super) fn lost(place: &Place) {
+    place.seed(&["vm-a"]);
+    for file in ["state.db", "state.db-wal", "state.db-shm"] {
+        std::fs::remove_file(place.path("state").join(file)).ok();
+    }
+}
+
+/// Files of a sandbox that no record knows any more, where a new one wants to be.
+pub(super) fn occupied(place: &Place) {
+    made(place);
+    place.smolvm(&["delete", "vm-a"]).run().assert_ok();
+    std::fs::create_dir_all(place.path("state/sandboxes/vm-a")).unwrap();
+    std::fs::write(place.path("state/sandboxes/vm-a/owner"), format!("{}\n", place.mark("vm-a"))).unwrap();
+}
+
+pub(super) fn damaged(place: &Place) {
+    place.seed(&["vm-a"]);
+    std::fs::write(place.path("state/state.db"), vec![b'?'; 8192]).unwrap();
+}
+
+pub(super) fn hostile(place: &Place) {
+    made(place);
+    super::super::rows::insert_like(place, "vm-a", "../..");
+}
+
+/// One waits in the pool.
+pub(super) fn pooled(place: &Place) {
+    place.smolvm(&[&POOL[..], &["pool", "fill", "--quiet"]].concat()).run().assert_ok();
+}
+
+/// One of `minimal` without a network shall wait.
+const POOL: [&str; 4] = ["--set", "pool.minimal=1", "--set", "sandbox.net=none"];
+
+/// The empty disk that others are copied from is still to be made.
+pub(super) fn without_disks() -> Place {
+    let place = Place::with_network();
+    place.own_cache(&["kernels", "initramfs", "images"], &[]);
+    place
+}
+
+/// What is measured of the host is still to be measured, but there is a template.
+pub(super) fn without_measurements() -> Place {
+    let place = Place::with_network();
+    place.smolvm(&["template", "build", "minimal", "--net", "tap", "--quiet"]).run().assert_ok();
+    place.own_cache(&["kernels", "initramfs", "images", "disks"], &["templates"]);
+    place
+}
+
+/// There is no template yet.
+pub(super) fn without_templates() -> Place {
+    let place = Place::with_network();
+    place.own_cache(&["kernels", "initramfs", "images", "disks"], &[]);
+    place
+}
+
+/// There is one, and it is this place's own.
+pub(super) fn own_template() -> Place {
+    let place = Place::with_network();
+    with_template(&place);
+    place.own_cache(&["kernels", "initramfs", "images", "disks"], &["templates"]);
+    place
+}
+
+/// One, an image and an initramfs that nobody needs, and what a killed removal left.
+pub(super) fn littered() -> Place {
+    let place = own_template();
+    for part in ["images", "initramfs"] {
+        let (shared, own) = (testkit::prerequisite::test_home().join("cache").join(part), place.path("cache").join(part));
+        let current = std::fs::read_to_string(shared.join("current")).unwrap_or_default();
+        std::fs::remove_file(&own).unwrap();
+        std::fs::create_dir(&own).unwrap();
+        // Of what earlier builds of the agent left there is any number; here is only what is needed, and one more.
+        let needed = |name: &str| part == "images" || name == "current" || name == current.trim().trim_start_matches("sha256:");
+        for entry in std::fs::read_dir(shared).unwrap().flatten().filter(|entry| needed(&entry.file_name().to_string_lossy())) {
+            std::os::unix::fs::symlink(entry.path(), own.join(entry.file_name())).unwrap();
+        }
+        let unused = own.join("f".repeat(64));
+        std::fs::create_dir(&unused).unwrap();
+        std::fs::write(unused.join("content"), vec![1; 8192]).unwrap();
+    }
+    std::fs::create_dir_all(place.path("state/trash/gone.0123456789abcdef/deep")).unwrap();
+    place
+}
+
+/// A cache with a kernel in it, and the lists of packages.
+pub(super) fn without_images() -> Place {
+    let place = Place::with_network();
+    place.own_cache(&["kernels"], &["apt"]);
+    place
+}
