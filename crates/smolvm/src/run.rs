@@ -81,7 +81,7 @@ impl Smolvm {
             let up = if taken.is_some() { Ok(()) } else { start() };
             up.and_then(|()| {
                 // A pool that cannot be filled is no reason not to run.
-                pool = pool.take().or(self.refill_behind(&request.pool).err());
+                pool = pool.take().or(self.refill_behind(&request.pool, &request.create.image).err());
                 if interrupted() { Err(stopped_early()) } else { self.exec(&id, &exec, io) }
             })
         };

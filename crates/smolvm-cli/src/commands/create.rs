@@ -70,7 +70,7 @@ impl Verbal for Create {
             None => self.make(&vm, &request, &progress)?,
         };
         // A pool that cannot be filled is no reason to fail.
-        if let Some(e) = passed_over.or(vm.refill_behind(&pool).err()).filter(|_| !self.common.quiet && !self.common.json) {
+        if let Some(e) = passed_over.or(vm.refill_behind(&pool, &request.image).err()).filter(|_| !self.common.quiet && !self.common.json) {
             tell(&no_use(&e));
         }
         drop(progress);

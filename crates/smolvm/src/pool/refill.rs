@@ -16,7 +16,7 @@ use smolvm_host::effect::perform_once;
 use smolvm_host::store::{spec_from_json, spec_to_json};
 use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
-use smolvm_model::spec::Spec;
+use smolvm_model::spec::{ImageName, Spec};
 
 use super::PoolWanted;
 use crate::error::{Error, io_code};
@@ -43,8 +43,10 @@ struct Wanted {
 
 impl Smolvm {
     /// Has the pool filled by another process, unless one is at it already. What goes wrong there is in its log.
-    pub fn refill_behind(&self, pool: &[PoolWanted]) -> Result<(), Error> {
-        if pool.is_empty() {
+    ///
+    /// Who used an image of which nothing waits has taken nothing.
+    pub fn refill_behind(&self, pool: &[PoolWanted], used: &ImageName) -> Result<(), Error> {
+        if !pool.iter().any(|wanted| wanted.request.image == *used) {
             return Ok(());
         }
         let Ok(alone) = self.pool_lock(Duration::ZERO) else { return Ok(()) };
