@@ -30,13 +30,23 @@ fn count(n: usize, one: &str, many: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{n} {many}") }
 }
 
+/// From more names than this on, a sentence of them is a wall; each also stands in the table and in the JSON.
+const NAMED: usize = 10;
+
+fn some_of(ids: &[&str]) -> String {
+    match ids.split_at_checked(NAMED) {
+        Some((shown, more @ [_, _, ..])) => format!("{} and {} more", shown.join(", "), more.len()),
+        _ => ids.join(", "),
+    }
+}
+
 /// What was found: stale ids, targets, orphans.
 pub(super) fn findings(plan: &CleanupPlan) -> String {
     let mut text = String::new();
     if !plan.reconciled_stale.is_empty() {
         let ids: Vec<&str> = plan.reconciled_stale.iter().map(smolvm_model::name::SandboxId::as_str).collect();
         // Writing into a String cannot fail.
-        let _ = writeln!(text, "Stale, their hypervisors are gone: {}", ids.join(", "));
+        let _ = writeln!(text, "Stale, their hypervisors are gone: {}", some_of(&ids));
     }
     if !plan.targets.is_empty() {
         let mut table = Columns::new(&["ID", "STATE", "WHY", "AGE", "HOLDS"]);
@@ -115,5 +125,20 @@ fn nothing(scope: &Scope) -> &'static str {
     match scope {
         Scope::All => "There is nothing to clean up: there are no sandboxes.\n",
         Scope::Prefix(_) => "There is nothing to clean up.\n",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_names_only_the_first_are_told() {
+        let ids: Vec<String> = (0..400).map(|n| format!("vm-{n}")).collect();
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        assert_eq!(some_of(&ids[..2]), "vm-0, vm-1");
+        // "and 1 more" would be no shorter than its name.
+        assert!(some_of(&ids[..11]).ends_with("vm-9, vm-10"));
+        assert!(some_of(&ids).ends_with("vm-8, vm-9 and 390 more"));
     }
 }
