@@ -5,7 +5,7 @@
 //!   RDTSC against CLOCK_MONOTONIC_RAW ──────────────────────────────────► kHz ───────────────────┼─► host.json (boot id)
 //! ```
 //!
-//! Bounded: a timer signal brings the processor back after [`PATIENCE_MS`], whatever the guest does.
+//! Bounded: a timer signal brings the processor back after [`PATIENCE_MS`], whatever the guest does, and nobody tries again.
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use smolvm_model::engine::KvmProbe;
+use smolvm_model::engine::{KvmProbe, NATIVE_PICOS};
 
 use super::kvm_ioctl::{Alarm, Exit, Failed, LoopGuest, counter};
 use crate::fsx;
@@ -24,8 +24,11 @@ const SHORT: u32 = 2_000;
 const LONG: u32 = 200_000;
 /// Above this many picoseconds per instruction the short loop decides: the trip itself adds at most a few ns.
 const HOPELESS: u64 = 50_000;
-/// A native loop is over in a fraction of a millisecond.
-const PATIENCE_MS: u32 = 200;
+/// A native loop is over in a fraction of a millisecond of the processor's time, of which a busy host gives it little at once.
+const PATIENCE_MS: u32 = 2_000;
+/// A loop that is not native is tried again: on a busy host somebody else may have had the processor meanwhile, and what is
+/// measured here holds until the next boot.
+const TRIES: usize = 5;
 /// How long the counter is compared with the clock: an error of 100 ns at each end is 5 parts in a million.
 const COUNTER_SPAN: Duration = Duration::from_millis(20);
 /// The cache file: larger is not ours.
@@ -91,18 +94,30 @@ pub fn probe_kvm(device: &Path) -> KvmProbe {
 }
 
 fn time_loop(kvm: &File) -> Result<KvmProbe, Failed> {
-    let _alarm = Alarm::after(PATIENCE_MS)?;
-    let stalled = KvmProbe::Stalled { after_ms: u64::from(PATIENCE_MS) };
-    let Some(rough) = picos_per_instruction(kvm, SHORT)? else { return Ok(stalled) };
-    if rough > HOPELESS {
-        return Ok(KvmProbe::Measured { picos: rough });
+    fastest(|| match picos_per_instruction(kvm, SHORT)? {
+        Some(rough) if rough <= HOPELESS => picos_per_instruction(kvm, LONG),
+        hopeless_or_none => Ok(hopeless_or_none),
+    })
+}
+
+/// The least of several tries, none more than it takes to see one at native speed; `None` of a try is the end of patience.
+fn fastest<E>(mut attempt: impl FnMut() -> Result<Option<u64>, E>) -> Result<KvmProbe, E> {
+    let mut least = None;
+    for _ in 0..TRIES {
+        let Some(picos) = attempt()? else { break };
+        least = Some(least.map_or(picos, |least: u64| least.min(picos)));
+        if picos <= NATIVE_PICOS {
+            break;
+        }
     }
-    Ok(picos_per_instruction(kvm, LONG)?.map_or(stalled, |picos| KvmProbe::Measured { picos }))
+    Ok(least.map_or(KvmProbe::Stalled { after_ms: u64::from(PATIENCE_MS) }, |picos| KvmProbe::Measured { picos }))
 }
 
 /// Times one loop; `None` when the alarm came first.
 fn picos_per_instruction(kvm: &File, iterations: u32) -> Result<Option<u64>, Failed> {
     let guest = LoopGuest::new(kvm, iterations)?;
+    // Only now: a signal while the machine is made would end that, too (KVM_CREATE_VM then says EINTR).
+    let _alarm = Alarm::after(PATIENCE_MS)?;
     let start = Instant::now();
     let exit = guest.run()?;
     let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -153,10 +168,26 @@ mod tests {
     fn the_probe_ends_and_says_something_definite() {
         let start = Instant::now();
         let probe = probe_kvm(Path::new("/dev/kvm"));
-        assert!(start.elapsed() < Duration::from_secs(2), "{probe:?} took {:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(10), "{probe:?} took {:?}", start.elapsed());
         assert_eq!(probe_kvm(Path::new("/dev/no-such-device")), KvmProbe::Absent);
         // Another character device opens and understands none of it.
         assert!(matches!(probe_kvm(Path::new("/dev/null")), KvmProbe::Broken { .. }));
+    }
+
+    #[test]
+    fn a_processor_that_somebody_else_had_meanwhile_is_not_called_slow() {
+        let tries = |results: &[Option<u64>]| {
+            let mut left = results.iter();
+            let probe = fastest(|| left.next().copied().ok_or(()));
+            (probe, left.len())
+        };
+        let measured = |picos| Ok(KvmProbe::Measured { picos });
+        assert_eq!(tries(&[Some(300), Some(1)]), (measured(300), 1));
+        assert_eq!(tries(&[Some(2_500_000), Some(90_000), Some(400), Some(1)]), (measured(400), 1));
+        assert_eq!(tries(&[Some(760_000), Some(750_000), Some(755_000), Some(751_000), Some(790_000), Some(1)]), (measured(750_000), 1));
+        assert_eq!(tries(&[Some(760_000), None]), (measured(760_000), 0));
+        assert_eq!(tries(&[None, Some(1)]), (Ok(KvmProbe::Stalled { after_ms: u64::from(PATIENCE_MS) }), 1));
+        assert_eq!(tries(&[Some(760_000)]), (Err(()), 0));
     }
 
     #[test]
