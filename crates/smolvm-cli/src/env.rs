@@ -132,7 +132,6 @@ fn read(name: &str) -> Option<OsString> {
 }
 
 /// All of it: for programs that are the user's own.
-#[expect(clippy::disallowed_methods, reason = "this is the one place")]
 fn whole() -> Environment {
     Environment::new(std::env::vars_os(), PATH.read())
 }

@@ -28,8 +28,8 @@ fn client(text: &str, plain_http: bool, access: &Access, login: Option<Login>) -
     Client::new(&reference, At { registry: reference.registry().clone(), plain_http }, access, login).unwrap()
 }
 
-fn password(password: &str) -> Option<Login> {
-    Some(Login::Password { user: "me".to_owned(), password: Secret::new(password.to_owned()) })
+fn me(password: &str) -> Login {
+    Login::Password { user: "me".to_owned(), password: Secret::new(password.to_owned()) }
 }
 
 /// Pulls the manifest and every layer.
@@ -98,7 +98,7 @@ fn a_token_is_fetched_where_the_registry_says_and_the_login_goes_there_alone() {
     let dir = tempfile::tempdir().unwrap();
     let certified = Authority::self_signed(dir.path(), "signer", "DNS:signer.test", "CA:TRUE");
     let signer = Arc::new(Signer::new(&certified.certificate, &certified.key));
-    let (signs, me) = (Arc::clone(&signer), format!("Basic {}", STANDARD.encode("me:hunter2")));
+    let (signs, header) = (Arc::clone(&signer), format!("Basic {}", STANDARD.encode("me:hunter2")));
     let tokens = Answers::start(move |asked| {
         let form = String::from_utf8_lossy(&asked.body);
         let has = |part: &str| form.split('&').any(|pair| pair == part);
@@ -107,7 +107,7 @@ fn a_token_is_fetched_where_the_registry_says_and_the_login_goes_there_alone() {
             && has("service=the-registry")
             && has("scope=repository%3Aa%2Fb%3Apull")
             && has("refresh_token=hunter4");
-        if asked.header("authorization") != Some(&me) && !refreshes {
+        if asked.header("authorization") != Some(&header) && !refreshes {
             return Reply::status(401);
         }
         Reply::ok(serde_json::json!({"token": signs.token("a/b", &["pull"])}).to_string())
@@ -117,26 +117,26 @@ fn a_token_is_fetched_where_the_registry_says_and_the_login_goes_there_alone() {
     push(&registry, "a/b", "x", &[vec![1; 100_000]]);
     let name = format!("{}/a/b:x", registry.address());
     let access = Access::default();
-    assert_eq!(pull(&client(&name, true, &access, password("hunter2")), "x").unwrap(), 1);
+    assert_eq!(pull(&client(&name, true, &access, Some(me("hunter2"))), "x").unwrap(), 1);
     let asked = tokens.asked();
     assert_eq!(asked.len(), 1, "one token is enough: {asked:?}");
     assert!(asked[0].path.contains("service=the-registry") && asked[0].path.contains("scope=repository%3Aa%2Fb%3Apull"), "{asked:?}");
     assert_eq!(pull(&client(&name, true, &access, Some(Login::Token(Secret::new("hunter4".to_owned())))), "x").unwrap(), 1);
-    for (login, wanted) in [(None, false), (password("hunter3"), true)] {
+    for (login, wanted) in [(None, false), (Some(me("hunter3")), true)] {
         let error = client(&name, true, &access, login).manifest("x").unwrap_err();
         assert!(matches!(error, RegistryError::Denied { known, .. } if known == wanted), "{error:?}");
         assert!(!format!("{error:?} {}", told(&error)).contains("hunter"));
     }
     // A repository that the token is not for is not told from one that is hidden.
-    let hidden = client(&format!("{}/other:x", registry.address()), true, &access, password("hunter2")).manifest("x").unwrap_err();
+    let hidden = client(&format!("{}/other:x", registry.address()), true, &access, Some(me("hunter2"))).manifest("x").unwrap_err();
     assert!(matches!(hidden, RegistryError::Denied { known: true, .. }), "{hidden:?}");
 }
 
 #[test]
 fn a_token_that_has_run_out_is_fetched_anew() {
     let issued = Arc::new(AtomicUsize::new(0));
-    let issues = Arc::clone(&issued);
-    let tokens = Answers::start(move |_| Reply::ok(format!(r#"{{"access_token":"t{}"}}"#, issues.fetch_add(1, Ordering::SeqCst))));
+    let counter = Arc::clone(&issued);
+    let tokens = Answers::start(move |_| Reply::ok(format!(r#"{{"access_token":"t{}"}}"#, counter.fetch_add(1, Ordering::SeqCst))));
     let realm = format!("Bearer realm=\"http://{}/token\",service=\"s\"", tokens.address());
     let used = Mutex::new(Vec::new());
     // Each token is good for one request.
@@ -174,15 +174,15 @@ fn where_a_registry_sends_to_nobody_is_told_the_login() {
     let nonsense = TcpListener::bind("127.0.0.1:0").unwrap();
     let locked = format!("https://{}/locked?signature=hunter5", nonsense.local_addr().unwrap());
     std::thread::spawn(move || nonsense.incoming().for_each(|stream| stream.unwrap().write_all(b"nonsense\r\n").unwrap()));
-    let me = format!("Basic {}", STANDARD.encode("me:hunter2"));
-    let registry = Answers::start(move |asked| match (asked.header("authorization") == Some(&me), asked.path.rsplit('/').next()) {
+    let header = format!("Basic {}", STANDARD.encode("me:hunter2"));
+    let registry = Answers::start(move |asked| match (asked.header("authorization") == Some(&header), asked.path.rsplit('/').next()) {
         (false, _) => Reply::status(401).header("WWW-Authenticate", "Basic realm=\"r\""),
         (true, Some("x")) => Reply::ok(MANIFEST),
         (true, Some("curious")) => Reply::status(307).header("Location", format!("{other}/curious")),
         (true, Some("locked")) => Reply::status(307).header("Location", &*locked),
         (true, _) => Reply::status(307).header("Location", format!("{other}/content?signature=hunter5")),
     });
-    let client = client(&format!("{}/a:x", registry.address()), true, &Access::default(), password("hunter2"));
+    let client = client(&format!("{}/a:x", registry.address()), true, &Access::default(), Some(me("hunter2")));
     let mut file = tempfile::tempfile().unwrap();
     client.blob(&digest, content.len() as u64, &mut file, &mut |_| {}).unwrap();
     // One that asks for a login is given none, nor is the place it names.
