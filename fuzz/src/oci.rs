@@ -7,7 +7,7 @@ use smolvm_oci::Digest;
 use smolvm_oci::document::{Config, Top, Unread};
 use smolvm_oci::ext4::Layout;
 use smolvm_oci::layer::{Kind, Layer, decompress};
-use smolvm_oci::registry::DockerConfig;
+use smolvm_oci::registry::LoginFile;
 use smolvm_oci::tree::{Source, Tree};
 
 use crate::input;
@@ -43,8 +43,8 @@ pub(crate) fn documents(bytes: &[u8]) {
             }
         }
         _ => {
-            if let Ok(config) = DockerConfig::read(rest) {
-                let _ = config.login(&Registry::default());
+            if let Ok(file) = LoginFile::read(rest) {
+                let _ = file.login(&Registry::default(), "library/app");
             }
         }
     }

@@ -71,6 +71,7 @@ const PACKAGES: &[Package] = &[
     Package { name: "strace", need: Need::Test, why: "shows that nothing is changed outside the gate" },
     Package { name: "docker-registry", need: Need::Test, why: "a registry that nobody here wrote, on the loopback" },
     Package { name: "apache2-utils", need: Need::Test, why: "htpasswd: the registry with a login" },
+    Package { name: "openssl", need: Need::Test, why: "certificates and signed tokens of the registries in the tests" },
     Package { name: "skopeo", need: Need::Test, why: "copies images into the registry and reads what is saved" },
     Package { name: "attr", need: Need::Test, why: "getfattr: extended attributes of the trees that are compared" },
     Package { name: "umoci", need: Need::Test, why: "unpacks the same images: the trees are compared" },

@@ -27,7 +27,7 @@ impl Context {
         Ok(Smolvm::open(settings)?)
     }
 
-    /// The same for who may pull images.
+    /// The same for who may pull images, or names one.
     pub(crate) fn open_with(&self, config: &Config) -> Result<Smolvm, Problem> {
         let settings = env::settings(self.home.clone())?;
         check_reachable(&settings.paths)?;

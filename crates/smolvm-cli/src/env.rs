@@ -4,7 +4,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use smolvm::{Logins, Paths, Settings};
+use smolvm::image::{Access, Environment, Logins, Proxies, Secret, Trust};
+use smolvm::{Paths, Settings};
 use smolvm_model::config::Described;
 use smolvm_model::error_code::ErrorCode;
 
@@ -67,10 +68,28 @@ const DOCKER_CONFIG: Variable = Variable {
     name: "DOCKER_CONFIG",
     meaning: "The directory with the `config.json` of `docker login`, else `~/.docker`. `image pull` looks there for logins.",
 };
+const REGISTRY_AUTH_FILE: Variable = Variable {
+    name: "REGISTRY_AUTH_FILE",
+    meaning: "A file of logins as `podman login --authfile` writes it; no other is looked at then.",
+};
+const PATH: Variable = Variable { name: "PATH", meaning: "Where credential helpers (`docker-credential-…`) are looked for." };
+const SSL_CERT_FILE: Variable = Variable {
+    name: "SSL_CERT_FILE",
+    meaning: "The certificates that registries are known by, instead of `/etc/ssl/certs/ca-certificates.crt`.",
+};
+const HTTPS_PROXY: Variable =
+    Variable { name: "HTTPS_PROXY", meaning: "The proxy for registries: `http://[USER:PASSWORD@]HOST:PORT`. Also `https_proxy`." };
+const HTTP_PROXY: Variable =
+    Variable { name: "HTTP_PROXY", meaning: "The proxy for registries without HTTPS that are not on this machine. Also `http_proxy`." };
+const ALL_PROXY: Variable = Variable { name: "ALL_PROXY", meaning: "The proxy where neither of those two is set. Also `all_proxy`." };
+const NO_PROXY: Variable = Variable {
+    name: "NO_PROXY",
+    meaning: "Hosts, commas between them, that are reached without a proxy, with all hosts beneath them; `*` is all. Also `no_proxy`.",
+};
 
 /// Every variable, in the order of the reference.
 #[cfg(test)]
-pub(crate) const ALL: [&Variable; 15] = [
+pub(crate) const ALL: [&Variable; 22] = [
     &SMOLVM_HOME,
     &SMOLVM_CONFIG,
     &SMOLVM_HYPERVISOR,
@@ -86,14 +105,35 @@ pub(crate) const ALL: [&Variable; 15] = [
     &XDG_CONFIG_HOME,
     &HOME,
     &DOCKER_CONFIG,
+    &REGISTRY_AUTH_FILE,
+    &PATH,
+    &SSL_CERT_FILE,
+    &HTTPS_PROXY,
+    &HTTP_PROXY,
+    &ALL_PROXY,
+    &NO_PROXY,
 ];
 
 impl Variable {
     /// Its value; empty counts as unset.
-    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     fn read(&self) -> Option<OsString> {
-        std::env::var_os(self.name).filter(|value| !value.is_empty())
+        read(self.name)
     }
+
+    /// The same, or that of its name in small letters, as every program has it with proxies.
+    fn read_any_case(&self) -> Option<String> {
+        self.read().or_else(|| read(&self.name.to_ascii_lowercase()))?.into_string().ok()
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the one place")]
+fn read(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// All of it: for programs that are the user's own.
+fn whole() -> Environment {
+    Environment::new(std::env::vars_os(), PATH.read())
 }
 
 /// Whether colour is not wanted.
@@ -120,9 +160,12 @@ pub(crate) fn settings(home: Option<PathBuf>) -> Result<Settings, Problem> {
     if let Some(file) = SMOLVM_BOOT_ID_FILE.read() {
         settings.boot_id_source = PathBuf::from(file);
     }
-    let home = HOME.read().map(PathBuf::from).filter(|home| home.is_absolute());
-    let docker = DOCKER_CONFIG.read().map(PathBuf::from).or_else(|| home.as_ref().map(|home| home.join(".docker")));
-    settings.logins = Logins { file: docker.map(|directory| directory.join("config.json")), home };
+    settings.logins = Logins {
+        named: REGISTRY_AUTH_FILE.read().map(PathBuf::from),
+        usual: login_files(rustix::process::geteuid().as_raw(), &Variable::read),
+        environment: whole(),
+    };
+    settings.access = access();
     settings.fault = SMOLVM_TEST_FAULT.read().and_then(|order| order.into_string().ok());
     settings.trace = SMOLVM_TEST_TRACE.read().map(PathBuf::from);
     Ok(settings)
@@ -138,6 +181,31 @@ pub(crate) fn setting(described: &Described) -> Result<Option<String>, Problem> 
     let variable = Variable { name: described.variable, meaning: described.meaning };
     let odd = |_| Problem::new(ErrorCode::UsageError, format!("{} is not UTF-8", described.variable));
     variable.read().map(|value| value.into_string().map_err(odd)).transpose()
+}
+
+/// Where `podman login` and `docker login` keep logins, in podman's order.
+fn login_files(uid: u32, read: &dyn Fn(&Variable) -> Option<OsString>) -> Vec<PathBuf> {
+    let directory = |variable: &Variable| read(variable).map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = directory(&HOME);
+    let runtime = directory(&XDG_RUNTIME_DIR).map_or_else(|| PathBuf::from(format!("/run/containers/{uid}")), |dir| dir.join("containers"));
+    let config = directory(&XDG_CONFIG_HOME).or_else(|| home.as_ref().map(|home| home.join(".config")));
+    let docker = read(&DOCKER_CONFIG).map(PathBuf::from).or_else(|| home.map(|home| home.join(".docker")));
+    let podmans = [Some(runtime), config.map(|config| config.join("containers"))].into_iter().flatten().map(|dir| dir.join("auth.json"));
+    podmans.chain(docker.map(|dir| dir.join("config.json"))).collect()
+}
+
+/// How registries are reached: whom to trust, and through which proxy.
+fn access() -> Access {
+    let mut trust = Trust::default();
+    if let Some(file) = SSL_CERT_FILE.read() {
+        trust.bundle = PathBuf::from(file);
+    }
+    let directory = |variable: &Variable| variable.read().map(PathBuf::from).filter(|path| path.is_absolute());
+    let config = directory(&XDG_CONFIG_HOME).or_else(|| directory(&HOME).map(|home| home.join(".config")));
+    trust.directories = config.map(|config| config.join("containers/certs.d")).into_iter().collect();
+    trust.directories.extend(["/etc/containers/certs.d", "/etc/docker/certs.d"].map(PathBuf::from));
+    let proxy = |variable: &Variable| variable.read_any_case().or_else(|| ALL_PROXY.read_any_case()).map(Secret::new);
+    Access { trust, proxies: Proxies { https: proxy(&HTTPS_PROXY), http: proxy(&HTTP_PROXY), none: NO_PROXY.read_any_case() } }
 }
 
 fn paths(home: Option<PathBuf>) -> Result<Paths, Problem> {
@@ -232,6 +300,18 @@ mod tests {
         assert_eq!(places(false, &xdg[..1]), Some(owned(["/h/.local/state/smolvm", "/h/.cache/smolvm", "/h/.local/state/smolvm/run"])));
         assert_eq!(places(true, &[("SMOLVM_HOME", "/x")]), Some(owned(["/x/state", "/x/cache", "/x/run"])));
         assert_eq!(places(false, &[]), None);
+    }
+
+    #[test]
+    fn logins_are_where_podman_and_docker_keep_them() {
+        let at = |set: &[(&str, &str)]| {
+            let read = |variable: &Variable| set.iter().find(|(name, _)| *name == variable.name).map(|(_, value)| OsString::from(value));
+            login_files(7, &read).into_iter().map(|path| path.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        let all = [("DOCKER_CONFIG", "/d"), ("XDG_RUNTIME_DIR", "/r"), ("XDG_CONFIG_HOME", "/c"), ("HOME", "/h")];
+        assert_eq!(at(&all), ["/r/containers/auth.json", "/c/containers/auth.json", "/d/config.json"]);
+        assert_eq!(at(&all[3..]), ["/run/containers/7/auth.json", "/h/.config/containers/auth.json", "/h/.docker/config.json"]);
+        assert_eq!(at(&[]), ["/run/containers/7/auth.json"]);
     }
 
     #[test]

@@ -62,7 +62,7 @@ fn meaning(code: ErrorCode) -> &'static str {
         ErrorCode::Unsupported => "not possible on this machine or in this version",
         ErrorCode::Timeout => "a time limit passed",
         ErrorCode::Unreachable => {
-            "a file system did not answer in time: a network mount whose server is away, a program behind a mount that stands still"
+            "a file system did not answer in time (a network mount whose server is away, a program behind a mount that stands still), or a registry cannot be reached"
         }
         ErrorCode::GuestError => "the guest, or a command in it, failed",
         ErrorCode::PartialFailure => "some of several parts failed, the rest was done; `data` says which",

@@ -196,6 +196,11 @@ fn image_save() {
 }
 
 #[test]
+fn image_load() {
+    every_step(&matrix::IMAGE_LOAD);
+}
+
+#[test]
 fn setup_remove() {
     every_step(&matrix::SETUP_REMOVE);
 }

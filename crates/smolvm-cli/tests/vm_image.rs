@@ -115,7 +115,7 @@ fn names_come_and_go_and_the_schema_holds() {
     assert_eq!(place.envelope(&["image", "pull", "minimal"])["error"]["code"], "usage_error");
     drop(server);
     let nobody = place.envelope(&["image", "pull", NAME]);
-    assert_eq!((nobody["ok"].as_bool(), nobody["error"]["code"].as_str()), (Some(false), Some("internal")), "{nobody:#}");
+    assert_eq!((nobody["ok"].as_bool(), nobody["error"]["code"].as_str()), (Some(false), Some("unreachable")), "{nobody:#}");
     place.ok(&["setup", "--remove"]);
     oracle.assert_clean();
 }

@@ -197,6 +197,11 @@ fn image_save() {
 }
 
 #[test]
+fn image_load() {
+    every_point(&matrix::IMAGE_LOAD);
+}
+
+#[test]
 fn setup_remove() {
     every_point(&matrix::SETUP_REMOVE);
 }

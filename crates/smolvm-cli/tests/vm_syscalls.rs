@@ -205,6 +205,12 @@ fn nothing_changes_outside_the_gate() {
         &matrix::SET_ASIDE,
         &matrix::SETUP,
         &matrix::SETUP_REMOVE,
+        &matrix::IMAGE_PULL,
+        &matrix::IMAGE_TAG,
+        &matrix::IMAGE_RM,
+        &matrix::IMAGE_SAVE,
+        &matrix::IMAGE_LOAD,
+        &matrix::POOL_FILL,
     ] {
         let (found, covered) = uncovered(scenario);
         assert!(found.is_empty(), "{}: outside every effect:\n{}", scenario.name, found.join("\n"));

@@ -38,6 +38,8 @@ pub enum Key {
     Pool(ImageName),
     /// Who is asked before a registry.
     Mirror(Registry),
+    /// Where names without a registry are looked for.
+    DefaultRegistry,
     /// Which registries are spoken to without TLS.
     PlainHttp,
 }
@@ -58,7 +60,7 @@ pub struct Described {
 }
 
 /// Every key, in the order in which people read them.
-pub const KEYS: [Described; 10] = [
+pub const KEYS: [Described; 11] = [
     Described {
         key: "sandbox.image",
         variable: "SMOLVM_SANDBOX_IMAGE",
@@ -115,6 +117,13 @@ pub const KEYS: [Described; 10] = [
         option: "--set mirror.<REGISTRY>=HOST",
         meaning: "who is asked before that registry; the variable lists all: `docker.io=mirror.example:5000`",
         default: "nobody",
+    },
+    Described {
+        key: "registry.default",
+        variable: "SMOLVM_REGISTRY_DEFAULT",
+        option: "--set registry.default=HOST",
+        meaning: "the registry of names without one, such as `python:3.13-slim`; `library/` is added for Docker's alone",
+        default: "docker.io",
     },
     Described {
         key: "registry.plain-http",
@@ -206,6 +215,7 @@ impl FromStr for Key {
             "sandbox.net" => Ok(Self::Network),
             "sandbox.ttl" => Ok(Self::Ttl),
             "sandbox.accel" => Ok(Self::Accelerator),
+            "registry.default" => Ok(Self::DefaultRegistry),
             "registry.plain-http" => Ok(Self::PlainHttp),
             other => match other.split_once('.') {
                 Some(("pool", image)) => image.parse().map(Self::Pool).map_err(|_| unknown()),
@@ -229,6 +239,7 @@ impl Key {
             Self::Accelerator => ("sandbox", "accel"),
             Self::Pool(image) => ("pool", image.as_str()),
             Self::Mirror(registry) => ("mirror", registry.as_str()),
+            Self::DefaultRegistry => ("registry", "default"),
             Self::PlainHttp => ("registry", "plain-http"),
         }
     }
@@ -323,6 +334,7 @@ impl Config {
             Key::Accelerator => self.accelerator = Some(value.parse()?),
             Key::Pool(image) => drop(self.pool.insert(image.clone(), value.parse()?)),
             Key::Mirror(registry) => drop(self.registries.mirrors.insert(registry.clone(), value.parse()?)),
+            Key::DefaultRegistry => self.registries.default = value.parse()?,
             Key::PlainHttp => {
                 let named = value.split(',').filter(|name| !name.is_empty());
                 self.registries.plain_http = named.map(str::parse).collect::<Result<_, _>>()?;
@@ -336,7 +348,7 @@ impl Config {
         &self.written
     }
 
-    /// The image of a sandbox that is created without one.
+    /// The image of a sandbox that is created without one, as it was written.
     pub fn image(&self) -> ImageName {
         self.image.clone().unwrap_or_else(ImageName::debian)
     }
@@ -435,6 +447,13 @@ mod tests {
             ("pool.minimal", ""),
             ("mirror.docker.io", "not a host"),
             ("registry.plain-http", "a,b c"),
+            ("registry.default", ""),
+            ("registry.default", "https://near.example"),
+            ("registry.default", "near.example/team"),
+            ("registry.default", "near.example:0"),
+            ("registry.default", "../near"),
+            ("registry.default", "near.example\nevil.example"),
+            ("registry.default", "user:secret@near.example"),
         ] {
             let error = config.set(key.parse().unwrap(), value, Layer::File).unwrap_err();
             assert!(matches!(error, ConfigError::Value { .. }), "{key} {value:?}: {error}");

@@ -23,7 +23,7 @@ pub enum ErrorCode {
     Unsupported,
     /// A deadline passed.
     Timeout,
-    /// A file system did not answer in time.
+    /// A file system did not answer in time, or a registry cannot be reached.
     Unreachable,
     /// The guest, or a command in it, failed.
     GuestError,

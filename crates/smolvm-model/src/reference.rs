@@ -63,7 +63,7 @@ impl Reference {
         };
         let (registry, rest) = match text.split_once('/') {
             Some((first, rest)) if names_host(first) => (first.parse()?, rest),
-            _ => (default.clone(), text),
+            Some(_) | None => (default.clone(), text),
         };
         let (path, tag) = match rest.rsplit_once(':') {
             Some((path, tag)) => (path, Some(check_tag(tag)?)),
@@ -78,6 +78,11 @@ impl Reference {
         let whole = Self { registry, repository, tag, digest };
         let length = whole.to_string().len();
         if length > MAX { Err(ReferenceError::Length(length)) } else { Ok(whole) }
+    }
+
+    /// Whether a name says where it is kept; one that does not means what the default registry has.
+    pub fn names_registry(text: &str) -> bool {
+        text.split_once('/').is_some_and(|(first, _)| names_host(first))
     }
 
     /// Where it is kept.
@@ -104,6 +109,15 @@ impl Reference {
     pub fn wanted(&self) -> &str {
         // One of them is always there.
         self.digest.as_deref().or(self.tag.as_deref()).unwrap_or("latest")
+    }
+
+    /// What people call it whose names without a registry are looked for in `default`; nothing where it is kept elsewhere.
+    pub fn short(&self, default: &Registry) -> Option<String> {
+        let text = self.to_string();
+        let rest = text.strip_prefix(default.as_str())?.strip_prefix('/')?;
+        let plain = rest.strip_prefix("library/").filter(|plain| default.as_str() == DEFAULT_REGISTRY && !plain.contains('/'));
+        let short = plain.unwrap_or(rest);
+        Some(short.to_owned()).filter(|short| Self::parse(short, default).as_ref() == Ok(self))
     }
 
     /// A file name that no other reference has: `+` cannot stand in a reference, and a port's colon never follows a slash.
@@ -292,6 +306,23 @@ mod tests {
             "a+b",
         ] {
             assert!(read(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn short_names_mean_the_same_where_they_are_given() {
+        let (docker, near) = (Registry::default(), "near.example:5000".parse().unwrap());
+        for (whole, default, short) in [
+            ("docker.io/library/python:3", &docker, Some("python:3")),
+            ("docker.io/owner/app:1", &docker, Some("owner/app:1")),
+            ("docker.io/library/a/b:1", &docker, Some("library/a/b:1")),
+            ("near.example:5000/library/a:1", &near, Some("library/a:1")),
+            ("near.example:5000/a:1", &near, Some("a:1")),
+            ("near.example:5000/a.b/c:1", &near, None),
+            ("docker.io/library/python:3", &near, None),
+        ] {
+            let reference = Reference::parse(whole, &docker).unwrap();
+            assert_eq!(reference.short(default).as_deref(), short, "{whole}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Where registries really are: mirrors that are asked first, and registries that are spoken to without TLS.
+//! Where registries really are: the one that short names mean, mirrors that are asked first, and registries that are spoken to without TLS.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,6 +7,8 @@ use crate::reference::Registry;
 /// What is settled about registries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Registries {
+    /// Where names without a registry are looked for.
+    pub default: Registry,
     /// Who is asked before a registry.
     pub mirrors: BTreeMap<Registry, Registry>,
     /// Who is spoken to without TLS, beside those of this machine.

@@ -177,7 +177,9 @@ impl FromStr for ImageName {
             return Ok(Self(text.to_owned()));
         }
         match Reference::parse(text, &Registry::default()) {
-            Ok(reference) => Ok(Self(reference.to_string())),
+            Ok(reference) if Reference::names_registry(text) => Ok(Self(reference.to_string())),
+            // Which registry it means is settled elsewhere; until then it stays what somebody wrote.
+            Ok(_) => Ok(Self(text.to_owned())),
             Err(why) => Err(SpecError::ImageName { text: shorten(text), why }),
         }
     }
@@ -195,9 +197,19 @@ impl ImageName {
         &self.0
     }
 
-    /// What a registry calls it; a name of this host's own may be one of no registry.
-    pub fn reference(&self) -> Option<Reference> {
-        Reference::parse(&self.0, &Registry::default()).ok()
+    /// What a registry calls it, `default` where it names none; a name of this host's own may be one of no registry.
+    pub fn reference(&self, default: &Registry) -> Option<Reference> {
+        Reference::parse(&self.0, default).ok()
+    }
+
+    /// The same name with its registry, so that two spellings of one image are equal. A plain name stays: it may be one of this host's own.
+    #[must_use]
+    pub fn complete(self, default: &Registry) -> Self {
+        let plain = !self.0.contains(['/', ':', '@']);
+        match self.reference(default).filter(|_| !plain) {
+            Some(reference) => Self(reference.to_string()),
+            None => self,
+        }
     }
 
     /// The image a sandbox gets when none is named.
@@ -241,9 +253,30 @@ mod tests {
         for bad in ["", "..", "/etc", "a/../b", ".hidden", "A", "a b", &"x".repeat(300)] {
             assert!(bad.parse::<ImageName>().is_err(), "{bad:?}");
         }
-        for (text, whole) in [("debian", "debian"), ("python:3", "docker.io/library/python:3"), ("a.io/b", "a.io/b:latest")] {
+        for (text, whole) in [("debian", "debian"), ("python:3", "python:3"), ("owner/app", "owner/app"), ("a.io/b", "a.io/b:latest")] {
             let name: ImageName = text.parse().unwrap();
             assert_eq!((name.as_str(), name.to_string().parse()), (whole, Ok(name.clone())));
         }
+    }
+
+    #[test]
+    fn short_names_mean_what_the_default_registry_has() {
+        let (docker, near) = (Registry::default(), "near.example:5000".parse().unwrap());
+        for (text, at_docker, at_near) in [
+            ("python:3", "docker.io/library/python:3", "near.example:5000/python:3"),
+            ("owner/app", "docker.io/owner/app:latest", "near.example:5000/owner/app:latest"),
+            ("docker.io/python:3", "docker.io/library/python:3", "docker.io/library/python:3"),
+            ("near.example:5000/a:1", "near.example:5000/a:1", "near.example:5000/a:1"),
+            ("debian", "debian", "debian"),
+        ] {
+            let name: ImageName = text.parse().unwrap();
+            for (default, whole) in [(&docker, at_docker), (&near, at_near)] {
+                let complete = name.clone().complete(default);
+                assert_eq!((complete.as_str(), complete.clone().complete(&docker)), (whole, complete.clone()));
+            }
+        }
+        // One that is a name here and too long there is none there.
+        let long: ImageName = format!("a/{}", "b".repeat(200)).parse().unwrap();
+        assert!(long.reference(&near).is_some() && long.reference(&format!("{}.example", "c".repeat(30)).parse().unwrap()).is_none());
     }
 }

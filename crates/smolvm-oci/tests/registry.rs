@@ -4,7 +4,7 @@
 mod support;
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,13 +12,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use smolvm_model::reference::{Reference, Registry};
 use smolvm_oci::Digest;
 use smolvm_oci::document::{Manifest, Top, Unread};
-use smolvm_oci::registry::{At, Client, Login, Options, RegistryError, Secret};
+use smolvm_oci::registry::{Access, At, Client, Login, RegistryError, Secret};
 use support::registry::{DockerRegistry, push};
 use support::told;
+use testkit::{Answers, Reply};
 
 fn client(text: &str, login: Option<Login>) -> Client {
     let reference = Reference::parse(text, &Registry::default()).unwrap();
-    Client::new(&reference, At::home(&reference), Options { login, ..Options::default() }).unwrap()
+    Client::new(&reference, At::home(&reference), &Access::default(), login).unwrap()
 }
 
 fn manifest(client: &Client, tag: &str) -> Manifest {
@@ -127,6 +128,37 @@ fn a_registry_that_says_later_is_asked_later() {
     });
     let client = client(&format!("{address}/a:x"), None);
     assert_eq!(client.manifest("x").unwrap().0, body);
+}
+
+#[test]
+fn a_document_that_is_too_long_is_not_taken() {
+    let server = Answers::start(|_| Reply::ok(vec![b' '; (4 << 20) + 1]));
+    let error = client(&format!("{}/a:x", server.address()), None).manifest("x").unwrap_err();
+    assert!(matches!(error, RegistryError::TooLong { limit, .. } if limit == 4 << 20), "{error:?}");
+}
+
+/// One that knows no ranges, one that thinks there is nothing left, and one that goes on elsewhere than it was asked to.
+#[test]
+fn a_registry_without_ranges_sends_it_all_again() {
+    let content: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+    let digest = Digest::of(&content);
+    let answers: [fn(&[u8]) -> Reply; 3] = [
+        |all| Reply::ok(all),
+        |_| Reply::status(416),
+        |all| Reply::partial(&all[999..]).header("Content-Range", format!("bytes 999-{}/{}", all.len() - 1, all.len())),
+    ];
+    for answer in answers {
+        let given = content.clone();
+        let server = Answers::start(move |asked| if asked.header("range").is_some() { answer(&given) } else { Reply::ok(&*given) });
+        let mut file = scratch();
+        file.write_all(&content[..1000]).unwrap();
+        client(&format!("{}/a:x", server.address()), None).blob(&digest, content.len() as u64, &mut file, &mut |_| {}).unwrap();
+        assert_eq!(server.asked()[0].header("range"), Some("bytes=1000-"));
+        let mut read = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut read).unwrap();
+        assert!(read == content);
+    }
 }
 
 #[test]

@@ -20,6 +20,7 @@ use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind, Status};
 use smolvm_model::name::SandboxId;
 use smolvm_model::quantity::{Cpus, DiskSize, Memory, Span};
+use smolvm_model::reference::Reference;
 use smolvm_model::spec::{ImageName, LabelKey, MAX_PAIRS, NetworkMode, Spec, VarName, check_value};
 use smolvm_model::state::State;
 use smolvm_model::teardown::Reason;
@@ -150,11 +151,16 @@ impl Smolvm {
         })
     }
 
+    /// What a registry calls it; names without one are the default registry's.
+    pub(crate) fn reference(&self, name: &ImageName) -> Option<Reference> {
+        name.reference(&self.settings.registries.default)
+    }
+
     /// The image of that name: of this host's own, then of a registry's.
     pub(crate) fn image_if_any(&self, name: &ImageName) -> Result<Option<Image>, Error> {
         let cache = &self.paths().cache;
         let found = match image::resolve(cache, name.as_str()) {
-            Err(image::ImageError::NotFound { .. }) => match name.reference() {
+            Err(image::ImageError::NotFound { .. }) => match self.reference(name) {
                 Some(reference) => image::resolve_reference(cache, &reference),
                 None => Ok(None),
             },
@@ -300,7 +306,8 @@ fn spec_of(request: &CreateRequest, image: &Image) -> Result<Spec, Error> {
         None => NetworkMode::User,
     };
     Ok(Spec {
-        image: request.image.clone(),
+        // What a short name means may change; which image it was does not.
+        image: image.name.parse().unwrap_or_else(|_| request.image.clone()),
         image_digest: image.digest.to_string(),
         cpus: request.cpus.unwrap_or_default(),
         memory,

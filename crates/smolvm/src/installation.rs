@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use smolvm_host::effect::{self, perform};
 use smolvm_host::fsx::create_private_dir;
-use smolvm_host::image::registry::Logins;
+use smolvm_host::image::registry::{Access, Logins};
 use smolvm_host::lock::{self, Lock};
 use smolvm_host::proc::boot;
 use smolvm_host::store::Store;
@@ -39,6 +39,9 @@ pub struct Settings {
     /// Where registries are; only who pulls needs to know.
     #[serde(skip)]
     pub registries: Registries,
+    /// How they are reached; passwords of proxies are in it.
+    #[serde(skip)]
+    pub access: Access,
     /// What a test wants to go wrong, and where ([`smolvm_host::effect`]); a release does not read it.
     #[serde(default)]
     pub fault: Option<String>,
@@ -57,6 +60,7 @@ impl Settings {
             boot_id_source: PathBuf::from(boot::SOURCE),
             logins: Logins::default(),
             registries: Registries::default(),
+            access: Access::default(),
             fault: None,
             trace: None,
         }

@@ -65,4 +65,3 @@ pub mod view;
 pub use error::Error;
 pub use installation::{Settings, Smolvm};
 pub use paths::Paths;
-pub use smolvm_host::image::registry::Logins;

@@ -4,6 +4,7 @@
 //!   SealedEnv   a home of its own, a cleared environment, commands with deadlines
 //!   NetnsHost   a private network ("the host") with a server behind a veth pair
 //!   Dice        draws that a seed repeats
+//!   Answers, TunnelProxy, Authority   what stands between us and a registry, and who vouches for it
 //!   FakeStranger   a process that must live whatever smolvm does
 //!   LeakOracle  the host before ──► test ──► the host after: every difference is a leak
 //! ```
@@ -18,6 +19,8 @@
     reason = "test support runs arbitrary commands, reads its environment, removes its own directories and fails by panicking"
 )]
 
+pub mod answers;
+pub mod authority;
 pub mod dice;
 pub mod dns;
 pub mod freezer;
@@ -28,9 +31,12 @@ pub mod oracle;
 pub mod poll;
 pub mod prerequisite;
 pub mod process;
+pub mod proxy;
 pub mod sealed;
 pub mod stranger;
 
+pub use answers::{Answers, Asked, Reply};
+pub use authority::{Authority, Certified};
 pub use dice::Dice;
 pub use dns::DnsServer;
 pub use freezer::Freezer;
@@ -39,5 +45,6 @@ pub use hung::HungMount;
 pub use netns::{Netns, NetnsHost};
 pub use oracle::{Diff, LeakOracle, Scope};
 pub use poll::until;
+pub use proxy::TunnelProxy;
 pub use sealed::{Cmd, Ran, Running, SealedEnv, Stdin};
 pub use stranger::FakeStranger;

@@ -16,6 +16,7 @@ mod figures;
 mod floor;
 mod footprint;
 mod fork;
+mod image;
 mod list;
 mod machine;
 mod picture;
@@ -41,11 +42,12 @@ const RUNS: usize = 10;
 
 type Measure = fn(&Bed) -> Result<Vec<Figure>>;
 
-const ALL: [(&str, Measure); 8] = [
+const ALL: [(&str, Measure); 9] = [
     ("start", start::measure),
     ("run", run::measure),
     ("pool", pool::measure),
     ("copy", copy::measure),
+    ("image", image::measure),
     ("list", list::measure),
     ("exec", exec::measure),
     ("cleanup", cleanup::measure),
@@ -59,6 +61,10 @@ pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<()> {
     let built = build::smolvm(workspace, Profile::Release)?;
     let seed = build::program(workspace, Profile::Release, "seed", &built.agent)?;
     let bed = Bed::prepare(workspace, &built, seed, wanted.runs)?;
+    if wanted.has("image") {
+        deps::run(Purpose::Test)?;
+        image::prepare(&bed)?;
+    }
     let machine = machine::describe(&bed)?;
     let figures = if rustix::process::geteuid().is_root() {
         // Devices and rules are made where nobody else has any.
@@ -76,7 +82,7 @@ pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<()> {
 
 fn measure_all(bed: &Bed, wanted: &Wanted) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
-    for (name, measure) in ALL.iter().filter(|(name, _)| wanted.names.is_empty() || wanted.names.iter().any(|n| n == name)) {
+    for (name, measure) in ALL.iter().filter(|(name, _)| wanted.has(name)) {
         step(&format!("measuring {name}, {} runs", wanted.runs));
         figures.extend(measure(bed).with_context(|| format!("bench {name}"))?);
     }
@@ -90,6 +96,11 @@ struct Wanted {
 }
 
 impl Wanted {
+    /// Whether it is to be measured: named, or everything is.
+    fn has(&self, name: &str) -> bool {
+        self.names.is_empty() || self.names.iter().any(|wanted| wanted == name)
+    }
+
     fn parse(args: &[&str]) -> Result<Self> {
         let mut wanted = Self { names: Vec::new(), runs: RUNS };
         let mut words = args.iter();

@@ -77,7 +77,7 @@ pub(crate) fn configured(image: ImageName, config: &Config) -> CreateRequest {
         disk: config.disk(),
         network: config.network(),
         accelerator: config.accelerator(),
-        ..CreateRequest::of(image)
+        ..CreateRequest::of(image.complete(&config.registries().default))
     }
 }
 

@@ -15,8 +15,8 @@ pub(crate) use common::{Common, MachineOptions, Origin, SandboxOptions, collect,
 pub(crate) use usage::{Wrong, path_of, wants_json, wrong};
 
 use crate::commands::{
-    cleanup, completion, config, create, delete, df, doctor, exec, fork, image, inspect, list, logs, pause, pool, prune, resume, run,
-    setup, snapshot, start, stats, stop, template, version,
+    cleanup, complete_names, completion, config, create, delete, df, doctor, exec, fork, image, inspect, list, logs, pause, pool, prune,
+    resume, run, setup, snapshot, start, stats, stop, template, version,
 };
 
 const ABOUT: &str = "Disposable Linux computers: microVMs with their own kernel, removed without a trace";
@@ -100,9 +100,9 @@ pub(crate) enum Command {
         #[command(subcommand)]
         verb: config::ConfigVerb,
     },
-    /// Prints the names of all sandboxes, for shell completion.
+    /// Prints names, for shell completion.
     #[command(name = "__complete-names", hide = true)]
-    CompleteNames,
+    CompleteNames(complete_names::CompleteNames),
 }
 
 /// Every verb.

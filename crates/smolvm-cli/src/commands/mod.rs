@@ -1,7 +1,7 @@
 //! One file per verb: its arguments, and what it does with the library.
 
 pub(crate) mod cleanup;
-mod complete_names;
+pub(crate) mod complete_names;
 pub(crate) mod completion;
 pub(crate) mod config;
 pub(crate) mod create;
@@ -103,7 +103,7 @@ pub(crate) fn dispatch(argv: &[OsString]) -> u8 {
             ImageVerb::Save(v) => act(v, &context),
             ImageVerb::Load(v) => act(v, &context),
         },
-        args::Command::CompleteNames => complete_names::run(&context),
+        args::Command::CompleteNames(names) => names.run(&context),
     }
 }
 

@@ -12,24 +12,47 @@ fn the_bash_script_parses_and_completes() {
     let text = run(&env, &["completion", "bash"]).stdout;
     std::fs::write(&script, &text).unwrap();
     env.cmd("bash").arg("-n").arg(&script).run().assert_ok();
-    let complete = |line: &str, names: &str| {
+    let complete = |line: &str, word: &str| {
         // The names come from a stand-in for the binary: what counts here is where they are offered.
         let program = format!(
-            "smolvm() {{ printf '{names}'; }}; source {}; COMP_WORDS=({line} \"\"); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
-             _smolvm_with_names smolvm '' \"${{COMP_WORDS[COMP_CWORD-1]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            "smolvm() {{ case \"$2\" in images) printf 'python:3\\npython:4\\n' ;; *) printf 'vm-a\\nvm-b\\n' ;; esac; }}; source {}; \
+             COMP_LINE='{line} {word}'; COMP_POINT=${{#COMP_LINE}}; COMP_WORDS=({line} '{word}'); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             _smolvm_with_names smolvm \"${{COMP_WORDS[COMP_CWORD]}}\" \"${{COMP_WORDS[COMP_CWORD-1]}}\"; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
             script.display()
         );
         let ran = env.cmd("bash").args(&["-c", &program]).run();
         assert_eq!(ran.stderr, "", "{ran}");
         ran.stdout.lines().map(str::to_owned).collect::<Vec<_>>()
     };
-    for line in ["smolvm start", "smolvm --home x stop", "smolvm sandbox inspect", "smolvm exec", "smolvm rm", "smolvm delete vm-a"] {
-        assert_eq!(complete(line, "vm-a\\nvm-b\\n"), ["vm-a", "vm-b"], "{line}");
+    for line in [
+        "smolvm start",
+        "smolvm --home x stop",
+        "smolvm sandbox inspect",
+        "smolvm exec",
+        "smolvm exec -u root",
+        "smolvm rm",
+        "smolvm delete vm-a",
+    ] {
+        assert_eq!(complete(line, ""), ["vm-a", "vm-b"], "{line}");
     }
-    for line in ["smolvm start vm-a", "smolvm exec vm-a ls", "smolvm create"] {
-        assert!(!complete(line, "vm-a\\nvm-b\\n").contains(&"vm-b".to_owned()), "{line}");
+    for line in [
+        "smolvm run",
+        "smolvm run --name vm-c -e A=b",
+        "smolvm create --image",
+        "smolvm template build",
+        "smolvm image rm",
+        "smolvm image rm x",
+        "smolvm image save",
+    ] {
+        assert_eq!(complete(line, ""), ["python:3", "python:4"], "{line}");
     }
-    assert!(complete("smolvm", "vm-a\\n").contains(&"cleanup".to_owned()));
+    // What stands before the colon is not typed again.
+    assert_eq!(complete("smolvm run", "python:"), ["3", "4"]);
+    for line in ["smolvm start vm-a", "smolvm exec vm-a ls", "smolvm create", "smolvm run x", "smolvm image tag x", "smolvm image"] {
+        let offered = complete(line, "");
+        assert!(!offered.contains(&"vm-b".to_owned()) && !offered.contains(&"python:4".to_owned()), "{line}: {offered:?}");
+    }
+    assert!(complete("smolvm", "").contains(&"cleanup".to_owned()));
 }
 
 #[test]
@@ -46,6 +69,7 @@ fn every_shell_asks_for_names() {
     // Every positional that is a sandbox, in both forms of the command line.
     let zsh = run(&env, &["completion", "zsh"]).stdout;
     assert_eq!(zsh.matches(":_smolvm_names'").count(), 22, "nine verbs and two aliases, each in two forms");
+    assert_eq!(zsh.matches(":_smolvm_images'").count(), 12, "run and create in two forms, a template, five verbs of images, two aliases");
     assert!(zsh.find("_smolvm_names() {").unwrap() < zsh.find("if [ \"$funcstack[1]\"").unwrap(), "defined before it is called");
 }
 

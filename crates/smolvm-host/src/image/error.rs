@@ -111,9 +111,15 @@ pub enum ImageError {
     /// Its layers are refused, or cannot be read.
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
-    /// A login cannot be read.
-    #[error(transparent)]
-    Login(#[from] LoginError),
+    /// A file of logins cannot be used.
+    #[error("the logins of {} cannot be used", path.display())]
+    Login {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: LoginError,
+    },
     /// A credential helper could not be run.
     #[error("the credential helper could not be run")]
     Helper(#[source] ToolError),

@@ -1,37 +1,30 @@
 //! One repository of one registry.
 
-use std::path::PathBuf;
 use std::sync::Mutex;
 
 use smolvm_model::reference::{DEFAULT_REGISTRY, Reference, Registry};
 use ureq::http::Response;
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, ResponseExt};
 
 use super::auth::{self, Challenge};
 use super::error::{Cause, RegistryError};
 use super::login::{Login, Secret};
+use super::proxy::Proxies;
 use super::transport::{self, again, cause};
+use super::trust::Trust;
 use crate::Digest;
 use crate::document::{MAX_MANIFEST, media};
 
 /// Where the registry of Docker's short names really is.
 const DOCKER_HOST: &str = "registry-1.docker.io";
-/// Debian's bundle of certificates, and that of many others.
-const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// How a registry is spoken to.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The certificates registries are known by.
-    pub certificates: PathBuf,
-    /// Who asks.
-    pub login: Option<Login>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { certificates: CERTIFICATES.into(), login: None }
-    }
+/// How registries are reached, whoever asks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Access {
+    /// By whose word a registry is who it says.
+    pub trust: Trust,
+    /// What lies between.
+    pub proxies: Proxies,
 }
 
 /// Who is spoken to.
@@ -56,6 +49,8 @@ pub struct Client {
     agent: Agent,
     pub(super) registry: Registry,
     repository: String,
+    /// The host as requests name it, with its port.
+    host: String,
     base: String,
     login: Option<Login>,
     /// What was asked for last time, in the words of the header.
@@ -64,13 +59,14 @@ pub struct Client {
 
 impl Client {
     /// For the repository of a reference.
-    pub fn new(reference: &Reference, at: At, options: Options) -> Result<Self, RegistryError> {
+    pub fn new(reference: &Reference, at: At, access: &Access, login: Option<Login>) -> Result<Self, RegistryError> {
         let At { registry, plain_http } = at;
-        let host = if registry.as_str() == DEFAULT_REGISTRY { DOCKER_HOST } else { registry.as_str() };
-        let (scheme, agent) = if plain_http { ("http", transport::plain()) } else { ("https", transport::secure(&options.certificates)?) };
+        let host = if registry.as_str() == DEFAULT_REGISTRY { DOCKER_HOST } else { registry.as_str() }.to_owned();
+        let agent = transport::agent(&registry, access, plain_http)?;
+        let scheme = if plain_http { "http" } else { "https" };
         let base = format!("{scheme}://{host}/v2/{}", reference.repository());
         let repository = reference.repository().to_owned();
-        Ok(Self { agent, registry, repository, base, login: options.login, authorization: Mutex::new(None) })
+        Ok(Self { agent, registry, repository, host, base, login, authorization: Mutex::new(None) })
     }
 
     /// The document of a tag or a digest, and its digest.
@@ -92,7 +88,9 @@ impl Client {
     /// Asks, with whatever login is asked for; from `start` on, if that is not the beginning.
     pub(super) fn get(&self, path: &str, start: u64) -> Result<Response<Body>, RegistryError> {
         let mut response = self.ask(path, start)?;
-        if response.status().as_u16() == 401 {
+        // Who was met elsewhere may ask for what they like: the login is for this registry.
+        let here = response.get_uri().authority().is_some_and(|authority| authority.as_str() == self.host);
+        if response.status().as_u16() == 401 && here {
             self.authorize(&response)?;
             response = self.ask(path, start)?;
         }

@@ -33,6 +33,15 @@ pub enum Cause {
     Proxy,
 }
 
+impl Cause {
+    /// Whether it shows an authority's own certificate as its own, which proves nothing about a registry.
+    pub fn is_authority_itself(&self) -> bool {
+        let Self::Tls(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other))) = self else { return false };
+        // The crate that finds it is not one that is named here.
+        format!("{other:?}").contains("CaUsedAsEndEntity")
+    }
+}
+
 /// What went wrong with a registry.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {

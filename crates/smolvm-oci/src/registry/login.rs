@@ -1,4 +1,7 @@
-//! Logins that `docker login` left: a file, or a program that the file names.
+//! Logins that `podman login` and `docker login` left: a file, or a program that the file names.
+//!
+//! Both write the same JSON. Podman's keys may name a repository, or what several have in common (`quay.io/team`): the longest that fits
+//! counts. Docker's may be addresses, of which the host counts.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -70,7 +73,7 @@ pub enum Source {
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
     /// The file is none.
-    #[error("the file with logins is no JSON that `docker login` writes")]
+    #[error("it is no JSON that `podman login` or `docker login` writes")]
     File,
     /// An entry is none.
     #[error("the login for {registry} cannot be read")]
@@ -92,10 +95,10 @@ pub enum LoginError {
     },
 }
 
-/// Docker's file, as far as logins go.
+/// A file of logins, as far as they go.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-pub struct DockerConfig {
+pub struct LoginFile {
     auths: BTreeMap<String, Entry>,
     creds_store: Option<String>,
     cred_helpers: BTreeMap<String, String>,
@@ -110,13 +113,13 @@ struct Entry {
     identitytoken: Option<String>,
 }
 
-impl fmt::Debug for DockerConfig {
+impl fmt::Debug for LoginFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("DockerConfig").field("registries", &self.auths.keys()).finish_non_exhaustive()
+        f.debug_struct("LoginFile").field("registries", &self.auths.keys()).finish_non_exhaustive()
     }
 }
 
-impl DockerConfig {
+impl LoginFile {
     /// Reads the file.
     pub fn read(bytes: &[u8]) -> Result<Self, LoginError> {
         if bytes.len() > MAX_CONFIG {
@@ -126,40 +129,81 @@ impl DockerConfig {
         serde_json::from_slice(bytes).map_err(|_| LoginError::File)
     }
 
-    /// Where the login for a registry is: a helper of its own, then the helper of all, then the file.
-    pub fn login(&self, registry: &Registry) -> Result<Source, LoginError> {
-        let server = if registry.as_str() == DEFAULT_REGISTRY { DOCKER_KEY } else { registry.as_str() };
-        if let Some(program) =
-            self.cred_helpers.get(server).or_else(|| self.cred_helpers.get(registry.as_str())).or(self.creds_store.as_ref())
-        {
+    /// Where the login for a repository is: a helper of its registry, then the helper of all, then the file.
+    pub fn login(&self, registry: &Registry, repository: &str) -> Result<Source, LoginError> {
+        if let Some((program, server)) = self.helper(registry) {
             let good =
                 !program.is_empty() && program.len() <= 64 && program.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
             if !good {
                 return Err(LoginError::Program { program: program.chars().take(64).collect() });
             }
-            return Ok(Source::Helper { program: program.clone(), server: server.to_owned() });
+            return Ok(Source::Helper { program: program.to_owned(), server: server.to_owned() });
         }
-        let named = |key: &str| {
-            let host = key.trim_start_matches("https://").trim_start_matches("http://");
-            key == server || host.split('/').next().is_some_and(|host| host.eq_ignore_ascii_case(registry.as_str()))
+        let told = self.auths.iter().filter(|(_, entry)| entry.says_something());
+        let fitting = told.filter_map(|(key, entry)| Some((Place::of(key).fits(registry, repository)?, entry)));
+        // Of several that say the same the first counts.
+        let best = fitting.fold(None, |best: Option<(usize, &Entry)>, next| match best {
+            Some(best) if best.0 >= next.0 => Some(best),
+            Some(_) | None => Some(next),
+        });
+        best.map_or(Ok(Source::Nowhere), |(_, entry)| entry.login(registry).map(Source::Here))
+    }
+
+    /// The helper, and what it knows the registry by.
+    fn helper<'a>(&'a self, registry: &'a Registry) -> Option<(&'a str, &'a str)> {
+        let own = self.cred_helpers.iter().find(|(key, _)| Place::of(key).fits(registry, "").is_some());
+        let server = if registry.as_str() == DEFAULT_REGISTRY { DOCKER_KEY } else { registry.as_str() };
+        own.map(|(key, program)| (program.as_str(), key.as_str())).or_else(|| Some((self.creds_store.as_deref()?, server)))
+    }
+}
+
+/// What a key of the file stands for.
+struct Place<'a> {
+    host: String,
+    path: &'a str,
+}
+
+impl<'a> Place<'a> {
+    fn of(key: &'a str) -> Self {
+        let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://"));
+        let (host, path) = bare.unwrap_or(key).split_once('/').unwrap_or((bare.unwrap_or(key), ""));
+        let path = path.trim_end_matches('/');
+        // An address is a host's; so is one that lost its beginning.
+        let path = if bare.is_some() || matches!(path, "v1" | "v2") { "" } else { path };
+        let host = host.to_ascii_lowercase();
+        let host = if matches!(host.as_str(), "index.docker.io" | "registry-1.docker.io") { DEFAULT_REGISTRY.to_owned() } else { host };
+        Self { host, path }
+    }
+
+    /// How much of a repository's name it has, if it stands for it.
+    fn fits(&self, registry: &Registry, repository: &str) -> Option<usize> {
+        let beneath = match repository.strip_prefix(self.path) {
+            Some(rest) => self.path.is_empty() || rest.is_empty() || rest.starts_with('/'),
+            None => false,
         };
-        let Some((_, entry)) = self.auths.iter().find(|(key, _)| named(key)) else { return Ok(Source::Nowhere) };
+        (self.host == registry.as_str() && beneath).then_some(self.path.len())
+    }
+}
+
+impl Entry {
+    fn says_something(&self) -> bool {
+        let has = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+        has(&self.auth) || has(&self.identitytoken) || (has(&self.username) && has(&self.password))
+    }
+
+    fn login(&self, registry: &Registry) -> Result<Login, LoginError> {
         let bad = || LoginError::Entry { registry: registry.clone() };
-        if let Some(token) = entry.identitytoken.as_ref().filter(|token| !token.is_empty()) {
-            return Ok(Source::Here(Login::Token(Secret::new(token.clone()))));
+        if let Some(token) = self.identitytoken.as_ref().filter(|token| !token.is_empty()) {
+            return Ok(Login::Token(Secret::new(token.clone())));
         }
-        if let Some(auth) = entry.auth.as_ref().filter(|auth| !auth.is_empty()) {
+        if let Some(auth) = self.auth.as_ref().filter(|auth| !auth.is_empty()) {
             let text = STANDARD.decode(auth.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(bad)?;
             let (user, password) = text.split_once(':').ok_or_else(bad)?;
             let password = password.trim_end_matches('\0').to_owned();
-            return Ok(Source::Here(Login::Password { user: user.to_owned(), password: Secret::new(password) }));
+            return Ok(Login::Password { user: user.to_owned(), password: Secret::new(password) });
         }
-        match (&entry.username, &entry.password) {
-            (Some(user), Some(password)) => {
-                Ok(Source::Here(Login::Password { user: user.clone(), password: Secret::new(password.clone()) }))
-            }
-            _ => Ok(Source::Nowhere),
-        }
+        let (user, password) = self.username.clone().zip(self.password.clone()).ok_or_else(bad)?;
+        Ok(Login::Password { user, password: Secret::new(password) })
     }
 }
 
@@ -187,7 +231,11 @@ mod tests {
     use super::*;
 
     fn find(config: &str, registry: &str) -> Result<Source, LoginError> {
-        DockerConfig::read(config.as_bytes()).unwrap().login(&registry.parse().unwrap())
+        find_in(config, registry, "a/b")
+    }
+
+    fn find_in(config: &str, registry: &str, repository: &str) -> Result<Source, LoginError> {
+        LoginFile::read(config.as_bytes()).unwrap().login(&registry.parse().unwrap(), repository)
     }
 
     fn password(user: &str, password: &str) -> Source {
@@ -208,7 +256,34 @@ mod tests {
         let helpers = r#"{"credsStore":"store","credHelpers":{"a.io":"own"},"auths":{"a.io":{}}}"#;
         assert_eq!(find(helpers, "a.io").unwrap(), Source::Helper { program: "own".to_owned(), server: "a.io".to_owned() });
         assert_eq!(find(helpers, "docker.io").unwrap(), Source::Helper { program: "store".to_owned(), server: DOCKER_KEY.to_owned() });
+        let podmans = r#"{"credHelpers":{"docker.io":"own"}}"#;
+        assert_eq!(find(podmans, "docker.io").unwrap(), Source::Helper { program: "own".to_owned(), server: "docker.io".to_owned() });
         assert!(find(r#"{"credsStore":"../../bin/sh"}"#, "a.io").is_err());
+    }
+
+    #[test]
+    fn the_longest_key_that_fits_counts() {
+        let entry = |key: &str, user: &str| format!(r#""{key}":{{"auth":"{}"}}"#, STANDARD.encode(format!("{user}:x")));
+        let keys = [("q.io", "all"), ("q.io/team", "team"), ("q.io/team/app", "app"), ("docker.io/team", "hub"), ("l.io:5000/v2/", "old")];
+        let entries: Vec<String> = keys.iter().map(|(key, user)| entry(key, user)).collect();
+        // One that says nothing does not stand before one that does.
+        let file = format!(r#"{{"auths":{{"q.io/team/empty":{{}},{}}}}}"#, entries.join(","));
+        for (registry, repository, user) in [
+            ("q.io", "team/app", Some("app")),
+            ("q.io", "team/app/deep", Some("app")),
+            ("q.io", "team/apple", Some("team")),
+            ("q.io", "team/empty", Some("team")),
+            ("q.io", "teams/app", Some("all")),
+            ("q.io", "app", Some("all")),
+            ("docker.io", "team/app", Some("hub")),
+            ("docker.io", "library/app", None),
+            ("l.io:5000", "a", Some("old")),
+            ("l.io", "a", None),
+            ("q.io:5000", "team/app", None),
+        ] {
+            let wanted = user.map_or(Source::Nowhere, |user| password(user, "x"));
+            assert_eq!(find_in(&file, registry, repository).unwrap(), wanted, "{registry}/{repository}");
+        }
     }
 
     #[test]
@@ -217,7 +292,7 @@ mod tests {
             let error = find(bad, "a.io").unwrap_err();
             assert!(!format!("{error} {error:?}").contains("hunter2"));
         }
-        assert!(!format!("{:?}", DockerConfig::read(br#"{"auths":"hunter2"}"#)).contains("hunter2"));
+        assert!(!format!("{:?}", LoginFile::read(br#"{"auths":"hunter2"}"#)).contains("hunter2"));
         assert!(!format!("{:?}", password("me", "hunter2")).contains("hunter2"));
     }
 

@@ -6,7 +6,8 @@
 //!        └── broken? from where it broke ── 429, 5xx? later
 //! ```
 //!
-//! Invariants: HTTPS, unless the registry can only be this machine; what leads elsewhere takes no credential along; no credential is in an
+//! Invariants: HTTPS, unless the registry can only be this machine; what leads elsewhere takes no credential along, and whoever is met there
+//! is told none; no credential is in an
 //! error, and no address that a registry made up, for such addresses are credentials; nothing counts before its digest was compared.
 //! Blocking: parallel pulls are a thread each, and ours is a client that does one thing at a time.
 
@@ -15,8 +16,12 @@ mod blob;
 mod client;
 mod error;
 mod login;
+mod proxy;
 mod transport;
+mod trust;
 
-pub use client::{At, Client, Options};
+pub use client::{Access, At, Client};
 pub use error::{Cause, RegistryError};
-pub use login::{DockerConfig, Login, LoginError, Secret, Source, helper_answer};
+pub use login::{Login, LoginError, LoginFile, Secret, Source, helper_answer};
+pub use proxy::Proxies;
+pub use trust::Trust;

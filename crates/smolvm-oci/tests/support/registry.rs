@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use smolvm_oci::Digest;
 use smolvm_oci::document::media;
+use testkit::Certified;
 
 use super::Archive;
 
@@ -15,30 +16,63 @@ pub struct DockerRegistry {
     port: u16,
     dir: tempfile::TempDir,
     login: Option<(String, String)>,
+    token: Option<String>,
 }
 
 impl DockerRegistry {
     /// Starts one, that asks for this login if there is one.
     pub fn start(login: Option<(&str, &str)>) -> Self {
-        testkit::prerequisite::programs(&["docker-registry", "skopeo"]);
         let dir = tempfile::tempdir().unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut config = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
-            dir.path().join("data").display()
-        );
-        if let Some((user, password)) = login {
+        let auth = login.map(|(user, password)| {
             testkit::prerequisite::programs(&["htpasswd"]);
             let passwords = dir.path().join("htpasswd");
             let made = Command::new("htpasswd").args(["-Bbn", user, password]).output().unwrap();
             std::fs::write(&passwords, made.stdout).unwrap();
-            config = format!("{config}auth:\n  htpasswd:\n    realm: test\n    path: {}\n", passwords.display());
-        }
+            format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", passwords.display())
+        });
+        let login = login.map(|(user, password)| (user.to_owned(), password.to_owned()));
+        let mut registry = Self::with(dir, None, &auth.unwrap_or_default());
+        registry.login = login;
+        registry
+    }
+
+    /// Starts one with TLS.
+    pub fn with_tls(certified: &testkit::Certified) -> Self {
+        Self::with(tempfile::tempdir().unwrap(), Some(certified), "")
+    }
+
+    /// Starts one that sends to somebody else for a token, who signs with this certificate's key.
+    pub fn with_tokens(realm: &str, signer: &std::path::Path) -> Self {
+        let signer = signer.display();
+        let auth = format!(
+            "auth:\n  token:\n    realm: {realm}\n    service: the-registry\n    issuer: the-issuer\n    rootcertbundle: {signer}\n"
+        );
+        Self::with(tempfile::tempdir().unwrap(), None, &auth)
+    }
+
+    fn with(dir: tempfile::TempDir, tls: Option<&testkit::Certified>, auth: &str) -> Self {
+        testkit::prerequisite::programs(&["docker-registry", "skopeo"]);
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let data = dir.path().join("data");
+        let tls = tls.map(|Certified { certificate, key }| {
+            format!("  tls:\n    certificate: {}\n    key: {}\n", certificate.display(), key.display())
+        });
+        let config = format!(
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n{}{auth}",
+            data.display(),
+            tls.unwrap_or_default()
+        );
         let file = dir.path().join("config.yml");
         std::fs::write(&file, config).unwrap();
         let child = Command::new("docker-registry").arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         testkit::until("the registry listens", Duration::from_secs(20), || TcpStream::connect(("127.0.0.1", port)).ok());
-        Self { child, port, dir, login: login.map(|(user, password)| (user.to_owned(), password.to_owned())) }
+        Self { child, port, dir, login: None, token: None }
+    }
+
+    /// Says this token when something is put into it.
+    pub fn pushed_with(mut self, token: String) -> Self {
+        self.token = Some(token);
+        self
     }
 
     /// Host and port.
@@ -67,6 +101,9 @@ pub fn push(registry: &DockerRegistry, repository: &str, tag: &str, contents: &[
     copy.args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]);
     if let Some((user, password)) = &registry.login {
         copy.args(["--dest-creds", &format!("{user}:{password}")]);
+    }
+    if let Some(token) = &registry.token {
+        copy.args(["--dest-registry-token", token]);
     }
     let source = format!("oci:{}:x", layout.display());
     let copied = copy.arg(source).arg(format!("docker://{}/{repository}:{tag}", registry.address())).output().unwrap();

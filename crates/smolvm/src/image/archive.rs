@@ -16,7 +16,7 @@ use crate::installation::Smolvm;
 impl Smolvm {
     /// Makes the image of an archive, under this name or the one that the archive says.
     pub fn load_image(&self, file: &Path, name: Option<&ImageName>, report: &mut dyn FnMut(ImageProgress)) -> Result<PulledImage, Error> {
-        let reference = name.map(reference_of).transpose()?;
+        let reference = name.map(|name| self.named(name)).transpose()?;
         // Makes the directories of the home, with their rights.
         drop(self.store()?);
         let loaded = load(&self.paths().cache, file, reference.as_ref(), report).map_err(|e| not_carried(file, e))?;
@@ -26,11 +26,12 @@ impl Smolvm {
     /// Writes an image into an archive; gives its length.
     pub fn save_image(&self, name: &ImageName, file: &Path) -> Result<u64, Error> {
         let image = self.image(name)?;
-        save(&self.paths().cache, &image, &reference_of(name)?, file).map_err(|e| not_carried(file, e))
+        save(&self.paths().cache, &image, &self.named(name)?, file).map_err(|e| not_carried(file, e))
     }
-}
 
-fn reference_of(name: &ImageName) -> Result<Reference, Error> {
-    let no_name = || Error::new(ErrorCode::UsageError, format!("\"{name}\" is no name that a registry could have"));
-    name.reference().ok_or_else(no_name)
+    /// What a registry calls it, or could.
+    pub(super) fn named(&self, name: &ImageName) -> Result<Reference, Error> {
+        let no_name = || Error::new(ErrorCode::UsageError, format!("\"{name}\" is no name that a registry could have"));
+        self.reference(name).ok_or_else(no_name)
+    }
 }

@@ -3,13 +3,14 @@
 use smolvm_host::image::ImageError;
 use smolvm_host::image::registry::{Cause, DocumentError, RegistryError, RootfsError};
 use smolvm_host::lock::LockError;
+use smolvm_host::proc::tool::ToolError;
 use smolvm_model::error_code::ErrorCode;
-use smolvm_model::spec::ImageName;
+use smolvm_model::reference::Reference;
 
 use crate::error::Error;
 
 /// A pull that failed.
-pub(super) fn not_pulled(name: &ImageName, e: ImageError) -> Error {
+pub(super) fn not_pulled(name: &Reference, e: ImageError) -> Error {
     let (code, hint) = meaning(&e);
     let error = Error::new(code, format!("the image \"{name}\" could not be pulled"));
     let error = match hint {
@@ -47,9 +48,13 @@ fn meaning(e: &ImageError) -> (ErrorCode, Option<String>) {
         | ImageError::Rootfs(
             RootfsError::Refused { .. } | RootfsError::Layer { .. } | RootfsError::Digest { .. } | RootfsError::TooMuch { .. },
         ) => (ErrorCode::Refused, Some("the image is not what an image should be; whoever made it has to mend it".to_owned())),
-        ImageError::Login(_) | ImageError::Helper(_) => {
-            (ErrorCode::PermissionDenied, Some("log in again with: docker login, or mend ~/.docker/config.json".to_owned()))
+        ImageError::Login { path, .. } => {
+            (ErrorCode::PermissionDenied, Some(format!("log in again with `podman login` or `docker login`, or mend {}", path.display())))
         }
+        ImageError::Helper(ToolError::Missing { program }) => {
+            (ErrorCode::MissingDependency, Some(format!("a file of logins names {program}: install it, or put it where PATH leads")))
+        }
+        ImageError::Helper(_) => (ErrorCode::PermissionDenied, Some("log in again with `podman login` or `docker login`".to_owned())),
         ImageError::Nameless { .. } => (ErrorCode::UsageError, Some("smolvm image load FILE --name NAME".to_owned())),
         ImageError::NotPulled { .. } => (ErrorCode::Unsupported, Some("only images of registries and archives can be saved".to_owned())),
         ImageError::Odd { .. } => (ErrorCode::Refused, None),
@@ -77,11 +82,23 @@ fn of_registry(e: &RegistryError) -> (ErrorCode, Option<String>) {
         RegistryError::Unreachable { cause: Cause::Timeout, .. } => {
             (ErrorCode::Timeout, Some("pull again: what has come is kept".to_owned()))
         }
+        RegistryError::Unreachable { cause, .. } if cause.is_authority_itself() => {
+            let hint = "it shows an authority's certificate as its own: have one made with basicConstraints=CA:FALSE, or have the authority sign one";
+            (ErrorCode::Refused, Some(hint.to_owned()))
+        }
+        RegistryError::Unreachable { registry, cause: Cause::Tls(_) } => {
+            let hint = format!("if it is yours: put its authority's certificate into /etc/containers/certs.d/{registry}/ca.crt");
+            (ErrorCode::Refused, Some(hint))
+        }
+        RegistryError::Unreachable { cause: Cause::Proxy, .. } => (
+            ErrorCode::Unreachable,
+            Some("look at HTTPS_PROXY: http://[USER:PASSWORD@]HOST:PORT; NO_PROXY names who is reached without".to_owned()),
+        ),
         RegistryError::Unreachable { .. } | RegistryError::Status { .. } => {
-            (ErrorCode::Internal, Some("look at the network and the proxy; then pull again: what has come is kept".to_owned()))
+            (ErrorCode::Unreachable, Some("look at the network and the proxy; then pull again: what has come is kept".to_owned()))
         }
         RegistryError::NoCertificates { .. } => {
-            (ErrorCode::MissingDependency, Some("apt-get install --no-install-recommends ca-certificates".to_owned()))
+            (ErrorCode::MissingDependency, Some("mend that file; Debian's own come with: apt-get install ca-certificates".to_owned()))
         }
         RegistryError::Digest { .. } | RegistryError::Length { .. } | RegistryError::TooLong { .. } => {
             (ErrorCode::Refused, Some("the registry sends something else than it says; nothing of it was kept".to_owned()))

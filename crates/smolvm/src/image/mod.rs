@@ -12,3 +12,4 @@ pub use inspect::ImageDetails;
 pub use list::ImageView;
 pub use pull::{ImageProgress, PulledImage};
 pub use remove::ImageRemoval;
+pub use smolvm_host::image::registry::{Access, Environment, Logins, Proxies, Secret, Trust};

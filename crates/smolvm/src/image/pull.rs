@@ -8,7 +8,7 @@ use smolvm_model::spec::ImageName;
 use super::failure::not_pulled;
 use super::list::ImageView;
 use crate::error::Error;
-use crate::installation::Smolvm;
+use crate::installation::{Settings, Smolvm};
 
 /// What a pull is at.
 pub type ImageProgress = Progress;
@@ -29,13 +29,12 @@ impl Smolvm {
             return Err(Error::new(ErrorCode::UsageError, format!("\"{name}\" is made on this host, and pulled from nowhere"))
                 .hint(format!("smolvm setup --image {name}; or with a tag, for the registry's: {name}:latest")));
         }
-        let reference = name
-            .reference()
-            .ok_or_else(|| Error::new(ErrorCode::UsageError, format!("\"{name}\" is no name that a registry could have")))?;
+        let reference = self.named(name)?;
         // Makes the directories of the home, with their rights.
         drop(self.store()?);
-        let options = PullOptions { logins: self.settings.logins.clone(), registries: self.settings.registries.clone() };
-        let fail = |e: ImageError| not_pulled(name, e);
+        let Settings { logins, registries, access, .. } = self.settings.clone();
+        let options = PullOptions { logins, registries, access };
+        let fail = |e: ImageError| not_pulled(&reference, e);
         let pulled = pull(&self.paths().cache, &reference, &options, report).map_err(fail)?;
         Ok(PulledImage { image: ImageView::of(pulled.image), made: pulled.made })
     }

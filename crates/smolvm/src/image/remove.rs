@@ -25,7 +25,7 @@ impl Smolvm {
         let mut chosen = Vec::new();
         for name in names {
             let builtin = BuiltIn::by_name(name.as_str()).is_some();
-            let reference = name.reference().filter(|_| !builtin).ok_or_else(|| {
+            let reference = self.reference(name).filter(|_| !builtin).ok_or_else(|| {
                 Error::new(ErrorCode::Refused, format!("\"{name}\" is an image that smolvm makes itself")).hint("smolvm setup --remove")
             })?;
             let image = image::resolve_reference(cache, &reference)

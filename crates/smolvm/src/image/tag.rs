@@ -17,8 +17,11 @@ impl Smolvm {
             return Err(Error::new(ErrorCode::Refused, format!("\"{name}\" is the name of an image that smolvm makes itself"))
                 .hint("choose another name, or give it a tag"));
         }
-        let no_name = || Error::new(ErrorCode::UsageError, format!("\"{name}\" is no name that a registry could have"));
-        let reference = name.reference().filter(|reference| reference.digest().is_none()).ok_or_else(no_name)?;
+        let reference = self.named(name)?;
+        if reference.digest().is_some() {
+            return Err(Error::new(ErrorCode::UsageError, format!("\"{name}\" names a content, which nobody can choose"))
+                .hint("choose a name with a tag, or without one"));
+        }
         image::name_image(&self.paths().cache, &reference, &image.digest).map_err(unusable)?;
         Ok(ImageView { name: reference.to_string(), ..ImageView::of(image) })
     }

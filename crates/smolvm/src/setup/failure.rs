@@ -43,7 +43,7 @@ fn judge(e: &ImageError) -> (ErrorCode, Option<&'static str>) {
         ImageError::Registry(_)
         | ImageError::Document(_)
         | ImageError::Rootfs(_)
-        | ImageError::Login(_)
+        | ImageError::Login { .. }
         | ImageError::Helper(_)
         | ImageError::Nameless { .. }
         | ImageError::NotPulled { .. }

@@ -1,4 +1,4 @@
-//! `completion`: a shell script that completes verbs, options and the names of sandboxes.
+//! `completion`: a shell script that completes verbs, options and the names of sandboxes and images.
 //!
 //! Verbs and options are generated from the command tree; a short addition per shell asks
 //! `smolvm __complete-names` for names where a name can stand.
@@ -15,7 +15,7 @@ use crate::output::{Format, Problem, Reply};
 /// Print a shell completion script
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It completes verbs, options and the names of sandboxes.
+It completes verbs, options and the names of sandboxes and images.
 
 Examples:
   smolvm completion bash > /etc/bash_completion.d/smolvm
@@ -56,18 +56,39 @@ impl Verbal for Completion {
     }
 }
 
+/// A line of the script; of one that takes an image, the completer is ours.
+fn images(line: &str) -> String {
+    let takes = IMAGES.iter().any(|what| line.contains(what));
+    match line.find(":_default'").filter(|_| takes) {
+        Some(at) => format!("{}:_smolvm_images'{}", &line[..at], &line[at + ":_default'".len()..]),
+        None => line.to_owned(),
+    }
+}
+
+/// How arguments that are images are described.
+const IMAGES: [&str; 6] = [
+    " -- The image:",
+    " -- The image\\:",
+    " -- The image'\\''s name:",
+    " -- Names of images:",
+    " -- An image that is here:",
+    "=[The image it is made from\\:",
+];
+
 fn generated(shell: Shell) -> String {
     let mut script = Vec::new();
     generate(shell, &mut tree(), "smolvm", &mut script);
     String::from_utf8_lossy(&script).into_owned()
 }
 
-/// Every positional argument that is a sandbox is described by `The sandbox`: its completer is replaced,
-/// and the function that does it must be there before the script calls itself at its end.
+/// Every positional argument that is a sandbox is described by `The sandbox`, and every argument that is an image that may be here
+/// by the words below: their completers are replaced, and the functions that do it must be there before the script
+/// calls itself at its end.
 fn zsh(script: &str) -> String {
     let named = script
         .replace(" -- The sandbox:_default", " -- The sandbox:_smolvm_names")
         .replace(" -- The sandboxes:_default", " -- The sandboxes:_smolvm_names");
+    let named: String = named.lines().map(|line| images(line) + "\n").collect();
     match named.rfind("if [ \"$funcstack[1]\"") {
         Some(at) => format!("{}{}\n{}", &named[..at], include_str!("names.zsh"), &named[at..]),
         None => named,

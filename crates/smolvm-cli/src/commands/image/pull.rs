@@ -13,8 +13,9 @@ use crate::output::{Format, Problem, Progress, Reply, note};
 /// Pull an image from its registry
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Short names are Docker's: `python:3.13-slim` is `docker.io/library/python:3.13-slim`. Logins are those of
-`docker login`. Registries on this machine's loopback are spoken to without HTTPS, all others with it.
+Short names are Docker's unless `registry.default` says otherwise: `python:3.13-slim` is
+`docker.io/library/python:3.13-slim`. Logins are those of `podman login` and `docker login`.
+Registries on this machine's loopback are spoken to without HTTPS, all others with it.
 What has come of a pull that was interrupted is not pulled again.
 
 Examples:

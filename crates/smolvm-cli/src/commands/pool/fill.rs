@@ -31,7 +31,8 @@ impl Verbal for Fill {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let (vm, wanted) = (context.open()?, pool(&context.config()?));
+        let config = context.config()?;
+        let (vm, wanted) = (context.open_with(&config)?, pool(&config));
         let progress = Progress::of(self.format(), self.common.quiet, "Filling the pool");
         let filled = vm.fill_pool(&wanted)?;
         drop(progress);

@@ -30,8 +30,9 @@ impl Verbal for List {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let vm = context.open()?;
-        let (pools, failure) = (vm.pools(&pool(&context.config()?))?, vm.pool_complaint());
+        let config = context.config()?;
+        let vm = context.open_with(&config)?;
+        let (pools, failure) = (vm.pools(&pool(&config))?, vm.pool_complaint());
         if let Some(failure) = failure.as_ref().filter(|_| !self.common.quiet && !self.common.json) {
             tell(&format!("the pool was not filled the last time: {failure}"));
         }

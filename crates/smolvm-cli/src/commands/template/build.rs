@@ -34,9 +34,10 @@ impl Verbal for Build {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let vm = context.open()?;
+        let config = context.config()?;
+        let vm = context.open_with(&config)?;
         let progress = Progress::of(self.format(), self.common.quiet, format!("Making a template of \"{}\"", self.image));
-        let built = vm.build_template(&self.machine.request(self.image.clone(), &context.config()?))?;
+        let built = vm.build_template(&self.machine.request(self.image.clone(), &config))?;
         drop(progress);
         if !built.made && !self.common.quiet && !self.common.json {
             note("it was there already");

@@ -25,6 +25,13 @@ pub(super) fn pulled(place: &Place) {
     place.smolvm(super::IMAGE_PULL.verb).run().assert_ok();
 }
 
+/// It was saved, and is here no more.
+pub(super) fn in_a_file(place: &Place) {
+    pulled(place);
+    place.smolvm(super::IMAGE_SAVE.verb).run().assert_ok();
+    place.smolvm(super::IMAGE_RM.verb).run().assert_ok();
+}
+
 pub(super) fn made(place: &Place) {
     place.create("vm-a", &[]);
 }

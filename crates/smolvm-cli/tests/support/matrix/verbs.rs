@@ -262,9 +262,18 @@ pub(crate) const IMAGE_SAVE: Scenario = Scenario {
     unrecorded: &[],
     instead: None,
 };
+pub(crate) const IMAGE_LOAD: Scenario = Scenario {
+    name: "image load",
+    place: with_own_images,
+    prepare: in_a_file,
+    verb: &["image", "load", "image.tar"],
+    next: &["image", "load", "image.tar"],
+    unrecorded: &[],
+    instead: None,
+};
 
 /// Every one, for the proof that no point is left out.
-pub(crate) const ALL: [&Scenario; 28] = [
+pub(crate) const ALL: [&Scenario; 29] = [
     &CREATE,
     &CREATE_REFUSED,
     &START,
@@ -293,4 +302,5 @@ pub(crate) const ALL: [&Scenario; 28] = [
     &IMAGE_TAG,
     &IMAGE_RM,
     &IMAGE_SAVE,
+    &IMAGE_LOAD,
 ];

@@ -1,10 +1,19 @@
-//! The login for a registry, as `docker login` left it: in its file, or with a program that the file names.
+//! The login for a repository, as `podman login` or `docker login` left it: in a file, or with a program that the file names.
+//!
+//! ```text
+//!   REGISTRY_AUTH_FILE, alone ── or, one after the other until one knows the repository:
+//!   $XDG_RUNTIME_DIR/containers/auth.json ─► ~/.config/containers/auth.json ─► ~/.docker/config.json
+//! ```
 
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use smolvm_model::reference::Registry;
-use smolvm_oci::registry::{DockerConfig, Login, Source, helper_answer};
+use smolvm_oci::registry::{Login, LoginError, LoginFile, Source, helper_answer};
 
 use crate::fsx::FsError;
 use crate::image::error::ImageError;
@@ -17,43 +26,86 @@ const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Where logins are looked for.
 #[derive(Debug, Clone, Default)]
 pub struct Logins {
-    /// Docker's file.
-    pub file: Option<PathBuf>,
-    /// The user's home directory, which credential helpers look into.
-    pub home: Option<PathBuf>,
+    /// A file that somebody named: no other is looked at.
+    pub named: Option<PathBuf>,
+    /// The usual files, those first that are asked first.
+    pub usual: Vec<PathBuf>,
+    /// What credential helpers are run with.
+    pub environment: Environment,
 }
 
-/// The login for a registry, if there is one.
-pub fn login(logins: &Logins, registry: &Registry) -> Result<Option<Login>, ImageError> {
-    use std::io::Read;
-    let Some(path) = &logins.file else { return Ok(None) };
+/// The user's environment: a credential helper is the user's own program, and finds its keys by it. There may be passwords in it.
+#[derive(Clone, Default)]
+pub struct Environment {
+    variables: Vec<(OsString, OsString)>,
+    path: Option<OsString>,
+}
+
+impl Environment {
+    /// Of these variables, one of which says where programs are.
+    pub fn new(variables: impl Iterator<Item = (OsString, OsString)>, path: Option<OsString>) -> Self {
+        Self { variables: variables.collect(), path }
+    }
+
+    /// A program's file along the user's `PATH`; only absolute directories count.
+    fn find(&self, program: &str) -> Option<PathBuf> {
+        let path = self.path.as_deref().unwrap_or(OsStr::new("/usr/local/bin:/usr/bin:/bin"));
+        let directories = std::env::split_paths(path);
+        let files = directories.filter(|directory| directory.is_absolute()).map(|directory| directory.join(program));
+        files.into_iter().find(|file| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok())
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} variables", self.variables.len())
+    }
+}
+
+/// The login for a repository, if there is one.
+pub(super) fn login(logins: &Logins, registry: &Registry, repository: &str) -> Result<Option<Login>, ImageError> {
+    let files = match &logins.named {
+        Some(named) => std::slice::from_ref(named),
+        None => &logins.usual,
+    };
+    for path in files {
+        let Some(bytes) = read(path, logins.named.is_some())? else { continue };
+        let unusable = |source| ImageError::Login { path: path.clone(), source };
+        let login = match LoginFile::read(&bytes).and_then(|file| file.login(registry, repository)).map_err(unusable)? {
+            Source::Nowhere => None,
+            Source::Here(login) => Some(login),
+            Source::Helper { program, server } => ask(logins, path, &program, &server)?,
+        };
+        if login.is_some() {
+            return Ok(login);
+        }
+    }
+    Ok(None)
+}
+
+/// A file of logins; one that nobody named need not be there.
+fn read(path: &Path, named: bool) -> Result<Option<Vec<u8>>, ImageError> {
     let mut bytes = Vec::new();
-    match std::fs::File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)) {
-        Ok(_) => {}
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(FsError::on("read", path)(e).into()),
-    }
-    match DockerConfig::read(&bytes)?.login(registry)? {
-        Source::Nowhere => Ok(None),
-        Source::Here(login) => Ok(Some(login)),
-        Source::Helper { program, server } => ask(logins, &program, &server),
+    match File::open(path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes)) {
+        Ok(_) => Ok(Some(bytes)),
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) && !named => Ok(None),
+        Err(e) => Err(FsError::on("read", path)(e).into()),
     }
 }
 
-fn ask(logins: &Logins, program: &str, server: &str) -> Result<Option<Login>, ImageError> {
-    let mut tool = Tool::new(format!("docker-credential-{program}")).arg("get").stdin(server).timeout(HELPER_TIMEOUT);
-    if let Some(home) = &logins.home {
-        tool = tool.env("HOME", home);
-    }
+fn ask(logins: &Logins, path: &Path, program: &str, server: &str) -> Result<Option<Login>, ImageError> {
+    let name = format!("docker-credential-{program}");
+    let Some(file) = logins.environment.find(&name) else { return Err(ImageError::Helper(ToolError::Missing { program: name })) };
+    let tool = Tool::new(file).arg("get").stdin(server).timeout(HELPER_TIMEOUT);
+    let tool = logins.environment.variables.iter().fold(tool, |tool, (key, value)| tool.env(key, value));
+    // What it wrote is in no message: it may be the secret.
+    let unusable = |source: LoginError| ImageError::Login { path: path.to_owned(), source };
     let output = match tool.run() {
         Ok(output) => output,
-        // What the tool said is not passed on: it may be the secret.
-        Err(ToolError::Failed { program, .. }) => {
-            return Err(ImageError::Login(smolvm_oci::registry::LoginError::Answer { program }));
-        }
+        Err(ToolError::Failed { .. }) => return Err(unusable(LoginError::Answer { program: name })),
         Err(error @ (ToolError::Missing { .. } | ToolError::TimedOut { .. } | ToolError::Spawn { .. } | ToolError::Wait { .. })) => {
             return Err(ImageError::Helper(error));
         }
     };
-    Ok(helper_answer(program, output.status.success(), &output.stdout)?)
+    helper_answer(&name, output.status.success(), &output.stdout).map_err(unusable)
 }

@@ -17,8 +17,8 @@ mod logins;
 mod pull;
 
 pub use archive::{load, save};
-pub use logins::{Logins, login};
+pub use logins::{Environment, Logins};
 pub use pull::{PullOptions, Pulled, pull};
 pub use smolvm_oci::document::{DocumentError, RunConfig};
-pub use smolvm_oci::registry::{Cause, RegistryError};
+pub use smolvm_oci::registry::{Access, Cause, Proxies, RegistryError, Secret, Trust};
 pub use smolvm_oci::rootfs::RootfsError;

@@ -9,7 +9,7 @@ use smolvm_model::reference::{Reference, Registry};
 use smolvm_model::registries::Registries;
 use smolvm_oci::Digest;
 use smolvm_oci::document::{Config, Descriptor, DocumentError, Manifest, Top, Unread};
-use smolvm_oci::registry::{At, Client, Options};
+use smolvm_oci::registry::{Access, At, Client};
 
 use super::blobs;
 use super::build::{Parts, build, part};
@@ -34,6 +34,8 @@ pub struct PullOptions {
     pub logins: Logins,
     /// Where registries are.
     pub registries: Registries,
+    /// How they are reached.
+    pub access: Access,
 }
 
 /// What a pull came to.
@@ -86,9 +88,11 @@ fn find(reference: &Reference, options: &PullOptions, report: Report<'_>) -> Res
 }
 
 fn ask(reference: &Reference, place: &Registry, options: &PullOptions) -> Result<Found, ImageError> {
-    let at = At { registry: place.clone(), plain_http: options.registries.is_plain(place) };
-    let login = login(&options.logins, place)?;
-    let client = Client::new(reference, at, Options { login, ..Options::default() })?;
+    let PullOptions { logins, registries, access } = options;
+    // Who named an authority for a registry of this machine wants it to prove who it is.
+    let plain_http = registries.is_plain(place) && (registries.plain_http.contains(place) || !access.trust.names(place));
+    let login = login(logins, place, reference.repository())?;
+    let client = Client::new(reference, At { registry: place.clone(), plain_http }, access, login)?;
     let (bytes, digest, manifest) = manifest(&client, reference.wanted())?;
     Ok(Found { client, bytes, digest, manifest })
 }
