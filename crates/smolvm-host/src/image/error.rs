@@ -11,6 +11,7 @@ use super::kernel::KernelError;
 use super::manifest::ManifestError;
 use super::minimal::MinimalError;
 use super::packages::PackageError;
+use super::registry::ImportError;
 use crate::effect::Fault;
 use crate::fsx::FsError;
 use crate::lock::LockError;
@@ -111,6 +112,9 @@ pub enum ImageError {
     /// Its layers are refused, or cannot be read.
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
+    /// A file system cannot become an image.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// A login cannot be read.
     #[error(transparent)]
     Login(#[from] LoginError),

@@ -20,6 +20,6 @@ impl Smolvm {
         let no_name = || Error::new(ErrorCode::UsageError, format!("\"{name}\" is no name that a registry could have"));
         let reference = name.reference().filter(|reference| reference.digest().is_none()).ok_or_else(no_name)?;
         image::name_image(&self.paths().cache, &reference, &image.digest).map_err(unusable)?;
-        Ok(ImageView { name: reference.to_string(), ..ImageView::of(image) })
+        Ok(ImageView { name: reference.to_string(), ..self.view_of(image)? })
     }
 }

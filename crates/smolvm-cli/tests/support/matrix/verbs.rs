@@ -263,8 +263,27 @@ pub(crate) const IMAGE_SAVE: Scenario = Scenario {
     instead: None,
 };
 
+pub(crate) const IMAGE_IMPORT: Scenario = Scenario {
+    name: "image import",
+    place: with_own_images,
+    prepare: rooted,
+    verb: &["image", "import", "rootfs", "--name", OFFERED],
+    next: &["image", "import", "rootfs", "--name", OFFERED],
+    unrecorded: &[],
+    instead: None,
+};
+pub(crate) const IMAGE_PRUNE: Scenario = Scenario {
+    name: "image prune",
+    place: with_own_images,
+    prepare: pulled,
+    verb: &["image", "prune", "--all"],
+    next: &["image", "pull", OFFERED],
+    unrecorded: &[],
+    instead: None,
+};
+
 /// Every one, for the proof that no point is left out.
-pub(crate) const ALL: [&Scenario; 28] = [
+pub(crate) const ALL: [&Scenario; 30] = [
     &CREATE,
     &CREATE_REFUSED,
     &START,
@@ -293,4 +312,6 @@ pub(crate) const ALL: [&Scenario; 28] = [
     &IMAGE_TAG,
     &IMAGE_RM,
     &IMAGE_SAVE,
+    &IMAGE_IMPORT,
+    &IMAGE_PRUNE,
 ];
