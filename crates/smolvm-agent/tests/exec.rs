@@ -171,6 +171,7 @@ fn commands_that_cannot_run_say_why() {
     assert_eq!(error(&mut agent, &command(&["/tmp"])), Some(NotExecutable));
     assert_eq!(error(&mut agent, &ExecRequest { cwd: Some("/no/such".to_owned()), ..sh("true") }), Some(BadCwd));
     assert_eq!(error(&mut agent, &ExecRequest { cwd: Some(plain.clone()), ..sh("true") }), Some(BadCwd));
+    assert_eq!(error(&mut agent, &ExecRequest { cwd: Some(format!("{plain}/x")), make_cwd: true, ..sh("true") }), Some(BadCwd));
     assert_eq!(error(&mut agent, &ExecRequest { user: Some("no-such-user".to_owned()), ..sh("true") }), Some(BadUser));
     assert_eq!(error(&mut agent, &command(&[])), Some(BadRequest));
     assert_eq!(error(&mut agent, &command(&["a\0b"])), Some(BadRequest));

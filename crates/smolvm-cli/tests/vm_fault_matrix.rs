@@ -191,6 +191,16 @@ fn image_rm() {
 }
 
 #[test]
+fn image_import() {
+    every_step(&matrix::IMAGE_IMPORT);
+}
+
+#[test]
+fn image_prune() {
+    every_step(&matrix::IMAGE_PRUNE);
+}
+
+#[test]
 fn image_save() {
     every_step(&matrix::IMAGE_SAVE);
 }

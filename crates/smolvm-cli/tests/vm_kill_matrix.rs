@@ -192,6 +192,16 @@ fn image_rm() {
 }
 
 #[test]
+fn image_import() {
+    every_point(&matrix::IMAGE_IMPORT);
+}
+
+#[test]
+fn image_prune() {
+    every_point(&matrix::IMAGE_PRUNE);
+}
+
+#[test]
 fn image_save() {
     every_point(&matrix::IMAGE_SAVE);
 }

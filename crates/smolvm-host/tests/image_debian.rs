@@ -88,6 +88,50 @@ fn a_killed_build_leaves_no_mount_and_nothing_that_looks_finished() {
     }
 }
 
+fn check_recipe(outcome: &str) {
+    let path = outcome.strip_prefix("ok ").unwrap_or_else(|| panic!("{outcome}"));
+    let image = Path::new(path);
+    Tool::new("e2fsck").args(["-fn"]).arg(image).run_ok().unwrap();
+    let (bin, etc) = (debugfs(image, "ls -p /usr/bin"), debugfs(image, "ls -p /etc"));
+    assert!(bin.contains("/104755/0/0/su/"), "su is not root's:\n{bin}");
+    assert!(etc.contains("/100640/0/42/shadow/") && etc.contains("/protocols/"), "{etc}");
+    assert!(!bin.contains("/git/") && !debugfs(image, "ls -p /var/cache/apt/archives").contains(".deb"));
+    // What is the host's own stays on the host.
+    assert_eq!([debugfs(image, "cat /etc/hostname"), debugfs(image, "cat /etc/resolv.conf")], ["localhost\n", ""]);
+    let sources = debugfs(image, "cat /etc/apt/sources.list.d/debian.sources");
+    assert!(sources.contains("debian-archive-keyring") && !debugfs(image, "ls -p /etc/apt").contains("/sources.list/"), "{sources}");
+}
+
+#[test]
+fn a_recipe_is_made_with_and_without_root() {
+    for place in [Place::Host, Place::Nobody] {
+        let cache = tempfile::tempdir().unwrap();
+        check_recipe(&job(&place, "recipe", cache.path(), ""));
+        assert_eq!(std::fs::read_dir(cache.path().join("tmp")).unwrap().count(), 0, "something of a build stayed");
+    }
+}
+
+#[test]
+fn a_killed_recipe_leaves_no_mount_and_nothing_that_looks_finished() {
+    let cache = tempfile::tempdir().unwrap();
+    let temporary = cache.path().join("tmp");
+    kill_job_when("recipe", cache.path(), || {
+        let builds = std::fs::read_dir(&temporary).into_iter().flatten().flatten();
+        let mut within = builds.flat_map(|build| std::fs::read_dir(build.path()).into_iter().flatten().flatten());
+        // A user's tree lies elsewhere until it is finished.
+        within.any(|entry| entry.path().join("usr/bin").exists() || entry.file_name() == "rootfs.tar")
+    });
+    assert!(!std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(cache.path().to_str().unwrap()));
+    assert!(!cache.path().join("images").exists() && !cache.path().join("blobs").exists());
+    // mmdebstrap outlives its builder for a while, until it meets what is no longer there.
+    let deadline = Instant::now() + Duration::from_mins(2);
+    while std::fs::read_dir(&temporary).unwrap().count() > 0 {
+        sweep(cache.path()).unwrap();
+        assert!(Instant::now() < deadline, "something is left of a killed build");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 #[test]
 fn without_subordinate_uids_the_reason_is_told() {
     let cache = tempfile::tempdir().unwrap();

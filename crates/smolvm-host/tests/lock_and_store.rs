@@ -258,6 +258,7 @@ fn spec() -> Spec {
     Spec {
         workdir: None,
         user: None,
+        init: None,
         restored_from: None,
         image: "minimal".parse().unwrap(),
         image_digest: "d".to_owned(),

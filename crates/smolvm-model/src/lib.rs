@@ -22,6 +22,7 @@ pub mod quantity;
 pub mod reference;
 pub mod registries;
 pub mod select;
+pub mod signal;
 pub mod spec;
 pub mod state;
 pub mod teardown;

@@ -8,6 +8,7 @@ use crate::engine::AcceleratorRequest;
 use crate::name::SandboxId;
 use crate::quantity::{Cpus, DiskSize, Memory};
 use crate::reference::{Reference, ReferenceError, Registry};
+use crate::signal::Signal;
 
 /// Most environment variables, and most labels, of one sandbox.
 pub const MAX_PAIRS: usize = 256;
@@ -39,8 +40,17 @@ pub struct Spec {
     pub labels: BTreeMap<LabelKey, String>,
     /// Which accelerator was asked for.
     pub accelerator: AcceleratorRequest,
+    /// The image's own init, if it is booted.
+    pub init: Option<GuestInit>,
     /// The snapshot or the sandbox that it began as a copy of: what is on its disk is not nothing, also before its first start.
     pub restored_from: Option<SandboxId>,
+}
+
+/// The image's own init, started beside the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GuestInit {
+    /// What asks it to power off, if the image says so.
+    pub stop_signal: Option<Signal>,
 }
 
 /// How a sandbox reaches the network.

@@ -66,6 +66,22 @@ fn a_layers_own_entries_are_stronger_than_its_whiteouts() {
     comes_to(vec![base(), Archive::new().file(".wh.d", ""), Archive::new().file("d/x", "")], &["d/", "d/x", "top"]);
 }
 
+/// As `umoci` and others have it: they unpack one after the other.
+#[test]
+fn of_two_members_of_one_name_in_a_layer_the_last_one_counts() {
+    comes_to(vec![Archive::new().file("f", "one").file("f", "two").file("./f", "three")], &["f"]);
+    comes_to(vec![Archive::new().file("d/f", "").file("d", "a file now")], &["d"]);
+    comes_to(vec![Archive::new().symlink("d", "elsewhere").dir("d").file("d/f", "")], &["d/", "d/f"]);
+    comes_to(vec![Archive::new().dir("d").symlink("d", "elsewhere").file("d/f", "")], &["d", "elsewhere/", "elsewhere/f"]);
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path().join("image");
+    let layer = Archive::new().file("f", "one").link("l", "f").file("f", "longer").link("f2", "f").link("f2", "f2").end();
+    image(&Stack::new(vec![layer]), &at);
+    // What was linked to the first one has its content still.
+    let content = |path: &str| String::from_utf8(debugfs(&at, &format!("cat {path}"))).unwrap();
+    assert_eq!(["f", "l", "f2"].map(content), ["longer", "one", "longer"]);
+}
+
 #[test]
 fn kinds_replace_each_other() {
     comes_to(vec![base(), Archive::new().file("d", "now a file")], &["d", "top"]);

@@ -27,8 +27,8 @@ pub use attach::{AttachError, AttachReply, AttachRequest, Nonce};
 pub use frame::{Channel, Decoder, Frame, FrameError, FrameKind, FrameRef, HEADER_LEN, MAX_PAYLOAD};
 pub use hex::{Entropy, HexError};
 pub use message::{
-    AgentMessage, BootConfig, ExecError, ExecErrorKind, ExecExit, ExecRequest, ExecRequestError, HostMessage, MessageError, NetworkConfig,
-    Ready, StepTime, StreamControl, UnixTime, decode, encode,
+    AgentMessage, BootConfig, ExecError, ExecErrorKind, ExecExit, ExecRequest, ExecRequestError, HostMessage, InitConfig, MessageError,
+    NetworkConfig, Ready, StepTime, StreamControl, UnixTime, decode, encode,
 };
 pub use monitor::{MonitorErrorCode, MonitorReply, MonitorRequest};
 pub use resync::{ReplyScanner, RequestScanner};

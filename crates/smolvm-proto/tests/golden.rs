@@ -37,6 +37,7 @@ fn boot(network: Option<NetworkConfig>) -> BootConfig {
         time: UnixTime { secs: 1_795_000_000, nanos: 5 },
         entropy: Entropy::new(vec![0xde, 0xad]).unwrap(),
         data_disk: network.is_some(),
+        init: None,
         network,
     }
 }
@@ -57,6 +58,7 @@ fn host_messages() {
         include_str!("golden/host.json"),
         vec![
             ("boot", HostMessage::Boot(boot(None))),
+            ("boot_with_init", HostMessage::Boot(BootConfig { init: Some(InitConfig { stop_signal: Some(37) }), ..boot(None) })),
             ("boot_with_network", HostMessage::Boot(boot(Some(network())))),
             ("park", HostMessage::Park { network: true, fresh_disk: true, rehearse: vec![vec!["true".to_owned()]] }),
             ("clock", HostMessage::Clock { time: UnixTime { secs: 1_795_000_000, nanos: 5 } }),
@@ -101,6 +103,7 @@ fn exec_requests() {
         cwd: Some("/tmp".to_owned()),
         user: Some("nobody:nogroup".to_owned()),
         timeout_ms: Some(1500),
+        make_cwd: true,
         stdin: true,
     };
     check(include_str!("golden/exec_request.json"), vec![("small", small), ("full", full)]);

@@ -21,7 +21,7 @@ use smolvm_model::ledger::{Entry, Kind, Status};
 use smolvm_model::name::SandboxId;
 use smolvm_model::quantity::{Cpus, DiskSize, Memory, Span};
 use smolvm_model::reference::Reference;
-use smolvm_model::spec::{ImageName, LabelKey, MAX_PAIRS, NetworkMode, Spec, VarName, check_value};
+use smolvm_model::spec::{GuestInit, ImageName, LabelKey, MAX_PAIRS, NetworkMode, Spec, VarName, check_value};
 use smolvm_model::state::State;
 use smolvm_model::teardown::Reason;
 
@@ -57,6 +57,18 @@ pub struct CreateRequest {
     pub ttl: Option<Span>,
     /// Accelerator.
     pub accelerator: AcceleratorRequest,
+    /// Which processes there are beside its commands.
+    pub init: Init,
+}
+
+/// Which processes a guest has beside its commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Init {
+    /// The agent alone.
+    #[default]
+    Agent,
+    /// The image's own init as well, with what that starts.
+    Image,
 }
 
 /// A sandbox that this process made: its name, and what tells it from a later one of the same name.
@@ -82,6 +94,7 @@ impl CreateRequest {
             labels: BTreeMap::new(),
             ttl: None,
             accelerator: AcceleratorRequest::Auto,
+            init: Init::Agent,
         }
     }
 }
@@ -318,8 +331,23 @@ fn spec_of(request: &CreateRequest, image: &Image) -> Result<Spec, Error> {
         user: image.origin.as_ref().and_then(|origin| origin.run.user.clone()),
         labels: request.labels.clone(),
         accelerator: request.accelerator,
+        init: match request.init {
+            Init::Agent => None,
+            Init::Image => Some(init_of(image)?),
+        },
         restored_from: None,
     })
+}
+
+/// How an image's own init is asked to power off.
+fn init_of(image: &Image) -> Result<GuestInit, Error> {
+    let said = image.origin.as_ref().and_then(|origin| origin.run.stop_signal.as_ref());
+    let stop_signal = said.map(|signal| signal.parse()).transpose().map_err(|e| {
+        Error::new(ErrorCode::Refused, format!("the image \"{}\" cannot be stopped as it says", image.name))
+            .hint("whoever made it has to mend its StopSignal")
+            .because(e)
+    })?;
+    Ok(GuestInit { stop_signal })
 }
 
 /// What the image says, and what was asked for, which is stronger. Names that no shell takes are left out.

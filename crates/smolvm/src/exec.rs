@@ -42,10 +42,22 @@ pub struct ExecSpec {
     pub env: BTreeMap<VarName, String>,
     /// Working directory; the image's without one, or `/`.
     pub cwd: Option<String>,
+    /// What becomes of a working directory that is not there.
+    pub missing_cwd: MissingCwd,
     /// User in the guest; the image's without one, or root.
     pub user: Option<String>,
     /// The command is killed after this time.
     pub timeout: Option<Duration>,
+}
+
+/// What becomes of a working directory that is not there. One that the image names is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MissingCwd {
+    /// The command does not run.
+    #[default]
+    Refused,
+    /// It is made, as root's.
+    Made,
 }
 
 /// The caller's ends.
@@ -170,6 +182,7 @@ fn exec_over(
     let request = ExecRequest {
         argv: spec.argv.clone(),
         env,
+        make_cwd: spec.missing_cwd == MissingCwd::Made || (spec.cwd.is_none() && workdir.is_some()),
         cwd: spec.cwd.clone().or(workdir),
         user: spec.user.clone().or(user),
         timeout_ms: spec.timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),

@@ -9,7 +9,7 @@ use smolvm_model::name::SandboxId;
 
 use crate::create::{CreateRequest, Made};
 use crate::error::Error;
-use crate::exec::{ExecIo, ExecOutcome, ExecSpec};
+use crate::exec::{ExecIo, ExecOutcome, ExecSpec, MissingCwd};
 use crate::installation::Smolvm;
 use crate::pool::PoolWanted;
 use crate::start::{StartFrom, StartOptions};
@@ -61,7 +61,7 @@ impl Smolvm {
     /// signal came; what a SIGKILL of this process leaves has the prefix that `cleanup` looks for.
     pub fn run(&self, request: &RunRequest, io: ExecIo<'_>) -> Result<RunOutcome, Error> {
         let signals = io.signals;
-        let exec = ExecSpec { argv: self.command_of(request)?, ..request.exec.clone() };
+        let exec = ExecSpec { argv: self.command_of(request)?, missing_cwd: MissingCwd::Made, ..request.exec.clone() };
         let interrupted = || signals.is_some_and(has_signal);
         let mut pool = None;
         let taken = if interrupted() {

@@ -28,9 +28,11 @@ use smolvm_model::engine::AcceleratorRequest;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind, Status};
 use smolvm_model::name::SandboxId;
+use smolvm_model::signal::Signal;
 use smolvm_model::spec::NetworkMode;
 use smolvm_model::state::{Admission, Event, Request, State, next};
 use smolvm_model::teardown::Reason;
+use smolvm_proto::InitConfig;
 
 use crate::create::{Made, make_run_dir};
 use crate::error::{Error, io_code};
@@ -215,6 +217,7 @@ impl Smolvm {
             machine_id: machine_id(self, id),
             uid,
             network,
+            init: record.spec.init.map(|init| InitConfig { stop_signal: init.stop_signal.map(Signal::number) }),
             steps,
         };
         let (mut child, socket) = perform_once(Effect::Monitor, |_| self.spawn_monitor(id, &config, tap))?;

@@ -23,6 +23,9 @@ pub const GRACE: Duration = Duration::from_secs(5);
 /// disk, and a guest under TCG.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
+/// What is left of the deadline for killing what did not end, and for the disks.
+const LAST_STEPS: Duration = Duration::from_secs(5);
+
 impl Smolvm {
     /// Stops a sandbox; what its guest wrote before is on its disk. One that does not run is left alone.
     pub fn stop(&self, id: &SandboxId, deadline: Duration) -> Result<SandboxView, Error> {
@@ -52,7 +55,9 @@ impl Smolvm {
             store.write(Commit::Stop, |w| w.set_state(id, record.generation, stopping))?;
         }
         // A guest or monitor that does not answer is no reason to keep the machine: the teardown ends it.
-        let orderly = self.ask_to_stop(id, deadline).map_err(|e| e.about(id));
+        // An init has services to end, one after the other; commands have only themselves.
+        let grace = if record.spec.init.is_some() { deadline.saturating_sub(LAST_STEPS) } else { GRACE.min(deadline / 2) };
+        let orderly = self.ask_to_stop(id, grace, deadline).map_err(|e| e.about(id));
         // Unless nobody answered because the guest went down by itself at that moment: its monitor noted so.
         let by_itself = orderly.is_err() && powered_itself_off(store, id);
         self.release_run(store, id, State::Stopped, None)?;
@@ -71,10 +76,10 @@ impl Smolvm {
     }
 
     /// The orderly half: processes ended, file systems synced.
-    fn ask_to_stop(&self, id: &SandboxId, deadline: Duration) -> Result<(), Error> {
+    fn ask_to_stop(&self, id: &SandboxId, grace: Duration, deadline: Duration) -> Result<(), Error> {
         let until = Instant::now() + deadline;
         let mut session = Session::connect(self, id)?;
-        let grace_ms = u64::try_from(GRACE.min(deadline / 2).as_millis()).unwrap_or(u64::MAX);
+        let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         session.send_request(&MonitorRequest::Stop { grace_ms })?;
         loop {
             match session.wait_reply(until)? {

@@ -11,6 +11,7 @@ pub(crate) fn spec(network: NetworkMode) -> Spec {
     Spec {
         workdir: None,
         user: None,
+        init: None,
         restored_from: None,
         image: "minimal".parse().unwrap(),
         image_digest: "d".to_owned(),

@@ -192,6 +192,7 @@ impl RawFork {
             time: UnixTime { secs: now.as_secs(), nanos: now.subsec_nanos() },
             entropy: Entropy::new(vec![7; 64])?,
             network,
+            init: None,
             data_disk: true,
         })
     }

@@ -138,6 +138,11 @@ impl Guest for Machine {
         self.ready(address, entropy_bytes)
     }
 
+    fn part_processes(&mut self) -> Result<(), BootFailure> {
+        mounts::control_groups()?;
+        crate::sys::spawn::part_processes().map_err(failed("init", "a namespace of processes"))
+    }
+
     fn sync(&mut self) {
         rustix::fs::sync();
     }

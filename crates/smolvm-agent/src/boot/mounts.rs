@@ -70,6 +70,13 @@ pub(super) fn finish() -> Result<(), BootFailure> {
     Ok(())
 }
 
+/// Where an init keeps its services apart.
+pub(super) fn control_groups() -> Result<(), BootFailure> {
+    let at = "/sys/fs/cgroup";
+    let mounted = mount("cgroup2", at, "cgroup2", QUIET | MountFlags::NOEXEC, Some(c"nsdelegate,memory_recursiveprot"));
+    mounted.map_err(failed("init", at))
+}
+
 /// Makes a directory unless it is there.
 pub(super) fn make_directory(path: &str) -> Result<(), Errno> {
     match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {

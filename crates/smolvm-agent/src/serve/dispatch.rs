@@ -11,6 +11,7 @@ use smolvm_proto::{
     StreamControl, UnixTime, decode,
 };
 
+use super::init::Init;
 use super::link::Incoming;
 use super::{BootFailure, Server};
 
@@ -94,7 +95,12 @@ impl Server<'_> {
 
     fn boot(&mut self, config: &BootConfig) {
         if self.boot.is_none() {
-            let outcome = self.guest.boot(config);
+            let outcome = self.guest.boot(config).and_then(|ready| {
+                if let Some(init) = config.init {
+                    self.init = Some(Init::start(init, self.guest, &mut self.starter)?);
+                }
+                Ok(ready)
+            });
             if let Err(failure) = &outcome {
                 crate::log::line(failure);
             }

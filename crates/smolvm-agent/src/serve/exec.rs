@@ -10,10 +10,13 @@
 //! child goes on, and what it writes from then on is read and thrown away: closing the pipe would
 //! kill a daemon at its next line of log.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, WaitStatus};
 use smolvm_proto::{Channel, ExecErrorKind, ExecExit, ExecRequest};
@@ -22,8 +25,8 @@ use super::input::Input;
 use super::outbox::Outbox;
 use super::output::{Output, Writer};
 use crate::command::{Command, explain};
-use crate::sys::spawn::{Plan, Spawner};
-use crate::users::Users;
+use crate::sys::spawn::{Failure, Plan, Role, Spawner, Stage};
+use crate::users::{Account, Users};
 
 /// How long a pipe may stay open after the main process has ended.
 pub(crate) const GRACE: Duration = Duration::from_millis(200);
@@ -74,8 +77,18 @@ impl Starter {
         let account = self.users.resolve(None).ok()?;
         let Command { candidates, argv, env, cwd } = Command::prepare(&request, &account);
         let null = self.null.as_fd();
-        let plan = Plan { candidates: &candidates, argv: &argv, env: &env, cwd: &cwd, ids: None, stdio: [null; 3] };
+        let plan = Plan { candidates: &candidates, argv: &argv, env: &env, cwd: &cwd, ids: None, stdio: [null; 3], role: Role::Command };
         self.spawner.spawn(&plan).ok()
+    }
+
+    /// Starts an init, with the console for its words.
+    pub(crate) fn init(&mut self, program: &str) -> Result<Pid, Failure> {
+        let request = ExecRequest { argv: vec![program.to_owned()], env: init_env(), ..ExecRequest::default() };
+        let account = Account { name: "root".to_owned(), home: "/root".to_owned(), shell: "/bin/sh".to_owned(), ids: None };
+        let Command { candidates, argv, env, cwd } = Command::prepare(&request, &account);
+        let console = rustix::fs::open("/dev/console", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, rustix::fs::Mode::empty()).ok();
+        let stdio = [console.as_ref().unwrap_or(&self.null).as_fd(); 3];
+        self.spawner.spawn(&Plan { candidates: &candidates, argv: &argv, env: &env, cwd: &cwd, ids: None, stdio, role: Role::First })
     }
 
     /// Starts the command of a request, or says why it never ran.
@@ -104,8 +117,15 @@ impl Starter {
             cwd: &command.cwd,
             ids: account.ids.as_ref(),
             stdio: [stdin_end.as_ref().unwrap_or(&self.null).as_fd(), stdout_end.as_fd(), stderr_end.as_fd()],
+            role: Role::Command,
         };
-        let pid = self.spawner.spawn(&plan).map_err(|failure| explain(request, failure))?;
+        let pid = match self.spawner.spawn(&plan) {
+            Err(Failure { stage: Stage::Cwd, errno: Errno::NOENT }) if request.make_cwd && make(request.cwd.as_deref()) => {
+                self.spawner.spawn(&plan)
+            }
+            tried => tried,
+        };
+        let pid = pid.map_err(|failure| explain(request, failure))?;
         Ok(Exec {
             stream,
             input: Input::new(stdin),
@@ -117,6 +137,17 @@ impl Starter {
             ended: None,
         })
     }
+}
+
+/// By this an init knows that the kernel and its devices are somebody else's to set up.
+fn init_env() -> BTreeMap<String, String> {
+    BTreeMap::from([("container".to_owned(), "smolvm".to_owned())])
+}
+
+/// Makes a working directory, with all that leads to it. False if that cannot be done: then the command says so.
+fn make(directory: Option<&str>) -> bool {
+    let made = directory.map(|directory| std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory));
+    made.is_some_and(|made| made.is_ok())
 }
 
 impl Exec {

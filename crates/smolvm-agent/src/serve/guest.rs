@@ -31,6 +31,9 @@ pub(crate) trait Guest {
     /// Makes the guest what the host asked for.
     fn boot(&mut self, config: &BootConfig) -> Result<Ready, BootFailure>;
 
+    /// Gives all processes to come a namespace of their own, and the groups of processes that an init manages.
+    fn part_processes(&mut self) -> Result<(), BootFailure>;
+
     /// Writes to the disks what is held back.
     fn sync(&mut self);
 
@@ -81,6 +84,10 @@ impl Guest for Bystander {
             uptime_ms: crate::sys::clock::uptime_us() / 1000,
             steps: Vec::new(),
         })
+    }
+
+    fn part_processes(&mut self) -> Result<(), BootFailure> {
+        Err(BootFailure { step: "init", message: "this is no machine".to_owned() })
     }
 
     fn sync(&mut self) {}

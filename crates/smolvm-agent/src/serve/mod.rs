@@ -14,6 +14,7 @@
 mod dispatch;
 mod exec;
 mod guest;
+mod init;
 mod input;
 mod leftovers;
 mod link;
@@ -31,6 +32,7 @@ use smolvm_proto::{AgentMessage, Frame, FrameKind, Ready, encode};
 
 use exec::{Exec, Starter};
 pub(crate) use guest::{BootFailure, Bystander, Guest};
+use init::Init;
 use leftovers::Leftovers;
 use link::Link;
 use shutdown::{Act, OWN_GRACE, Phase};
@@ -53,6 +55,8 @@ pub(crate) struct Server<'a> {
     execs: Vec<Exec>,
     leftovers: Leftovers,
     phase: Phase,
+    /// The image's own init, if it was asked for.
+    init: Option<Init>,
     /// Whether the guest has done what it can do before it is told who it is.
     prepared: bool,
     /// Whether the way of a command was gone once.
@@ -76,6 +80,7 @@ pub(crate) fn serve(line: OwnedFd, signals: OwnedFd, guest: &mut dyn Guest) -> R
         execs: Vec::new(),
         leftovers: Leftovers::new(),
         phase: Phase::Running,
+        init: None,
         prepared: false,
         warm: false,
         frozen: false,
@@ -220,6 +225,10 @@ impl Server<'_> {
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => {
+                    if self.init.as_mut().is_some_and(|init| init.ends(pid)) {
+                        // Everything in its namespace went with it.
+                        let _ = self.phase.ask(OWN_GRACE, now);
+                    }
                     if let Some(exec) = self.execs.iter_mut().find(|e| e.pid() == pid && !e.has_ended()) {
                         exec.end(status, now);
                     }
@@ -290,6 +299,7 @@ impl Server<'_> {
     fn act(&mut self, act: Act) {
         match act {
             Act::Nothing | Act::Halt => {}
+            Act::Signal(libc::SIGTERM) if self.init.as_ref().is_some_and(Init::ask_to_stop) => {}
             Act::Signal(signal) => {
                 let mut groups = self.execs.iter().filter(|e| !e.has_ended()).map(Exec::pid);
                 self.guest.signal_all(signal, &mut groups);

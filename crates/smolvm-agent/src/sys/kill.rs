@@ -15,6 +15,12 @@ pub(crate) fn group(leader: Pid, signal: i32) {
     let _ = unsafe { libc::kill(-leader.as_raw_nonzero().get(), signal) };
 }
 
+/// Sends `signal` to one process, which was not waited for yet: so the number is still its own.
+pub(crate) fn process(pid: Pid, signal: i32) {
+    // SAFETY: kill takes no pointers. A pid of this type is positive, so the target is one process.
+    let _ = unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) };
+}
+
 /// Sends `signal` to every process of the guest but pid 1. Refused unless this *is* pid 1:
 /// anywhere else it would reach the whole machine.
 pub(crate) fn everything(signal: i32) -> Result<(), Errno> {

@@ -40,6 +40,15 @@ pub(crate) struct Plan<'a> {
     pub(crate) ids: Option<&'a Ids>,
     /// Becomes 0, 1 and 2; nothing else is inherited.
     pub(crate) stdio: [BorrowedFd<'a>; 3],
+    pub(crate) role: Role,
+}
+
+/// What the process is to the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Command,
+    /// The first of a namespace of processes: `/proc` is mounted anew, for it shows the namespace of whoever mounts it.
+    First,
 }
 
 /// What the child was at when it failed.
@@ -72,6 +81,7 @@ struct Shared {
     cwd: *const libc::c_char,
     ids: *const Ids,
     stdio: [libc::c_int; 3],
+    role: Role,
     failure: Option<(Stage, libc::c_int)>,
 }
 
@@ -92,6 +102,7 @@ impl Spawner {
             cwd: plan.cwd.as_ptr(),
             ids: plan.ids.map_or(ptr::null(), ptr::from_ref),
             stdio: plan.stdio.map(|fd| fd.as_raw_fd()),
+            role: plan.role,
             failure: None,
         };
         // SAFETY: the stack is ours, aligned to 16 and grows down from its end; CLONE_VFORK keeps this
@@ -118,6 +129,16 @@ impl Spawner {
     }
 }
 
+/// From now on whatever is spawned lives in a new namespace of processes, in which the next one is pid 1. This process stays outside.
+pub(crate) fn part_processes() -> Result<(), Errno> {
+    // SAFETY: takes no pointers, and changes nothing of this process but where its children will be.
+    match unsafe { libc::unshare(libc::CLONE_NEWPID) } {
+        0 => Ok(()),
+        // SAFETY: reads the error of the call above.
+        _ => Err(Errno::from_raw_os_error(unsafe { errno() })),
+    }
+}
+
 extern "C" fn child(shared: *mut libc::c_void) -> libc::c_int {
     // SAFETY: the parent passed a `Shared` and is suspended, so this is the only reference to it.
     let shared = unsafe { &mut *shared.cast::<Shared>() };
@@ -137,6 +158,12 @@ unsafe fn become_command(shared: &Shared) -> (Stage, libc::c_int) {
     unsafe {
         if libc::setsid() < 0 {
             return (Stage::SetUp, errno());
+        }
+        if shared.role == Role::First {
+            let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+            if libc::mount(c"proc".as_ptr(), c"/proc".as_ptr(), c"proc".as_ptr(), flags, ptr::null()) < 0 {
+                return (Stage::SetUp, errno());
+            }
         }
         for (target, source) in (0..).zip(shared.stdio) {
             if libc::dup2(source, target) < 0 {

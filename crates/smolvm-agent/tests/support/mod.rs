@@ -258,6 +258,7 @@ pub fn identity(hostname: &str) -> BootConfig {
         entropy: Entropy::new(vec![0; 32]).unwrap(),
         network: None,
         data_disk: false,
+        init: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-use smolvm::create::CreateRequest;
+use smolvm::create::{CreateRequest, Init};
 use smolvm::start::StartFrom;
 use smolvm_model::config::Config;
 use smolvm_model::engine::AcceleratorRequest;
@@ -97,6 +97,9 @@ pub(crate) struct SandboxOptions {
     /// Time to live: 30s, 5m, 1h30m; `cleanup` takes it after that
     #[arg(long, value_name = "DURATION")]
     ttl: Option<Span>,
+    /// Boot the image's own init (systemd) as well; commands run beside its services
+    #[arg(long)]
+    init: bool,
     #[command(flatten)]
     machine: MachineOptions,
 }
@@ -128,6 +131,7 @@ impl SandboxOptions {
             env: collect(&self.env),
             labels: collect(&self.label),
             ttl: self.ttl.or(config.ttl()),
+            init: if self.init { Init::Image } else { Init::Agent },
             ..self.machine.request(image, config)
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use serde_json::json;
-use smolvm::exec::{ExecIo, ExecOutcome, ExecSpec};
+use smolvm::exec::{ExecIo, ExecOutcome, ExecSpec, MissingCwd};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
 use smolvm_model::quantity::Span;
@@ -64,7 +64,14 @@ pub(super) struct ExecOptions {
 impl ExecOptions {
     /// What the library is asked for.
     pub(super) fn spec(&self, argv: Vec<String>, env: BTreeMap<VarName, String>) -> ExecSpec {
-        ExecSpec { argv, env, cwd: self.workdir.clone(), user: self.user.clone(), timeout: self.timeout.map(Span::duration) }
+        ExecSpec {
+            argv,
+            env,
+            cwd: self.workdir.clone(),
+            missing_cwd: MissingCwd::Refused,
+            user: self.user.clone(),
+            timeout: self.timeout.map(Span::duration),
+        }
     }
 }
 

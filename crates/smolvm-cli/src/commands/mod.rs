@@ -102,6 +102,10 @@ pub(crate) fn dispatch(argv: &[OsString]) -> u8 {
             ImageVerb::Rm(v) => act(v, &context),
             ImageVerb::Save(v) => act(v, &context),
             ImageVerb::Load(v) => act(v, &context),
+            ImageVerb::Import(v) => act(v, &context),
+            ImageVerb::Debootstrap(v) => act(v, &context),
+            ImageVerb::History(v) => act(v, &context),
+            ImageVerb::Prune(v) => act(v, &context),
         },
         args::Command::CompleteNames(names) => names.run(&context),
     }
@@ -161,7 +165,7 @@ fn decline(argv: &[OsString], e: clap::Error, path: Option<&str>) -> u8 {
 
 /// The dotted path of a verb of that name: of the groups `template`, `snapshot`, `image`, `pool` or `config`, or of no other group.
 pub(crate) fn dotted(group: Option<&str>, verb: &str) -> &'static str {
-    const PATHS: [&str; 42] = [
+    const PATHS: [&str; 46] = [
         run::Run::PATH,
         create::Create::PATH,
         start::Start::PATH,
@@ -204,6 +208,10 @@ pub(crate) fn dotted(group: Option<&str>, verb: &str) -> &'static str {
         image::Rm::PATH,
         image::Save::PATH,
         image::Load::PATH,
+        image::Import::PATH,
+        image::Debootstrap::PATH,
+        image::History::PATH,
+        image::Prune::PATH,
     ];
     let is = |path: &&str| match path.split_once('.') {
         Some((of, name)) => name == verb && of == group.unwrap_or("sandbox"),

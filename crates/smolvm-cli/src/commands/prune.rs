@@ -51,24 +51,33 @@ impl Verbal for Prune {
         let idle = if self.all { Duration::ZERO } else { self.until.map_or(IDLE, Span::duration) };
         let mode = if self.dry_run { Mode::Say } else { Mode::Remove };
         let report = context.open()?.prune(PruneRequest { idle, keep: self.keep, mode })?;
-        let bytes = if self.dry_run { report.removed.iter().map(|one| one.bytes).sum() } else { report.freed_bytes };
-        if !self.common.quiet && !self.common.json {
-            let would = if self.dry_run { "would be" } else { "were" };
-            note(&format!("{} of disk {would} freed", display_bytes(bytes)));
-        }
-        let problem = report.failed.first().map(|first| {
-            Problem::new(
-                ErrorCode::PartialFailure,
-                format!("{} of what may go stays: {} {}: {}", report.failed.len(), first.part, first.name, first.error),
-            )
-            .hint("try again when no other smolvm is at work")
-        });
+        let (bytes, problem) = outcome(&report, mode, self.common);
         let data = || json!({"removed": report.removed, "failed": report.failed, "freed_bytes": bytes, "dry_run": self.dry_run});
-        Ok(Reply::new(self.format(), data, || table(&report)).but(problem))
+        Ok(Reply::new(self.format(), data, || told(&report)).but(problem))
     }
 }
 
-fn table(report: &PruneReport) -> String {
+/// What came free, or would, which is said; and what stood in the way.
+pub(super) fn outcome(report: &PruneReport, mode: Mode, common: Common) -> (u64, Option<Problem>) {
+    let (bytes, would) = match mode {
+        Mode::Say => (report.removed.iter().map(|one| one.bytes).sum(), "would be"),
+        Mode::Remove => (report.freed_bytes, "were"),
+    };
+    if !common.quiet && !common.json {
+        note(&format!("{} of disk {would} freed", display_bytes(bytes)));
+    }
+    let problem = report.failed.first().map(|first| {
+        Problem::new(
+            ErrorCode::PartialFailure,
+            format!("{} of what may go stays: {} {}: {}", report.failed.len(), first.part, first.name, first.error),
+        )
+        .hint("try again when no other smolvm is at work")
+    });
+    (bytes, problem)
+}
+
+/// What went, as a table.
+pub(super) fn told(report: &PruneReport) -> String {
     if report.removed.is_empty() {
         return String::new();
     }

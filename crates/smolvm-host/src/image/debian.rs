@@ -10,12 +10,14 @@
 //! in which those are 0 and up, so the image is the same whoever builds it.
 
 mod finish;
+mod recipe;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use self::finish::FINISH;
+pub use self::recipe::{DebianNameError, DebianRecipe, PackageName, SuiteName, debootstrap, host_suite};
 use super::apt::{self, DebianSources};
 use super::build::{Renew, intact};
 use super::error::ImageError;

@@ -11,6 +11,7 @@ use super::kernel::KernelError;
 use super::manifest::ManifestError;
 use super::minimal::MinimalError;
 use super::packages::PackageError;
+use super::registry::ImportError;
 use crate::effect::Fault;
 use crate::fsx::FsError;
 use crate::lock::LockError;
@@ -120,6 +121,9 @@ pub enum ImageError {
         #[source]
         source: LoginError,
     },
+    /// A file system cannot become an image.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// A credential helper could not be run.
     #[error("the credential helper could not be run")]
     Helper(#[source] ToolError),

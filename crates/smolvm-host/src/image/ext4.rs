@@ -131,7 +131,7 @@ impl Shape {
     /// `mke2fs` puts it, in the middle, they were 6, and unlinking a thousand such files took two to four times as long.
     fn journal_at(self, spare: u64) -> u64 {
         let blocks = self.bytes / BLOCK;
-        let last = if blocks % GROUP < SMALLEST_LAST_GROUP { 0 } else { 1 };
+        let last = u64::from(blocks % GROUP >= SMALLEST_LAST_GROUP);
         let groups = (blocks / GROUP + last).max(1);
         let inodes_each = self.inodes.div_ceil(groups).next_multiple_of(BLOCK / INODE);
         let descriptors = (groups * DESCRIPTOR).div_ceil(BLOCK);

@@ -57,7 +57,7 @@ pub use apt::{AptError, SkipReason, SourceProblem};
 pub use boot::{BootFiles, boot_files, boot_files_with};
 pub use build::{BuiltIn, Renew, prepare_image, rehearsal};
 pub use checks::{Check, CheckStatus, checks, verify_all};
-pub use debian::DebianError;
+pub use debian::{DebianError, DebianNameError, DebianRecipe, PackageName, SuiteName, debootstrap, host_suite};
 pub use digest::{Digest, DigestError};
 pub use disk::{DataDisk, DiskError, blank, make_data_disk};
 pub use error::ImageError;

@@ -135,6 +135,13 @@ pub fn idle_parts(cache: &Path) -> Result<(Vec<Lock>, Vec<Part>), ImageError> {
     Ok((held, PARTS.into_iter().filter(|part| !busy.contains(part)).collect()))
 }
 
+/// Every part of an image as a registry has it, and what has come of others, whoever needs them.
+pub fn blobs(cache: &Path) -> Result<Vec<Unused>, ImageError> {
+    let directory = layout::blobs(cache);
+    let names = listing::names(&directory, |name| is_digest(name) || name == PARTIAL)?;
+    names.into_iter().map(|name| entry(Part::Blob, &directory, name.clone(), changed(&directory.join(name))?)).collect()
+}
+
 /// Removes it; gives the bytes that were freed.
 pub fn drop_unused(cache: &Path, unused: &Unused) -> Result<u64, ImageError> {
     let directory = match unused.part {
@@ -174,9 +181,7 @@ fn unused_blobs(cache: &Path, named: &BTreeSet<String>, needed: &BTreeSet<String
         used.extend([origin.manifest.hex().to_owned(), origin.config.hex().to_owned()]);
         used.extend(origin.layers.iter().map(|layer| layer.digest.hex().to_owned()));
     }
-    let directory = layout::blobs(cache);
-    let unneeded = listing::names(&directory, |name| (is_digest(name) || name == PARTIAL) && !used.contains(name))?;
-    unneeded.into_iter().map(|name| entry(Part::Blob, &directory, name.clone(), changed(&directory.join(name))?)).collect()
+    Ok(blobs(cache)?.into_iter().filter(|blob| !used.contains(&blob.name)).collect())
 }
 
 /// Of use since it was last changed.

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use smolvm_model::ledger::Entry;
 use smolvm_model::name::SandboxId;
 use smolvm_model::quantity::{Cpus, DiskSize, Memory};
-use smolvm_model::spec::{MAX_PAIRS, Spec, SpecError, check_value};
+use smolvm_model::signal::Signal;
+use smolvm_model::spec::{GuestInit, MAX_PAIRS, Spec, SpecError, check_value};
 use smolvm_model::state::State;
 
 /// A sandbox as recorded.
@@ -227,8 +228,23 @@ struct SpecJson<'a> {
     labels: BTreeMap<String, String>,
     #[serde(borrow)]
     accelerator: Cow<'a, str>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    init: Option<InitJson>,
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     restored_from: Option<Cow<'a, str>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct InitJson {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stop_signal: Option<i32>,
+}
+
+impl InitJson {
+    fn read(self) -> Result<GuestInit, String> {
+        let signal = self.stop_signal.map(|number| number.to_string().parse::<Signal>().map_err(|e| e.to_string()));
+        Ok(GuestInit { stop_signal: signal.transpose()? })
+    }
 }
 
 /// A specification as it is kept.
@@ -245,6 +261,7 @@ pub fn spec_to_json(spec: &Spec) -> String {
         user: spec.user.clone(),
         labels: spec.labels.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
         accelerator: spec.accelerator.as_str().into(),
+        init: spec.init.map(|init| InitJson { stop_signal: init.stop_signal.map(Signal::number) }),
         restored_from: spec.restored_from.as_ref().map(|name| name.as_str().into()),
     };
     to_json(&json)
@@ -266,6 +283,7 @@ pub fn spec_from_json(text: &str) -> Result<Spec, String> {
         user: json.user.map(|user| check_value("user", &user).map(|()| user)).transpose().map_err(|e| text(&e))?,
         labels: pairs(json.labels).map_err(|e| text(&e))?,
         accelerator: json.accelerator.parse().map_err(|e| text(&e))?,
+        init: json.init.map(InitJson::read).transpose()?,
         restored_from: json.restored_from.map(|name| name.parse().map_err(|e| text(&e))).transpose()?,
     })
 }
@@ -300,7 +318,11 @@ mod tests {
             ))
         };
         let good = spec(r#"{"A": "b"}"#, r#"{"team": "x"}"#).unwrap();
-        assert_eq!(spec_from_json(&spec_to_json(&good)), Ok(good));
+        assert_eq!(spec_from_json(&spec_to_json(&good)), Ok(good.clone()));
+        let with_init = Spec { init: Some(GuestInit { stop_signal: Some("SIGRTMIN+3".parse().unwrap()) }), ..good };
+        let kept = spec_to_json(&with_init);
+        assert_eq!(spec_from_json(&kept), Ok(with_init));
+        assert!(spec_from_json(&kept.replace("37", "65")).is_err());
         let long = format!(r#"{{"A": "{}"}}"#, "x".repeat(40_000));
         let many = format!("{{{}}}", (0..300).map(|n| format!(r#""A{n}": """#)).collect::<Vec<_>>().join(","));
         for bad in [r#"{"A": "\u0000"}"#, r#"{"A=B": ""}"#, &long, &many] {

@@ -245,6 +245,7 @@ mod tests {
         Spec {
             workdir: None,
             user: None,
+            init: None,
             restored_from: None,
             image: "minimal".parse().unwrap(),
             image_digest: "d".to_owned(),

@@ -14,9 +14,13 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use smolvm_host::effect::permitted;
-use smolvm_host::image::{BuiltIn, ImageError, Progress, Renew, make_data_disk, prepare_image, prepare_kernel};
+use smolvm_host::image::registry::ImportOptions;
+use smolvm_host::image::{
+    BuiltIn, DebianRecipe, ImageError, Progress, Renew, debootstrap, host_suite, make_data_disk, prepare_image, prepare_kernel,
+};
 use smolvm_host::proc::tool::Tool;
 use smolvm_model::effect::Effect;
+use smolvm_model::reference::{Reference, Registry};
 
 const JOB: &str = "SMOLVM_IMAGE_JOB";
 const CACHE: &str = "SMOLVM_IMAGE_CACHE";
@@ -127,6 +131,12 @@ pub(crate) fn run_job() {
         "kernel" => prepare_kernel(&cache, Renew::Always, &mut report).map(|kernel| kernel.release),
         "minimal" => prepare_image(&cache, BuiltIn::Minimal, Renew::Always, &mut report).map(|image| image.digest.to_string()),
         "debian" => prepare_image(&cache, BuiltIn::Debian, Renew::Always, &mut report).map(|image| image.path.display().to_string()),
+        "recipe" => {
+            let recipe = DebianRecipe { suite: host_suite().unwrap(), packages: vec!["netbase".parse().unwrap()] };
+            let reference = Reference::parse("localhost/mine:1", &Registry::default()).unwrap();
+            debootstrap(&cache, &reference, &recipe, ImportOptions::default(), &mut report)
+                .map(|made| made.image.path.display().to_string())
+        }
         "disk" => permitted(Effect::DataDisk, |permit| make_data_disk(permit, &cache, 8 << 30, &cache.join("data.img")))
             .unwrap()
             .map(|disk| disk.allocated_bytes.to_string()),

@@ -13,6 +13,10 @@ pub mod media {
     pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
     /// OCI's configuration.
     pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+    /// OCI's layer, not packed.
+    pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+    /// OCI's layer, packed with zstd.
+    pub const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
     /// OCI's layer, packed with gzip.
     pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
     /// Docker's index.

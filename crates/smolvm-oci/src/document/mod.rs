@@ -8,10 +8,14 @@
 //! They are read from bytes whose digest was compared before, with a cap on their length and on every list in them. What is not known is
 //! ignored; what contradicts itself is refused.
 
+mod change;
 mod config;
+mod made;
 mod manifest;
 
+pub use change::ChangeError;
 pub use config::{Config, RunConfig, Step};
+pub use made::{Made, SingleLayer};
 pub use manifest::{Descriptor, Manifest, Top, Unread, media};
 
 /// Longest index or manifest: what registries take.

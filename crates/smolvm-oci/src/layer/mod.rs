@@ -6,6 +6,8 @@
 //!            or neither
 //! ```
 //!
+//! [`LayerWriter`] is the way back, for a tree that becomes a layer here.
+//!
 //! Invariants: nothing that a header says is a length of memory; a member's name is bytes and no path of this host; what does not fit the
 //! format is an error that names the member, and ends the reading.
 
@@ -15,8 +17,10 @@ mod member;
 mod pax;
 mod reader;
 mod sparse;
+mod write;
 
-pub use decompress::{Decompressed, decompress};
+pub use decompress::{Decompressed, Packing, decompress};
 pub use error::{EntryName, LayerError};
 pub use member::{Kind, Member, Meta, Part, Time};
 pub use reader::Layer;
+pub use write::LayerWriter;

@@ -96,10 +96,8 @@ impl Tree {
             Kind::Link { target } => Some(self.link_target(target, entry)?),
             _ => None,
         };
+        // Of two members of one name in a layer the last one counts, as with everything else that unpacks layers.
         if there.is_some() {
-            if self.spoke(directory, name, layer) {
-                return Err(TreeError::Twice { entry: entry.clone() });
-            }
             self.unlink(directory, name);
         }
         if let Some(target) = linked {

@@ -23,12 +23,6 @@ pub enum TreeError {
         /// The member.
         entry: EntryName,
     },
-    /// One layer says two things about one name.
-    #[error("{entry} is in the layer twice")]
-    Twice {
-        /// The member.
-        entry: EntryName,
-    },
     /// A hard link to what is not there, or to a directory.
     #[error("{entry} is a link to {target}, which is no file that was there before")]
     LinkTarget {

@@ -23,6 +23,9 @@ pub struct ExecRequest {
     /// Working directory; `/` without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
+    /// Whether a working directory that is not there is made, as root's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub make_cwd: bool,
     /// `name`, `uid`, `name:group` or `uid:gid`, looked up in the guest; root without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,

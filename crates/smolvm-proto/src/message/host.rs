@@ -72,6 +72,17 @@ pub struct BootConfig {
     /// Whether there is a disk with `serial=data` for the upper layer; without one it is memory.
     #[serde(default)]
     pub data_disk: bool,
+    /// Whether the image's own init is started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<InitConfig>,
+}
+
+/// How the image's own init is treated.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitConfig {
+    /// The signal that asks it to power off; without one the agent knows what is usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<i32>,
 }
 
 /// A moment of the host's real-time clock, in two numbers that every JSON reader keeps whole.

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 
 pub use agent::{AgentMessage, Ready, StepTime};
 pub use exec::{ExecError, ExecErrorKind, ExecExit, ExecRequest, ExecRequestError, MAX_ARGS, MAX_ENV, StreamControl};
-pub use host::{BootConfig, HostMessage, NetworkConfig, UnixTime};
+pub use host::{BootConfig, HostMessage, InitConfig, NetworkConfig, UnixTime};
 
 use crate::frame::MAX_PAYLOAD;
 

@@ -257,6 +257,7 @@ fn spec() -> smolvm_model::spec::Spec {
     smolvm_model::spec::Spec {
         workdir: None,
         user: None,
+        init: None,
         restored_from: None,
         image: "minimal".parse().unwrap(),
         image_digest: format!("sha256:{}", "0".repeat(64)),

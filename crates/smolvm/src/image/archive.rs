@@ -8,7 +8,6 @@ use smolvm_model::reference::Reference;
 use smolvm_model::spec::ImageName;
 
 use super::failure::not_carried;
-use super::list::ImageView;
 use super::pull::{ImageProgress, PulledImage};
 use crate::error::Error;
 use crate::installation::Smolvm;
@@ -20,7 +19,7 @@ impl Smolvm {
         // Makes the directories of the home, with their rights.
         drop(self.store()?);
         let loaded = load(&self.paths().cache, file, reference.as_ref(), report).map_err(|e| not_carried(file, e))?;
-        Ok(PulledImage { image: ImageView::of(loaded.image), made: loaded.made })
+        Ok(PulledImage { image: self.view_of(loaded.image)?, made: loaded.made })
     }
 
     /// Writes an image into an archive; gives its length.

@@ -1,13 +1,13 @@
 //! What a failed operation on images means to a caller, and the way out.
 
-use smolvm_host::image::ImageError;
-use smolvm_host::image::registry::{Cause, DocumentError, RegistryError, RootfsError};
+use smolvm_host::image::registry::{Cause, DocumentError, ImportError, RegistryError, RootfsError};
+use smolvm_host::image::{DebianError, ImageError};
 use smolvm_host::lock::LockError;
 use smolvm_host::proc::tool::ToolError;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::reference::Reference;
 
-use crate::error::Error;
+use crate::error::{Error, io_code};
 
 /// A pull that failed.
 pub(super) fn not_pulled(name: &Reference, e: ImageError) -> Error {
@@ -24,6 +24,62 @@ pub(super) fn not_pulled(name: &Reference, e: ImageError) -> Error {
 pub(super) fn not_carried(file: &std::path::Path, e: ImageError) -> Error {
     let (code, hint) = meaning(&e);
     let error = Error::new(code, format!("the archive {} could not be used", file.display()));
+    let error = match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    };
+    error.because(e)
+}
+
+/// A file system that could not become an image.
+pub(super) fn not_imported(what: &str, e: ImageError) -> Error {
+    let (code, hint) = match &e {
+        ImageError::Import(e) => of_import(what, e),
+        ImageError::Fs(fs) if fs.source.kind() == std::io::ErrorKind::NotFound => (ErrorCode::NotFound, None),
+        ImageError::Fs(fs) if !fs.is_full() => (io_code(&fs.source), None),
+        e if e.is_disk_full() => (ErrorCode::ResourceExhausted, Some("free some space: smolvm prune".to_owned())),
+        e => meaning(e),
+    };
+    let error = Error::new(code, format!("{what} could not be imported"));
+    let error = match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    };
+    error.because(e)
+}
+
+fn of_import(what: &str, e: &ImportError) -> (ErrorCode, Option<String>) {
+    match e {
+        ImportError::Packing { tool } => (ErrorCode::UsageError, Some(format!("{tool} -dc FILE | smolvm image import - --name NAME"))),
+        ImportError::IsImage => (ErrorCode::UsageError, Some(format!("smolvm image load {what}"))),
+        ImportError::Empty | ImportError::Whiteout { .. } | ImportError::Deep { .. } => (ErrorCode::Refused, None),
+        ImportError::Changed { .. } => (ErrorCode::Busy, Some("try again when nobody writes to it".to_owned())),
+        ImportError::Read { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => (
+            ErrorCode::PermissionDenied,
+            Some("as somebody who may read it: tar -C DIR -c . | smolvm image import - --name NAME".to_owned()),
+        ),
+        ImportError::Read { source, .. } => (io_code(source), None),
+    }
+}
+
+/// A Debian that could not be made.
+pub(super) fn not_bootstrapped(e: ImageError) -> Error {
+    let (code, hint) = match &e {
+        ImageError::Debian(DebianError::MissingTool { package, .. }) => {
+            (ErrorCode::MissingDependency, Some(format!("apt-get install --no-install-recommends {package}")))
+        }
+        ImageError::Debian(DebianError::NoUserNamespace { .. }) => (
+            ErrorCode::PermissionDenied,
+            Some("apt-get install uidmap; and a line for this user in /etc/subuid and in /etc/subgid".to_owned()),
+        ),
+        ImageError::Debian(_) => (ErrorCode::Refused, Some("look at the names of release and packages".to_owned())),
+        ImageError::Apt(_) | ImageError::NoSpace { .. } | ImageError::Lock(_) | ImageError::Fs(_) => {
+            let (code, hint) = crate::setup::judge(&e);
+            (code, hint.map(str::to_owned))
+        }
+        e => meaning(e),
+    };
+    let error = Error::new(code, "the Debian could not be made");
     let error = match hint {
         Some(hint) => error.hint(hint),
         None => error,

@@ -4,6 +4,7 @@ use serde::Serialize;
 use smolvm_host::image::{self, Image};
 
 use super::failure::unusable;
+use super::sizes::{Sizes, sizes};
 use crate::error::Error;
 use crate::installation::Smolvm;
 
@@ -18,13 +19,19 @@ pub struct ImageView {
     pub manifest: Option<String>,
     /// Length of the file system.
     pub size_bytes: u64,
+    /// What it takes of the disk that no other image has: its file system, and layers.
+    pub own_bytes: u64,
+    /// Layers that other images have as well; each lies here once.
+    pub shared_bytes: u64,
     /// When it was made here, RFC 3339.
     pub created: String,
 }
 
 impl ImageView {
-    pub(super) fn of(image: Image) -> Self {
+    fn of(image: Image, sizes: Sizes) -> Self {
         Self {
+            own_bytes: sizes.own,
+            shared_bytes: sizes.shared,
             name: image.name,
             digest: image.digest.to_string(),
             manifest: image.origin.map(|origin| origin.manifest.to_string()),
@@ -37,9 +44,24 @@ impl ImageView {
 impl Smolvm {
     /// Every image by each of its names, those of this host's own first.
     pub fn images(&self) -> Result<Vec<ImageView>, Error> {
+        let images = self.named_images()?;
+        let sizes = sizes(&images);
+        let size = |image: &Image| sizes.get(&image.digest.to_string()).copied().unwrap_or_default();
+        Ok(images.into_iter().map(|image| (size(&image), image)).map(|(sizes, image)| ImageView::of(image, sizes)).collect())
+    }
+
+    /// One image beside all others.
+    pub(super) fn view_of(&self, image: Image) -> Result<ImageView, Error> {
+        let mut images = self.named_images()?;
+        images.push(image.clone());
+        let sizes = sizes(&images).get(&image.digest.to_string()).copied().unwrap_or_default();
+        Ok(ImageView::of(image, sizes))
+    }
+
+    fn named_images(&self) -> Result<Vec<Image>, Error> {
         let cache = &self.paths().cache;
         let own = image::list(cache).map_err(unusable)?;
         let pulled = image::references(cache).map_err(unusable)?;
-        Ok(own.into_iter().chain(pulled.into_iter().map(|named| named.image)).map(ImageView::of).collect())
+        Ok(own.into_iter().chain(pulled.into_iter().map(|named| named.image)).collect())
     }
 }

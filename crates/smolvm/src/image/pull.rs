@@ -36,7 +36,7 @@ impl Smolvm {
         let options = PullOptions { logins, registries, access };
         let fail = |e: ImageError| not_pulled(&reference, e);
         let pulled = pull(&self.paths().cache, &reference, &options, report).map_err(fail)?;
-        Ok(PulledImage { image: ImageView::of(pulled.image), made: pulled.made })
+        Ok(PulledImage { image: self.view_of(pulled.image)?, made: pulled.made })
     }
 
     /// Pulls an image that is not here; one that is here stays as it is, whatever its name means by now.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use smolvm_host::image::template::DiskState;
+use smolvm_proto::InitConfig;
 
 use crate::installation::Settings;
 use crate::start::Steps;
@@ -42,6 +43,8 @@ pub struct MonitorConfig {
     pub uid: Option<u32>,
     /// The network, if it has one.
     pub network: Option<MonitorNetwork>,
+    /// The image's own init, if it is booted.
+    pub init: Option<InitConfig>,
     /// Where the time of this start went until here.
     pub steps: Steps,
 }

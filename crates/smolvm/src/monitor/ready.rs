@@ -83,6 +83,7 @@ impl Loop<'_> {
                 .map_err(|e| Error::new(ErrorCode::Internal, "the seed is too long").because(e))?,
             network: network::guest_config(self.config),
             data_disk: true,
+            init: self.config.init,
         })
     }
 

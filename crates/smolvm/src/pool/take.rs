@@ -14,7 +14,7 @@ use smolvm_proto::MonitorRequest;
 
 use super::PoolWanted;
 use crate::clock::now_ms;
-use crate::create::{CreateRequest, Made};
+use crate::create::{CreateRequest, Init, Made};
 use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::observe::Looker;
@@ -25,8 +25,10 @@ impl Smolvm {
     ///
     /// What stands in the way of taking one is worth a word and no reason to fail: another is made as if there were no pool.
     pub fn take(&self, pool: &[PoolWanted], request: &CreateRequest, from: StartFrom) -> Result<Option<Made>, Error> {
-        let of_pool =
-            from == StartFrom::Template && request.name.is_none() && pool.iter().any(|wanted| wanted.request.image == request.image);
+        let of_pool = from == StartFrom::Template
+            && request.init == Init::Agent
+            && request.name.is_none()
+            && pool.iter().any(|wanted| wanted.request.image == request.image);
         if of_pool { self.take_one(request) } else { Ok(None) }
     }
 

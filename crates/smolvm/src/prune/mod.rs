@@ -223,7 +223,7 @@ impl Smolvm {
 }
 
 impl PruneReport {
-    fn stays(&mut self, part: &'static str, name: &str, code: ErrorCode, error: String) {
+    pub(crate) fn stays(&mut self, part: &'static str, name: &str, code: ErrorCode, error: String) {
         self.failed.push(Stayed { part, name: name.to_owned(), error, code: code.as_str() });
     }
 }

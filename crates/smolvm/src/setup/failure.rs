@@ -24,7 +24,7 @@ pub(super) fn is_apt_at_work(e: &ImageError) -> bool {
     matches!(e, ImageError::Apt(AptError::Failed { complaint }) if complaint.contains("Could not get lock"))
 }
 
-fn judge(e: &ImageError) -> (ErrorCode, Option<&'static str>) {
+pub(crate) fn judge(e: &ImageError) -> (ErrorCode, Option<&'static str>) {
     const AGAIN: &str = "smolvm setup   (it goes on where it was)";
     match e {
         ImageError::NoSpace { .. } => (ErrorCode::ResourceExhausted, Some("free some space, then run it again: smolvm cleanup; df -h")),
@@ -44,6 +44,7 @@ fn judge(e: &ImageError) -> (ErrorCode, Option<&'static str>) {
         | ImageError::Document(_)
         | ImageError::Rootfs(_)
         | ImageError::Login { .. }
+        | ImageError::Import(_)
         | ImageError::Helper(_)
         | ImageError::Nameless { .. }
         | ImageError::NotPulled { .. }

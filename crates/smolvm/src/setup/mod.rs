@@ -14,6 +14,7 @@ mod failure;
 mod packages;
 mod remove;
 
+pub(crate) use failure::judge;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;

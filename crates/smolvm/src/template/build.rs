@@ -82,6 +82,7 @@ impl Smolvm {
             user: None,
             labels: BTreeMap::new(),
             accelerator: plan.request,
+            init: None,
             restored_from: None,
             ..spec.clone()
         };

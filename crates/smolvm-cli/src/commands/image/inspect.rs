@@ -42,6 +42,8 @@ fn text(details: &ImageDetails) -> String {
         ("name", details.image.name.clone()),
         ("digest", details.image.digest.clone()),
         ("size", display_bytes(details.image.size_bytes).to_string()),
+        ("own", display_bytes(details.image.own_bytes).to_string()),
+        ("shared", display_bytes(details.image.shared_bytes).to_string()),
         ("memory", format!("{} MiB", details.default_memory_mib)),
     ];
     if let Some(origin) = &details.origin {

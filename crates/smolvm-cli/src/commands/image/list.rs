@@ -40,10 +40,17 @@ fn names(images: &[ImageView]) -> String {
 }
 
 fn table(images: &[ImageView]) -> String {
-    let mut table = Columns::new(&["NAME", "DIGEST", "SIZE", "AGE"]);
+    let mut table = Columns::new(&["NAME", "DIGEST", "SIZE", "OWN", "SHARED", "AGE"]);
     for image in images {
         let digest = image.digest.trim_start_matches("sha256:").chars().take(12).collect();
-        table.row(&[image.name.clone(), digest, display_bytes(image.size_bytes).to_string(), age(&image.created)]);
+        table.row(&[
+            image.name.clone(),
+            digest,
+            display_bytes(image.size_bytes).to_string(),
+            display_bytes(image.own_bytes).to_string(),
+            display_bytes(image.shared_bytes).to_string(),
+            age(&image.created),
+        ]);
     }
     table.text()
 }

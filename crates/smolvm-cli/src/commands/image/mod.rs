@@ -1,8 +1,12 @@
 //! `image`: what sandboxes are made from.
 
+mod debootstrap;
+mod history;
+mod import;
 mod inspect;
 mod list;
 mod load;
+mod prune;
 mod pull;
 mod rm;
 mod save;
@@ -11,9 +15,13 @@ mod tag;
 use clap::Subcommand;
 use smolvm::image::ImageProgress;
 
+pub(crate) use debootstrap::Debootstrap;
+pub(crate) use history::History;
+pub(crate) use import::Import;
 pub(crate) use inspect::Inspect;
 pub(crate) use list::List;
 pub(crate) use load::Load;
+pub(crate) use prune::Prune;
 pub(crate) use pull::Pull;
 pub(crate) use rm::Rm;
 pub(crate) use save::Save;
@@ -32,6 +40,10 @@ pub(crate) enum ImageVerb {
     Rm(Rm),
     Save(Save),
     Load(Load),
+    Import(Import),
+    Debootstrap(Debootstrap),
+    History(History),
+    Prune(Prune),
 }
 
 /// What a pull is at, in one line.

@@ -32,6 +32,12 @@ pub(super) fn in_a_file(place: &Place) {
     place.smolvm(super::IMAGE_RM.verb).run().assert_ok();
 }
 
+/// The root of a small file system lies where the verbs run.
+pub(super) fn rooted(place: &Place) {
+    std::fs::create_dir_all(place.scratch().join("rootfs/etc")).unwrap();
+    std::fs::write(place.scratch().join("rootfs/etc/motd"), "hello\n").unwrap();
+}
+
 pub(super) fn made(place: &Place) {
     place.create("vm-a", &[]);
 }

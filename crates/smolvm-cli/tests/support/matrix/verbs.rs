@@ -272,8 +272,27 @@ pub(crate) const IMAGE_LOAD: Scenario = Scenario {
     instead: None,
 };
 
+pub(crate) const IMAGE_IMPORT: Scenario = Scenario {
+    name: "image import",
+    place: with_own_images,
+    prepare: rooted,
+    verb: &["image", "import", "rootfs", "--name", OFFERED],
+    next: &["image", "import", "rootfs", "--name", OFFERED],
+    unrecorded: &[],
+    instead: None,
+};
+pub(crate) const IMAGE_PRUNE: Scenario = Scenario {
+    name: "image prune",
+    place: with_own_images,
+    prepare: pulled,
+    verb: &["image", "prune", "--all"],
+    next: &["image", "pull", OFFERED],
+    unrecorded: &[],
+    instead: None,
+};
+
 /// Every one, for the proof that no point is left out.
-pub(crate) const ALL: [&Scenario; 29] = [
+pub(crate) const ALL: [&Scenario; 31] = [
     &CREATE,
     &CREATE_REFUSED,
     &START,
@@ -303,4 +322,6 @@ pub(crate) const ALL: [&Scenario; 29] = [
     &IMAGE_RM,
     &IMAGE_SAVE,
     &IMAGE_LOAD,
+    &IMAGE_IMPORT,
+    &IMAGE_PRUNE,
 ];

@@ -281,10 +281,20 @@ pub(super) struct DebianSources {
     pub(super) proxies: Vec<(&'static str, String)>,
 }
 
+/// The host's release.
+pub(super) fn debian_release() -> Result<String, AptError> {
+    release(Path::new("/etc"))
+}
+
 /// Reads them.
 pub(super) fn debian_sources() -> Result<DebianSources, AptError> {
+    debian_sources_of(&debian_release()?)
+}
+
+/// The same for another release on the same mirrors.
+pub(super) fn debian_sources_of(suite: &str) -> Result<DebianSources, AptError> {
     let etc = Path::new("/etc");
-    let (sources, keyring) = (host_sources(etc)?, keyring()?);
+    let (sources, keyring) = (host_sources(etc)?.of_release(&release(etc)?, suite), keyring()?);
     let mut proxies = Vec::new();
     for (variable, option) in [("http_proxy", "Acquire::http::Proxy"), ("https_proxy", "Acquire::https::Proxy")] {
         let output = Tool::new("apt-config").args(["dump", "--no-empty", "--format", "%v%n", option]).run()?;
@@ -294,7 +304,7 @@ pub(super) fn debian_sources() -> Result<DebianSources, AptError> {
         }
     }
     let lines = sources.render(keyring, "amd64").lines().map(str::to_owned).collect();
-    Ok(DebianSources { codename: release(etc)?, lines, for_guests: sources.render_for_guests(keyring), proxies })
+    Ok(DebianSources { codename: suite.to_owned(), lines, for_guests: sources.render_for_guests(keyring), proxies })
 }
 
 /// Debian's keyring on this host.

@@ -74,6 +74,19 @@ impl Sources {
         }
     }
 
+    /// The same mirrors for another release. One that is still being made has neither updates nor security of its own.
+    pub(super) fn of_release(self, host: &str, release: &str) -> Self {
+        if release == host {
+            return self;
+        }
+        let moving = matches!(release, "sid" | "unstable" | "experimental");
+        let of = |Source { uri, suite }: Source| {
+            let part = suite.strip_prefix(host).or_else(|| suite.strip_prefix("stable"))?;
+            (part.is_empty() || !moving).then(|| Source { uri, suite: format!("{release}{part}") })
+        };
+        Self { used: self.used.into_iter().filter_map(of).collect(), ..self }
+    }
+
     /// In apt's one-line format, each held to `keyring`.
     pub(super) fn render(&self, keyring: &str, architecture: &str) -> String {
         let mut text = String::new();
@@ -262,6 +275,21 @@ mod tests {
         assert!(!sources.render("/k", "amd64").contains("trusted"));
         let guests = sources.render_for_guests("/k");
         assert!(guests.contains("URIs: http://mirror.example/debian/\n") && !guests.contains("bookworm-security"), "{guests}");
+    }
+
+    #[test]
+    fn another_release_lies_on_the_same_mirrors() {
+        let text = "deb http://m.example/debian bookworm main\ndeb http://m.example/debian stable-updates main\n\
+            deb http://m.example/debian-security bookworm-security main\n";
+        let of = |release: &str| used(&parse("sources.list", text).of_release("bookworm", release));
+        assert_eq!(of("bookworm"), used(&parse("sources.list", text)));
+        let trixie = [
+            "http://m.example/debian trixie",
+            "http://m.example/debian trixie-updates",
+            "http://m.example/debian-security trixie-security",
+        ];
+        assert_eq!(of("trixie"), trixie);
+        assert_eq!(of("sid"), ["http://m.example/debian sid"]);
     }
 
     #[test]

@@ -29,10 +29,10 @@ pub(super) struct Parts<'a> {
     pub(super) config: Config,
 }
 
-/// Layers that lie in the store.
-struct Stored {
-    paths: Vec<PathBuf>,
-    ids: Vec<Digest>,
+/// Layers that lie in files.
+pub(super) struct Stored {
+    pub(super) paths: Vec<PathBuf>,
+    pub(super) ids: Vec<Digest>,
 }
 
 impl Layers for Stored {
@@ -60,12 +60,24 @@ pub(super) fn build(
     tell(report, "image", "reading the layers", 0.0);
     let plan = Plan::of(&layers, Limits::default(), &mut |_| {})?;
     require_space(cache, plan.image_bytes() / MIB + 16)?;
+    write(cache, work, name, parts, (&layers, &plan), report)
+}
+
+/// The same of layers that were read already.
+pub(super) fn write(
+    cache: &Path,
+    work: &Workdir,
+    name: &str,
+    parts: Parts<'_>,
+    (layers, plan): (&Stored, &Plan),
+    report: Report<'_>,
+) -> Result<super::super::Digest, ImageError> {
     let out = work.path().join("out");
     create_private_dir(&out)?;
     let path = out.join("image.ext4");
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(FsError::on("make", &path))?;
     let total = (plan.unpacked() * 2).max(1);
-    plan.write(&layers, parts.digest, &file, &mut |done| tell(report, "image", "writing the file system", part(done, total)))?;
+    plan.write(layers, parts.digest, &file, &mut |done| tell(report, "image", "writing the file system", part(done, total)))?;
     drop(file);
     let Config { architecture, created, run, history, .. } = parts.config;
     let layers = parts.manifest.layers.iter().map(|layer| LayerBlob { digest: layer.digest.clone(), size_bytes: layer.size }).collect();

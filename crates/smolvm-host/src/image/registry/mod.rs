@@ -13,12 +13,15 @@
 mod archive;
 mod blobs;
 mod build;
+mod import;
 mod logins;
 mod pull;
 
 pub use archive::{load, save};
+pub use import::{ImportError, ImportOptions, Imported, Rootfs, Skipped, SkippedWhy, import};
+pub(super) use import::{layer_of_tool, workdir_of};
 pub use logins::{Environment, Logins};
 pub use pull::{PullOptions, Pulled, pull};
-pub use smolvm_oci::document::{DocumentError, RunConfig};
+pub use smolvm_oci::document::{ChangeError, DocumentError, RunConfig, Step};
 pub use smolvm_oci::registry::{Access, Cause, Proxies, RegistryError, Secret, Trust};
 pub use smolvm_oci::rootfs::RootfsError;

@@ -126,7 +126,7 @@ fn finish(
     pointed(cache, reference, &image, true)
 }
 
-fn pointed(cache: &Path, reference: &Reference, image: &super::super::Digest, made: bool) -> Result<Pulled, ImageError> {
+pub(super) fn pointed(cache: &Path, reference: &Reference, image: &super::super::Digest, made: bool) -> Result<Pulled, ImageError> {
     name_image(cache, reference, image)?;
     let image = store::resolve_digest(cache, image)?;
     Ok(Pulled { image: Image { name: reference.to_string(), ..image }, made })

@@ -18,6 +18,7 @@ struct Ends {
 
 fn config(home: &Path) -> MonitorConfig {
     MonitorConfig {
+        init: None,
         settings: Settings::new(Paths::beneath(home)),
         id: "one".to_owned(),
         generation: 1,
