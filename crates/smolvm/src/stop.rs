@@ -85,7 +85,8 @@ impl Smolvm {
                 | MonitorReply::Paused
                 | MonitorReply::Resumed
                 | MonitorReply::Located { .. }
-                | MonitorReply::Frozen
+                | MonitorReply::Frozen { .. }
+                | MonitorReply::Merged
                 | MonitorReply::Unknown => {}
             }
         }

@@ -60,6 +60,7 @@ fn serving(test: impl FnOnce(&mut Loop<'_>, &mut Ends)) {
         enforced: serde_json::Value::Null,
         listener: UnixListener::bind(home.path().join("s")).unwrap(),
         network: None,
+        layers: vec![0],
         console_log: home.path().join("console.log"),
         hypervisor_log: home.path().join("hypervisor.log"),
     };
@@ -277,8 +278,8 @@ fn settling(serving: &mut Loop<'_>) {
     serving.locate(1);
     assert_eq!(orders(serving), ["human-monitor-command"]);
     serving.heard_of_vmm(News::Answered(1, Ok("for 0x0 (ram) is 0x7f0000000000\r\n".into())));
-    assert_eq!(last(serving), Some(MonitorReply::Located { pid: std::process::id(), address: 0x7f00_0000_0000 }));
-    serving.freeze(1, true);
+    assert_eq!(last(serving), Some(MonitorReply::Located { pid: std::process::id(), address: 0x7f00_0000_0000, layers: vec![0] }));
+    serving.freeze(1, true, None);
     let told = frames(&mut serving.guest.out);
     assert!(matches!(decode(&told[0].payload), Ok(HostMessage::Freeze { sync: true, seq: 1 })), "{told:?}");
 }
@@ -296,7 +297,7 @@ fn a_guest_that_does_not_come_to_rest_is_not_copied_and_runs_on() {
         says(ends, &AgentMessage::Clock { time: super::super::ready::now() });
         serving.hear_guest().unwrap();
         assert_eq!(serving.motion, Motion::Running);
-        serving.freeze(1, false);
+        serving.freeze(1, false, None);
         assert!(
             matches!(last(serving), Some(MonitorReply::Error { code: MonitorErrorCode::Unsupported, .. })),
             "it is to be located again"
@@ -338,7 +339,7 @@ fn one_client_copies_at_a_time_and_a_paused_guest_that_never_came_to_rest_is_not
         assert!(matches!(told, Some(MonitorReply::Error { code: MonitorErrorCode::Busy, .. })), "{told:?}");
         orders(serving);
         serving.heard_of_vmm(News::Answered(1, Ok("is 0x1000".into())));
-        serving.freeze(1, false);
+        serving.freeze(1, false, None);
         let refused = last(serving);
         assert!(matches!(&refused, Some(MonitorReply::Error { message, .. }) if message.contains("resume it first")), "{refused:?}");
         assert_eq!((serving.motion, orders(serving)), (Motion::Paused, Vec::new()), "it stays what it was");
