@@ -21,6 +21,7 @@ use smolvm_host::fsx::FsError;
 use smolvm_model::engine::DiskNode;
 use smolvm_proto::{MonitorErrorCode, MonitorReply};
 
+use super::config::MonitorMemory;
 use super::copy::Copying;
 use super::pause::Motion;
 use super::poll::Loop;
@@ -91,7 +92,12 @@ impl Disk {
 
 impl Loop<'_> {
     /// Takes back descriptors for writing; only a hypervisor whose guest runs closes them.
+    ///
+    /// One that is to be parked lets go of its disk when it is, and opens it again for reading: it keeps them, and ends.
     pub(super) fn take_back_descriptors(&mut self) {
+        if matches!(self.config.memory, MonitorMemory::Park { .. }) {
+            return;
+        }
         if let Some(top) = self.disk.layers.last().copied().filter(|_| self.disk.lends) {
             self.disk.lends = false;
             self.say_of_disk(blocks::let_go(top.node));
