@@ -231,3 +231,38 @@ fn a_layer_that_names_files_of_the_host_is_not_started_with() {
     place.cleanup(&["--all", "--force"]);
     oracle.assert_clean();
 }
+
+/// A file system in a file, which only this place sees: blocks are shared by it, and not by names.
+#[test]
+fn where_the_file_system_shares_blocks_a_disk_is_cloned() {
+    let place = Place::with_network();
+    let oracle = place.oracle();
+    let (image, state) = (place.scratch().join("xfs"), place.path("state"));
+    let (image, state) = (image.to_str().unwrap(), state.to_str().unwrap());
+    std::fs::create_dir_all(state).unwrap();
+    std::fs::File::create(image).unwrap().set_len(4 << 30).unwrap();
+    place.cmd("mkfs.xfs").args(&["-q", "-m", "reflink=1", image]).run().assert_ok();
+    place.cmd("mount").args(&["-o", "loop", image, state]).run().assert_ok();
+    place.boot(&["src"]);
+    place.in_guest("src", &format!("head -c {BLOB} /dev/urandom > /root/blob; sync"));
+    let sum = place.in_guest("src", "sha256sum /root/blob");
+    place.said(&["fork", "src", "--name", "copy"]);
+    place.said(&["snapshot", "create", "src", "--name", "saved"]);
+    place.said(&["snapshot", "restore", "saved", "--name", "again"]);
+    for id in ["src", "copy", "again"] {
+        assert_eq!(place.inside(|| layers(&place, id)).len(), 1, "{id} has layers");
+        let disk = place.path(&format!("state/sandboxes/{id}/data.img"));
+        let extents = place.cmd("filefrag").args(&["-v", disk.to_str().unwrap()]).run();
+        extents.assert_ok();
+        assert!(extents.stdout.contains("shared"), "{id}: {extents}");
+        assert_eq!(place.in_guest(id, &format!("sha256sum /root/blob; echo {id} >> /root/blob; sync")), sum, "{id}");
+    }
+    for id in ["src", "copy", "again"] {
+        let last = format!("tail -c {} /root/blob", id.len() + 1);
+        assert_eq!(place.in_guest(id, &last), format!("{id}\n"), "{id} has what another wrote");
+    }
+    place.cleanup(&["--all", "--force"]);
+    place.ok(&["snapshot", "delete", "saved"]);
+    place.cmd("umount").args(&[state]).run().assert_ok();
+    oracle.assert_clean();
+}
