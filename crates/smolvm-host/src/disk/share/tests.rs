@@ -23,19 +23,14 @@ fn disk(dir: &Path) -> PathBuf {
 
 /// What opens a chain in QEMU's tools, as a hypervisor is told of it: nothing is taken from a header.
 fn options(chain: &Chain) -> String {
-    let numbers = chain.numbers();
-    let mut text = String::new();
     let mut prefix = String::new();
-    for number in numbers.iter().rev() {
-        let path = chain.path(*number).display().to_string();
-        if *number == 0 {
-            text += &format!("{prefix}driver=raw,{prefix}file.driver=file,{prefix}file.filename={path}");
-        } else {
-            text += &format!("{prefix}driver=qcow2,{prefix}file.driver=file,{prefix}file.filename={path},");
-            prefix += "backing.";
-        }
+    let mut words = Vec::new();
+    for number in chain.numbers().iter().rev() {
+        let driver = if *number == 0 { "raw" } else { "qcow2" };
+        words.push(format!("{prefix}driver={driver},{prefix}file.driver=file,{prefix}file.filename={}", chain.path(*number).display()));
+        prefix += "backing.";
     }
-    text
+    words.join(",")
 }
 
 fn write(chain: &Chain, commands: &[String]) {
