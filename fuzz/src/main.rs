@@ -18,6 +18,7 @@
 
 mod agent;
 mod cli;
+mod disk;
 mod engine;
 mod image;
 mod input;

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use crate::{agent, cli, engine, image, memory, model, net, oci, process, proto, sandbox, store};
+use crate::{agent, cli, disk, engine, image, memory, model, net, oci, process, proto, sandbox, store};
 
 /// Names the target to run.
 const VARIABLE: &str = "SMOLVM_FUZZ_TARGET";
@@ -60,6 +60,7 @@ const ALL: &[Target] = &[
     target("rows", 2 * KIB, 4 * MIB, store::rows),
     target("monitor_config", 2 * KIB, 4 * MIB, sandbox::monitor_config),
     target("cleanup_plan", 2 * KIB, 4 * MIB, sandbox::cleanup_plan),
+    target("disk_layer", 4 * KIB, 4 * MIB, disk::layer),
     // Images of strangers. An extended header may have a megabyte, and zstd asks for its window.
     target("image_reference", 256, MIB, oci::reference),
     target("image_documents", 4 * KIB, 4 * MIB, oci::documents),

@@ -68,6 +68,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "e2fsprogs", need: Need::Run, why: "mke2fs for root images and data disks" },
     Package { name: "mmdebstrap", need: Need::Run, why: "builds the debian image from the host's own apt sources" },
     Package { name: "passt", need: Need::RunWithoutRights, why: "network of a sandbox started without rights" },
+    Package { name: "qemu-utils", need: Need::Test, why: "qemu-img: what others make of the layers of a disk" },
+    Package { name: "xfsprogs", need: Need::Test, why: "mkfs.xfs: a file system that shares blocks" },
     Package { name: "strace", need: Need::Test, why: "shows that nothing is changed outside the gate" },
     Package { name: "docker-registry", need: Need::Test, why: "a registry that nobody here wrote, on the loopback" },
     Package { name: "apache2-utils", need: Need::Test, why: "htpasswd: the registry with a login" },

@@ -131,6 +131,16 @@ fn fork() {
 }
 
 #[test]
+fn fork_of_many_layers() {
+    every_step(&matrix::FORK_DEEP);
+}
+
+#[test]
+fn start_with_a_disk_that_is_shared() {
+    every_step(&matrix::START_SHARED);
+}
+
+#[test]
 fn snapshot_create() {
     every_step(&matrix::SNAPSHOT_CREATE);
 }

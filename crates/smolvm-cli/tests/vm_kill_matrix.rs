@@ -117,6 +117,16 @@ fn fork() {
 }
 
 #[test]
+fn fork_of_many_layers() {
+    every_point(&matrix::FORK_DEEP);
+}
+
+#[test]
+fn start_with_a_disk_that_is_shared() {
+    every_point(&matrix::START_SHARED);
+}
+
+#[test]
 fn snapshot_create() {
     every_point(&matrix::SNAPSHOT_CREATE);
 }

@@ -8,6 +8,7 @@
 //!   config_file  what a user settled once
 //!   store/   the ledger in SQLite
 //!   net/     TAPs, nftables, sysctls, name service for guests
+//!   disk/    the layers of a data disk, shared by those that came from one
 //!   image/   kernel, initramfs, root images
 //!   engine/  QEMU: what it can, its command line, its control socket
 //!   jail/    the namespaces, ids and limits it runs in
@@ -17,6 +18,7 @@
 //! reads the environment; every effect can be done twice.
 
 pub mod config_file;
+pub mod disk;
 pub mod effect;
 pub mod embed;
 pub mod engine;

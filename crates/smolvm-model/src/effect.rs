@@ -70,6 +70,10 @@ names! {
         Freeze = "freeze",
         /// And it goes on.
         Thaw = "thaw",
+        /// An empty layer is laid beside a disk, or beside its highest layer: it reads the same with it and without.
+        DiskLayer = "disk-layer",
+        /// Layers of a disk become one, which reads the same.
+        MergeLayers = "merge-layers",
         /// Hypervisors end.
         EndHypervisors = "end-hypervisors",
         /// Monitors end.
@@ -214,6 +218,9 @@ impl Effect {
             // It goes on as soon as who wanted it frozen is gone.
             | Self::Freeze
             | Self::Thaw
+            // They lie in a directory that is on record as a whole, and whoever comes next reads what their names say.
+            | Self::DiskLayer
+            | Self::MergeLayers
             | Self::Home
             | Self::LockFile
             | Self::CacheFile

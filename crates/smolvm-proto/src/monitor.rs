@@ -27,6 +27,14 @@ pub enum MonitorRequest {
         /// Whether the guest writes to its disk first what it holds back.
         #[serde(default)]
         sync: bool,
+        /// The number of an empty layer that lies beside the data disk: from here on the guest writes into that one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        layer: Option<u32>,
+    },
+    /// Layers of the data disk were merged into one, which reads the same: read that one. Answered by `merged`.
+    Merged {
+        /// Their numbers, and the last of them is now that one's.
+        layers: Vec<u32>,
     },
     /// Let it be again what it was; answered by `resumed`, or by `paused` if it was. A client that leaves means the same.
     Thaw,
@@ -63,9 +71,18 @@ pub enum MonitorReply {
         pid: u32,
         /// Where the guest's memory begins in the hypervisor's.
         address: u64,
+        /// The numbers of the layers of its data disk, the lowest first; from a monitor that knows of none, nothing.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        layers: Vec<u32>,
     },
     /// The guest is halted, and the state of its devices is written.
-    Frozen,
+    Frozen {
+        /// Whether it writes into the new layer now, and no longer into the one that was the highest.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        layered: bool,
+    },
+    /// What was merged is read as one.
+    Merged,
     /// The stop has begun.
     Stopping,
     /// The hypervisor is gone; the monitor ends next.

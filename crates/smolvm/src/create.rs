@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
+use smolvm_host::disk::{Chain, share};
 use smolvm_host::effect::{perform, perform_once};
-use smolvm_host::fsx::{FsError, copy_sparse, sync_dir, write_atomic};
+use smolvm_host::fsx::{FsError, sync_dir, write_atomic};
 use smolvm_host::image::{self, BuiltIn, Image};
 use smolvm_host::lock::Lock;
 use smolvm_host::net::rights;
@@ -124,7 +125,7 @@ impl Smolvm {
         self.create_with(name, ttl, spec, None)
     }
 
-    /// The same with a copy of this disk.
+    /// The same with the disk whose lowest file this is, or a copy of it.
     pub(crate) fn create_with(
         &self,
         name: Option<&SandboxId>,
@@ -236,9 +237,11 @@ impl Smolvm {
         if let Some(from) = disk {
             let disk = self.paths().disk(id);
             // On the disk before the record says that it is there: nobody could make it again.
-            let synced = |()| std::fs::File::open(&disk).and_then(|file| file.sync_all()).map_err(FsError::on("sync", &disk));
             return Ok(perform_once(Effect::DataDisk, |_| {
-                copy_sparse(from, &disk, spec.disk.bytes()).and_then(synced).and_then(|()| sync_dir(&dir))
+                let own = share(&Chain::read(from)?, &disk)?;
+                own.iter()
+                    .try_for_each(|path| std::fs::File::open(path).and_then(|file| file.sync_all()).map_err(FsError::on("sync", path)))?;
+                sync_dir(&dir)
             })?);
         }
         perform_once(Effect::DataDisk, |permit| {

@@ -1,7 +1,7 @@
 //! `df`: where the disk and the memory went.
 
 use serde::Serialize;
-use smolvm_host::fsx::disk_usage;
+use smolvm_host::fsx::{Tally, disk_usage};
 use smolvm_host::image::unused;
 use smolvm_model::state::State;
 
@@ -60,7 +60,7 @@ impl Smolvm {
         let prunable = |part: &str| prune.removed.iter().filter(|one| one.part == part).map(|one| one.bytes).sum::<u64>();
         let count =
             |path: std::path::PathBuf| std::fs::read_dir(path).map_or(0, |entries| entries.flatten().filter(|e| e.path().is_dir()).count());
-        let mut parts = Vec::new();
+        let (mut parts, mut tally) = (Vec::new(), Tally::default());
         for (directory, part) in STATE {
             let path = state.join(directory);
             let things = if directory == "snapshots" { path.join("saved") } else { path.clone() };
@@ -69,7 +69,7 @@ impl Smolvm {
                 "sandboxes" => prunable("pool"),
                 _ => 0,
             };
-            parts.push(PartView { part, count: count(things), bytes: disk_usage(&path)?, prunable_bytes: taken });
+            parts.push(PartView { part, count: count(things), bytes: tally.add(&path)?, prunable_bytes: taken });
         }
         let sizes = unused::sizes(cache)?;
         for (directory, part, pruned) in CACHE {

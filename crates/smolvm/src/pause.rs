@@ -66,7 +66,8 @@ impl Smolvm {
             MonitorReply::Error { message, .. } => Err(Error::new(ErrorCode::GuestError, message).hint(format!("smolvm inspect {id}"))),
             MonitorReply::Status { .. }
             | MonitorReply::Located { .. }
-            | MonitorReply::Frozen
+            | MonitorReply::Frozen { .. }
+            | MonitorReply::Merged
             | MonitorReply::Stopping
             | MonitorReply::Stopped
             | MonitorReply::Unknown => Err(Error::new(ErrorCode::Internal, "the monitor answered something else than it was asked")),

@@ -179,6 +179,8 @@ impl Smolvm {
                 return Ok(Came::NotForked(Error::new(ErrorCode::NotFound, "its disk is gone")));
             }
             perform(Effect::DataDisk, |_| self.renew_disk(id, from, plan.disk_bytes))?;
+        } else {
+            self.own_disk(id, plan.disk_bytes)?;
         }
         make_run_dir(self, id)?;
         let (record, entries) = store.sandbox(id)?.ok_or_else(|| Error::no_such_sandbox(id))?;

@@ -1,8 +1,7 @@
 //! `stats`: what running sandboxes use of the host.
 
-use std::os::unix::fs::MetadataExt;
-
 use serde::Serialize;
+use smolvm_host::disk::Chain;
 use smolvm_host::proc::usage::{self, Usage};
 use smolvm_host::store::Listed;
 use smolvm_model::error_code::ErrorCode;
@@ -70,7 +69,7 @@ impl Smolvm {
             let Some(seen) = seen else { return Ok(None) };
             used = used + seen;
         }
-        let disk = std::fs::metadata(self.paths().disk(&record.id)).map_or(0, |disk| disk.blocks() * 512);
+        let disk = Chain::read(&self.paths().disk(&record.id)).map_or(0, |chain| chain.blocks());
         Ok(Some(StatsView {
             id: record.id.to_string(),
             state: record.state.as_str(),

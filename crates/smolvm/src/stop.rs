@@ -90,7 +90,8 @@ impl Smolvm {
                 | MonitorReply::Paused
                 | MonitorReply::Resumed
                 | MonitorReply::Located { .. }
-                | MonitorReply::Frozen
+                | MonitorReply::Frozen { .. }
+                | MonitorReply::Merged
                 | MonitorReply::Unknown => {}
             }
         }

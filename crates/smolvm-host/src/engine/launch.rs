@@ -21,6 +21,7 @@ use smolvm_model::name::{LaunchToken, MacAddr, Mark};
 use super::migration;
 use super::probe::Engine;
 use super::qmp::{self, Qmp, QmpError, QmpStream};
+use crate::disk::OpenDisk;
 use crate::effect::Permit;
 use crate::jail::{self, Enforced, JailError, JailFile, JailIdentity, JailSpec, Jailed, Limits, Opens, inspect};
 use crate::proc::identity;
@@ -110,10 +111,8 @@ pub struct LaunchRequest<'a> {
     pub initramfs: &'a Path,
     /// The root image, opened read-only.
     pub root_image: File,
-    /// The data disk, opened read-write.
-    pub data_disk: File,
-    /// The data disk's full size: no file of the hypervisor's can become longer.
-    pub data_disk_limit: u64,
+    /// The data disk. No file of the hypervisor's can become longer than a layer of it.
+    pub data_disk: OpenDisk,
     /// The network device, if any.
     pub net: Option<NetAttach>,
     /// Who it runs as.
@@ -242,26 +241,32 @@ pub fn launch(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Launched, 
 
     let memory = request.memory.in_argv();
     let (file, state) = request.memory.files();
-    let (root, data): (OwnedFd, OwnedFd) = (request.root_image.into(), request.data_disk.into());
+    let OpenDisk { write, read, below, limit } = request.data_disk;
+    let root: OwnedFd = request.root_image.into();
+    let [write, read]: [OwnedFd; 2] = [write.into(), read.into()];
+    let below: Vec<OwnedFd> = below.into_iter().map(OwnedFd::from).collect();
     let sockets: [OwnedFd; 3] = [qmp_theirs.into(), agent_theirs.into(), console_theirs.into()];
     let mut fds = vec![
         (&null, fd::STDIN),
         (&null, fd::STDOUT),
         (&stderr_theirs, fd::STDERR),
         (&root, fd::ROOT),
-        (&data, fd::DATA),
+        (&write, fd::DATA),
+        (&read, fd::DATA_READ),
         (&sockets[0], fd::QMP),
         (&sockets[1], fd::AGENT),
         (&sockets[2], fd::CONSOLE),
     ];
     fds.extend(request.net.as_ref().map(|net| (&net.fd, fd::NET)));
     fds.extend(state.as_ref().map(|state| (state, fd::DEVICES)));
+    fds.extend(below.iter().zip(fd::LAYERS..));
 
     let args = LaunchArgs {
         mark: request.mark.clone(),
         token: request.token.clone(),
         shape: request.shape,
         memory,
+        layers: u8::try_from(below.len()).unwrap_or(u8::MAX),
         net: request.net.as_ref().map(|net| NetDevice { kind: net.kind, mac: net.mac }),
         tsc_khz: request.tsc_khz,
     };
@@ -277,7 +282,7 @@ pub fn launch(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Launched, 
         identity: request.identity,
         groups,
         limits: Limits {
-            file_size: request.data_disk_limit,
+            file_size: limit,
             open_files: OPEN_FILES,
             // Another process of the same user would count too.
             threads: matches!(request.identity, JailIdentity::Uid(_)).then_some(THREADS + u64::from(request.shape.cpus.get())),
@@ -286,7 +291,7 @@ pub fn launch(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Launched, 
     };
     let jailed = jail::spawn(&spec)?;
     drop(spec);
-    drop((sockets, stderr_theirs, root, data, request.net));
+    drop((sockets, stderr_theirs, root, write, read, below, request.net));
 
     let exe = (request.engine.binary.id.dev, request.engine.binary.id.ino);
     let believed = believe(jailed, memory, file.as_ref(), &qmp, &stderr)?;

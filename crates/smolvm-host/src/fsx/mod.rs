@@ -9,7 +9,7 @@ mod write;
 pub use copy::{copy_data, copy_sparse};
 pub use patient::patiently;
 pub use remove::{Removed, remove_tree};
-pub use usage::disk_usage;
+pub use usage::{Tally, disk_usage};
 pub use write::{cache_file, create_private_dir, sync_dir, write_atomic};
 
 use std::path::{Path, PathBuf};

@@ -3,16 +3,17 @@
 //! ```text
 //!   snapshots/  saved/<name>/  memory         the guest's memory, sparse; not there for a snapshot of a disk alone
 //!                              devices        the state of everything else; likewise
-//!                              disk           the data disk
+//!                              disk, disk.N   the data disk: its lowest file, and the layers over it (crate::disk)
 //!                              manifest.json  whose, what of, and a digest of each file
 //!               locks/  tmp/<artefact>.<random>/
 //! ```
 //!
 //! Unlike a template a snapshot is somebody's work: it is synced before it has its name, nothing collects it, and it
-//! outlives a reboot. It needs nothing but its image, so what it was made of may go.
+//! outlives a reboot. It needs nothing but its image, so what it was made of may go: files that it shares have a name here.
 //!
 //! The same files, without a name and never synced, are what the copies of one `fork` begin with ([`Draft`]).
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -32,6 +33,7 @@ use super::store::{publish_directory, unix_now};
 use super::template::Facts;
 use super::workdir::Workdir;
 use super::{listing, manifest};
+use crate::disk::Chain;
 use crate::effect::perform;
 use crate::fsx::{self, FsError};
 use crate::lock::{self, LockError};
@@ -180,14 +182,15 @@ pub fn find(root: &Path, name: &SandboxId) -> Result<Option<Snapshot>, ImageErro
     };
     let odd = |what: &str| ImageError::Odd { path: path.clone(), what: what.to_owned() };
     let spec = spec_from_json(&read.spec.to_string()).map_err(|e| odd(&e))?;
-    let known = |name: &str| read.kind.files().contains(&name);
-    if !read.kind.files().iter().all(|name| read.digests.iter().any(|(of, _)| of == name)) || !read.digests.iter().all(|(of, _)| known(of))
-    {
+    // A layer that is missing, or one too many, is not seen by whoever reads the others.
+    let there = files_of(read.kind, &directory)?;
+    if there.iter().collect::<BTreeSet<_>>() != read.digests.iter().map(|(of, _)| of).collect() {
         return Err(odd("it names other files than such a snapshot has"));
     }
+    let bytes = |name: &String| std::fs::metadata(directory.join(name)).map_or(0, |file| file.blocks() * 512);
+    let size_bytes = there.iter().chain([&MANIFEST.to_owned()]).map(bytes).sum();
     let digests = read.digests.into_iter().map(|(name, digest)| Ok((name, digest.parse().map_err(|_| odd("a digest"))?)));
     let digests = digests.collect::<Result<Vec<(String, Digest)>, ImageError>>()?;
-    let bytes = |name: &str| std::fs::metadata(directory.join(name)).map_or(0, |file| file.blocks() * 512);
     Ok(Some(Snapshot {
         name: name.clone(),
         kind: read.kind,
@@ -199,10 +202,21 @@ pub fn find(root: &Path, name: &SandboxId) -> Result<Option<Snapshot>, ImageErro
             processor: read.processor,
         },
         created_unix: read.created_unix,
-        size_bytes: [MEMORY, DEVICES, DISK, MANIFEST].into_iter().map(bytes).sum(),
+        size_bytes,
         digests,
         directory,
     }))
+}
+
+/// The names of the files that such a snapshot has in this directory. One that must be there, and is not, is among them.
+fn files_of(kind: Kind, directory: &Path) -> Result<Vec<String>, FsError> {
+    let mut names: Vec<String> = kind.files().iter().map(|name| (*name).to_owned()).collect();
+    match Chain::read(&directory.join(DISK)) {
+        Ok(chain) => names.extend(chain.numbers().iter().filter(|number| **number != 0).map(|number| format!("{DISK}.{number}"))),
+        Err(e) if e.source.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    Ok(names)
 }
 
 /// Whether somebody makes or removes one at this moment.
@@ -299,7 +313,8 @@ impl Draft {
         if find(root, name)?.is_some() {
             return Err(ImageError::Exists { name: name.to_string() });
         }
-        let paths: Vec<PathBuf> = kind.files().iter().map(|name| self.workdir.path().join(name)).collect();
+        let names = files_of(kind, &self.workdir.path())?;
+        let paths: Vec<PathBuf> = names.iter().map(|name| self.workdir.path().join(name)).collect();
         // The disk is slow and the digest is not: one waits while the other counts.
         let digests = std::thread::scope(|scope| {
             let syncing = scope.spawn(|| sync_all(&paths));
@@ -316,7 +331,7 @@ impl Draft {
             spec: serde_json::from_str(&spec_to_json(&origin.spec)).unwrap_or_default(),
             facts: origin.facts.clone(),
             processor: origin.processor.clone(),
-            digests: kind.files().iter().zip(digests).map(|(name, digest)| ((*name).to_owned(), digest.to_string())).collect(),
+            digests: names.into_iter().zip(digests).map(|(name, digest)| (name, digest.to_string())).collect(),
         };
         let path = self.workdir.path().join(MANIFEST);
         perform(Effect::Workdir, |_| fsx::write_atomic(&path, &manifest::text(&manifest), 0o400))?;
@@ -403,6 +418,28 @@ mod tests {
         let other = make(root, "one", Kind::Disk).unwrap();
         assert!(matches!(made.hold(), Err(ImageError::NotFound { .. })), "another of the same name");
         other.hold().unwrap();
+    }
+
+    /// The disk of one is a stack of files: all are digested, and none may be missing or come later.
+    #[test]
+    fn layers_of_the_disk_are_files_of_it_and_one_that_is_missing_is_missed() {
+        let root = tempfile::tempdir().unwrap();
+        let (root, name) = (root.path(), "one".parse().unwrap());
+        let draft = Draft::of_snapshot(root, &name, Duration::ZERO).unwrap();
+        for file in ["disk", "disk.2", "disk.7"] {
+            std::fs::write(draft.workdir.path().join(file), file).unwrap();
+        }
+        let made = draft.publish(root, &name, Kind::Disk, &origin()).unwrap();
+        let named: Vec<&str> = made.digests.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!((named, made.damage().unwrap()), (vec!["disk", "disk.2", "disk.7"], None));
+        std::fs::write(made.directory.join("disk.2"), "other").unwrap();
+        assert_eq!(made.damage().unwrap().as_deref(), Some("disk.2"));
+        std::fs::write(made.directory.join("disk.3"), "more").unwrap();
+        assert!(matches!(find(root, &name), Err(ImageError::Odd { .. })));
+        for gone in ["disk.3", "disk.2"] {
+            std::fs::remove_file(made.directory.join(gone)).unwrap();
+        }
+        assert!(matches!(find(root, &name), Err(ImageError::Odd { .. })));
     }
 
     #[test]

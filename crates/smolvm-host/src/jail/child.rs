@@ -21,11 +21,11 @@ pub(super) const REPORT: usize = 5;
 /// Descriptors are first copied to free numbers from here up, out of the way of their final ones.
 const ASIDE: c_int = 100;
 /// Where the child's own descriptors stand until they close at exec; what is handed over stands below.
-pub(super) const STATUS: c_int = 10;
-const GO: c_int = 11;
-const LANDLOCK: c_int = 12;
-const OPENS: c_int = 13;
-const AFTER_KEPT: u32 = 14;
+pub(super) const STATUS: c_int = 40;
+const GO: c_int = 41;
+const LANDLOCK: c_int = 42;
+const OPENS: c_int = 43;
+const AFTER_KEPT: u32 = 44;
 
 /// `clone(2)`: in the child this never returns.
 ///

@@ -86,6 +86,8 @@ pub struct LaunchArgs {
     pub shape: MachineShape,
     /// Where its memory comes from.
     pub memory: GuestMemory,
+    /// How many layers lie below the one of the data disk that is written to.
+    pub layers: u8,
     /// The network device, if it has one.
     pub net: Option<NetDevice>,
     /// The host's time stamp counter frequency, where it is known.
@@ -105,19 +107,19 @@ pub fn qemu_argv(argv0: &str, launch: &LaunchArgs) -> Vec<String> {
     argv.pair("-initrd", INITRD);
     argv.pair("-append", kernel_command_line(launch.shape.accelerator, launch.tsc_khz));
     control(&mut argv);
-    disks(&mut argv);
+    disks(&mut argv, launch.layers);
     network(&mut argv, launch.net);
     argv.0
 }
 
-/// The words that a template and its forks have in common: without mark, token, address, and the counter's rate,
-/// of which each measurement is a little different.
+/// The words that a template and its forks have in common: without mark, token, address, the layers of the disk, which no
+/// guest sees, and the counter's rate, of which each measurement is a little different.
 pub fn common_argv(shape: MachineShape, network: Option<NetKind>) -> Vec<String> {
     let mut argv = Argv(Vec::new());
     machine(&mut argv, shape, GuestMemory::Forked);
     argv.pair("-append", kernel_command_line(shape.accelerator, None));
     control(&mut argv);
-    disks(&mut argv);
+    disks(&mut argv, 0);
     self::network(&mut argv, network.map(|kind| NetDevice { kind, mac: MacAddr([0; 6]) }));
     argv.0
 }
@@ -176,13 +178,72 @@ fn control(argv: &mut Argv) {
     argv.pair("-device", format!("virtserialport,id=agent,nr=1,chardev=agent,name={AGENT_PORT}"));
 }
 
-fn disks(argv: &mut Argv) {
+/// The data disk is one file, or a stack of them: the lowest has the disk's bytes as they are, each other one what was
+/// written over those below.
+///
+/// Nothing is opened because a file says so: what lies below a layer is named here. The one that is written to has two
+/// descriptors, for QEMU opens it for reading first, and for writing once the guest's disk is on it; that way it lets go of
+/// the second when another layer is put on top. Who else reads a lower layer locks nothing that matters here.
+fn disks(argv: &mut Argv, layers: u8) {
     argv.pair("-add-fd", format!("fd={},set=1", fd::ROOT));
     argv.pair("-blockdev", "driver=file,node-name=root,filename=/dev/fdset/1,read-only=on");
     argv.pair("-device", "virtio-blk-device,drive=root,serial=root");
-    argv.pair("-add-fd", format!("fd={},set=2", fd::DATA));
-    argv.pair("-blockdev", "driver=file,node-name=data,filename=/dev/fdset/2,discard=unmap");
-    argv.pair("-device", "virtio-blk-device,drive=data,serial=data");
+    for below in 0..u32::from(layers) {
+        let layer = DiskNode(below);
+        argv.pair("-add-fd", format!("fd={},set={}", fd::LAYERS + i32::try_from(below).unwrap_or(0), layer.set()));
+        let protocol = format!("driver=file,filename=/dev/fdset/{},read-only=on,locking=off", layer.set());
+        match below.checked_sub(1) {
+            None => argv.pair("-blockdev", format!("{protocol},node-name={layer}")),
+            Some(lower) => {
+                argv.pair("-blockdev", format!("{protocol},node-name={}", layer.file()));
+                argv.pair(
+                    "-blockdev",
+                    format!("driver=qcow2,node-name={layer},file={},backing={},read-only=on", layer.file(), DiskNode(lower)),
+                );
+            }
+        }
+    }
+    let top = DiskNode(layers.into());
+    argv.pair("-add-fd", format!("fd={},set={}", fd::DATA, top.set()));
+    argv.pair("-add-fd", format!("fd={},set={}", fd::DATA_READ, top.set()));
+    let protocol = format!("driver=file,filename=/dev/fdset/{},discard=unmap,auto-read-only=on", top.set());
+    match u32::from(layers).checked_sub(1) {
+        None => argv.pair("-blockdev", format!("{protocol},node-name={top}")),
+        Some(lower) => {
+            argv.pair("-blockdev", format!("{protocol},node-name={}", top.file()));
+            argv.pair("-blockdev", format!("driver=qcow2,node-name={top},file={},backing={},discard=unmap", top.file(), DiskNode(lower)));
+        }
+    }
+    argv.pair("-device", format!("virtio-blk-device,drive={top},serial=data"));
+}
+
+/// A layer of the data disk as the hypervisor knows it: counted from the lowest at its start, then on as layers come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskNode(pub u32);
+
+impl DiskNode {
+    /// The number of the set in which its descriptors are.
+    pub fn set(self) -> u32 {
+        // 1 is the root image's.
+        if self.0 == 0 { 2 } else { LAYER_SETS.saturating_add(self.0) }
+    }
+
+    /// What its file is called, where that is not the layer itself.
+    pub fn file(self) -> String {
+        format!("file-{}", self.0)
+    }
+}
+
+/// Above every other set: 1 and 2 are the disks', 9 is for the state of devices.
+const LAYER_SETS: u32 = 100;
+
+impl std::fmt::Display for DiskNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            0 => f.write_str("data"),
+            n => write!(f, "data-{n}"),
+        }
+    }
 }
 
 fn network(argv: &mut Argv, net: Option<NetDevice>) {
@@ -218,6 +279,7 @@ mod tests {
             token: LaunchToken::from_random([7; 16]),
             shape: MachineShape { cpus: NonZeroU8::MIN, memory_mib: NonZeroU32::new(128).unwrap(), accelerator },
             memory: GuestMemory::Anonymous,
+            layers: 0,
             net,
             tsc_khz: Some(2_596_122),
         }
@@ -237,6 +299,7 @@ mod tests {
             (LaunchArgs { memory: GuestMemory::Forked, ..tap() }, include_str!("golden/tcg_tap_forked.txt"), "tcg_tap_forked"),
             (LaunchArgs { memory: GuestMemory::Restored, ..tap() }, include_str!("golden/tcg_tap_restored.txt"), "tcg_tap_restored"),
             (args(Accelerator::Tcg, None), include_str!("golden/tcg_none.txt"), "tcg_none"),
+            (LaunchArgs { layers: 2, ..args(Accelerator::Tcg, None) }, include_str!("golden/tcg_layers.txt"), "tcg_layers"),
             (tap(), include_str!("golden/tcg_tap.txt"), "tcg_tap"),
             (args(Accelerator::Kvm, Some(NetDevice { kind: NetKind::Stream, mac })), include_str!("golden/kvm_stream.txt"), "kvm_stream"),
         ];
@@ -274,7 +337,7 @@ mod tests {
     #[test]
     fn every_descriptor_named_is_in_the_table() {
         let argv = text(&qemu_argv("q", &args(Accelerator::Tcg, None)));
-        for fd in [fd::ROOT, fd::DATA, fd::QMP, fd::AGENT, fd::CONSOLE] {
+        for fd in [fd::ROOT, fd::DATA, fd::DATA_READ, fd::QMP, fd::AGENT, fd::CONSOLE] {
             assert!(argv.contains(&format!("fd={fd}")), "{fd}");
         }
         assert!(!argv.contains(&format!("fd={}", fd::NET)));

@@ -21,5 +21,7 @@ pub const CONSOLE: i32 = 7;
 pub const NET: i32 = 8;
 /// The state of a template's devices, for a fork: opened read-only.
 pub const DEVICES: i32 = 9;
-/// One past the last descriptor a hypervisor may inherit.
-pub const END: i32 = 10;
+/// The data disk, opened read-only.
+pub const DATA_READ: i32 = 10;
+/// The lowest layer of a data disk that has several, opened read-only; those above it follow.
+pub const LAYERS: i32 = 11;

@@ -15,5 +15,5 @@ pub mod cmdline;
 pub mod fd;
 
 pub use accelerator::{Accelerator, AcceleratorError, AcceleratorRequest, AcceleratorRequestError, Choice, KvmProbe, NATIVE_PICOS, decide};
-pub use argv::{GuestMemory, LaunchArgs, MachineShape, NetDevice, NetKind, common_argv, qemu_argv};
+pub use argv::{DiskNode, GuestMemory, LaunchArgs, MachineShape, NetDevice, NetKind, common_argv, qemu_argv};
 pub use cmdline::kernel_command_line;

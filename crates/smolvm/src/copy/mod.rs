@@ -9,6 +9,7 @@
 //!
 //! A copy goes on in the surroundings of what it was taken from (`surroundings`), or not at all.
 
+mod disk;
 mod make;
 mod surroundings;
 mod take;

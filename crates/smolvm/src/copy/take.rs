@@ -8,9 +8,10 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use smolvm_host::disk::{Chain, share};
 use smolvm_host::effect::perform;
 use smolvm_host::engine::guest_memory::GuestMemory;
-use smolvm_host::fsx::{FsError, copy_data};
+use smolvm_host::fsx::FsError;
 use smolvm_host::image::snapshot::{Draft, Files, Kind};
 use smolvm_host::proc::{identity, usage};
 use smolvm_host::store::SandboxRecord;
@@ -72,20 +73,25 @@ impl Smolvm {
         let (id, kind) = (&record.id, wanted.kind);
         let process = process_of(entries).ok_or_else(|| not_there(id))?;
         let mut session = Session::connect(self, id)?;
+        let located = located(&mut session, id)?;
+        let way = self.way_of_disk(record, &located.layers, &mut session, files)?;
+        let wanted = &CopyWanted { disks: if way.is_copied() { wanted.disks } else { 0 }, ..*wanted };
         let memory = match kind {
-            Kind::Machine => Some(self.copy_ahead(record, process, &mut session, files, wanted)?),
+            Kind::Machine => Some(self.copy_ahead(record, process, &located, files, wanted)?),
             Kind::Disk => {
                 self.require_room(record, 0, wanted.disks)?;
-                located(&mut session, id)?;
                 None
             }
         };
+        // What is written now need not be written while the guest stands still.
+        way.chain().sync_top()?;
         if wanted.signals.is_some_and(has_signal) {
             return Err(Error::new(ErrorCode::Interrupted, format!("interrupted while \"{id}\" was copied")));
         }
-        let freeze = MonitorRequest::Freeze { sync: wanted.sync == Sync::First };
-        perform(Effect::Freeze, |_| match ask(&mut session, &freeze, id)? {
-            MonitorReply::Frozen => Ok(()),
+        let layer = self.lay(record, &way)?;
+        let freeze = MonitorRequest::Freeze { sync: wanted.sync == Sync::First, layer };
+        let layered = perform(Effect::Freeze, |_| match ask(&mut session, &freeze, id)? {
+            MonitorReply::Frozen { layered } => Ok(layered),
             _ => Err(odd_answer()),
         })?;
         let began = Instant::now();
@@ -97,7 +103,10 @@ impl Smolvm {
             if kind == Kind::Machine {
                 copy_small(&self.paths().saved_devices(id), &files.devices)?;
             }
-            self.copy_disk(record, files)?;
+            // What lies below a layer that is written to now stays what it is.
+            if !layered {
+                share(way.chain(), &files.disk)?;
+            }
             Ok(own_bytes)
         });
         let thawed = perform(Effect::Thaw, |_| match ask(&mut session, &MonitorRequest::Thaw, id)? {
@@ -106,21 +115,16 @@ impl Smolvm {
         });
         let halted = began.elapsed();
         let own_bytes = copied?;
-        thawed.map(|()| Copied { own_bytes, halted })
-    }
-
-    /// Copies the disk alone; the sandbox stands still, or was never started.
-    pub(crate) fn copy_disk(&self, record: &SandboxRecord, files: &Files) -> Result<(), Error> {
-        let from = self.paths().disk(&record.id);
-        let source = File::open(&from).map_err(FsError::on("open", &from))?;
-        let target = Draft::make(&files.disk)?;
-        Ok(copy_data(&source, &target, record.spec.disk.bytes()).map_err(FsError::on("copy into", &files.disk))?)
+        thawed?;
+        if layered {
+            perform(Effect::Workdir, |_| share(way.chain(), &files.disk))?;
+        }
+        Ok(Copied { own_bytes, halted })
     }
 
     /// Whether there is room for the memory, which takes so much, for so many copies of the disk, and for others to go on.
     pub(crate) fn require_room(&self, record: &SandboxRecord, memory: u64, disks: u64) -> Result<(), Error> {
-        use std::os::unix::fs::MetadataExt;
-        let disk = std::fs::metadata(self.paths().disk(&record.id)).map_or(0, |disk| disk.blocks() * 512);
+        let disk = if disks == 0 { 0 } else { Chain::read(&self.paths().disk(&record.id))?.blocks() };
         capacity::check_copy(self.paths(), memory.saturating_add(disk.saturating_mul(disks)))
     }
 
@@ -129,12 +133,12 @@ impl Smolvm {
         &self,
         record: &SandboxRecord,
         process: &ProcessIdentity,
-        session: &mut Session,
+        located: &Located,
         files: &Files,
         wanted: &CopyWanted<'_>,
     ) -> Result<(GuestMemory, File), Error> {
         let id = &record.id;
-        let (pid, address) = located(session, id)?;
+        let &Located { pid, address, .. } = located;
         if pid != process.pid {
             return Err(not_there(id));
         }
@@ -157,9 +161,16 @@ impl Smolvm {
     }
 }
 
-fn located(session: &mut Session, id: &SandboxId) -> Result<(u32, u64), Error> {
+/// What its monitor says of a machine that runs.
+struct Located {
+    pid: u32,
+    address: u64,
+    layers: Vec<u32>,
+}
+
+fn located(session: &mut Session, id: &SandboxId) -> Result<Located, Error> {
     match ask(session, &MonitorRequest::Locate, id)? {
-        MonitorReply::Located { pid, address } => Ok((pid, address)),
+        MonitorReply::Located { pid, address, layers } => Ok(Located { pid, address, layers }),
         _ => Err(odd_answer()),
     }
 }
@@ -169,7 +180,7 @@ fn process_of(entries: &[Entry]) -> Option<&ProcessIdentity> {
 }
 
 /// One question, one answer; a refusal is an error.
-fn ask(session: &mut Session, request: &MonitorRequest, id: &SandboxId) -> Result<MonitorReply, Error> {
+pub(super) fn ask(session: &mut Session, request: &MonitorRequest, id: &SandboxId) -> Result<MonitorReply, Error> {
     session.send_request(request)?;
     match session.wait_reply(Instant::now() + DEADLINE).map_err(|e| e.about(id))? {
         MonitorReply::Error { code, message } => Err(match code {
@@ -210,6 +221,6 @@ fn not_there(id: &SandboxId) -> Error {
     Error::new(ErrorCode::GuestError, format!("\"{id}\" ended while it was looked at")).hint(format!("smolvm inspect {id}"))
 }
 
-fn odd_answer() -> Error {
+pub(super) fn odd_answer() -> Error {
     Error::new(ErrorCode::Internal, "the monitor answered something else than it was asked")
 }

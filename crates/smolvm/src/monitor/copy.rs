@@ -1,8 +1,8 @@
 //! Lets one client copy the guest while it stands still.
 //!
 //! ```text
-//!   locate ─► where its memory is       freeze ─► at rest, halted, devices written ─► thaw, or the client is gone
-//!             (the client reads ahead)            (the client reads what changed since)    └─► as it was before
+//!   locate ─► where its memory is       freeze ─► at rest, halted, devices written, disk laid over ─► thaw, or the client is gone
+//!             (the client reads ahead)            (the client reads what changed since)                   └─► as it was before
 //! ```
 //!
 //! The client holds the sandbox's lock and does the work; what only the hypervisor's parent can do is done here. What it
@@ -47,11 +47,18 @@ enum Step {
     Settling,
     /// The hypervisor is writing, in answer to the command of this number.
     Saving(u64),
+    /// It puts another layer over the disk, in answer to the command of this number.
+    Layering(u64),
     /// All is there.
     Frozen,
 }
 
 impl Copying {
+    /// Whether this client was told where the guest is, and has not asked for more yet.
+    pub(super) fn is_located_by(id: ClientId) -> impl Fn(&Self) -> bool {
+        move |copying| copying.client == id && copying.step == Step::Located
+    }
+
     /// Whether the guest was paused before, and stays so.
     pub(super) fn was_paused(&self) -> bool {
         self.was_paused
@@ -73,14 +80,20 @@ impl Loop<'_> {
     }
 
     /// It wants it to stand still.
-    pub(super) fn freeze(&mut self, id: ClientId, sync: bool) {
+    pub(super) fn freeze(&mut self, id: ClientId, sync: bool, layer: Option<u32>) {
+        if self.copying.as_ref().is_some_and(|copying| copying.client == id && copying.step == Step::Located)
+            && matches!(self.motion, Motion::Running | Motion::Paused)
+            && let Some(number) = layer
+        {
+            self.open_layer(number);
+        }
         let Some(copying) = self.copying.as_mut().filter(|copying| copying.client == id) else {
             return self.refuse(id, MonitorErrorCode::Unsupported, "where the guest is was not asked");
         };
         // What was copied ahead took no time of the guest's.
         copying.until = Instant::now() + LONGEST;
         match (copying.step, self.motion) {
-            (Step::Frozen, _) => self.reply(id, &MonitorReply::Frozen),
+            (Step::Frozen, _) => self.reply(id, &MonitorReply::Frozen { layered: false }),
             (Step::Located, Motion::Running) => {
                 copying.step = Step::Settling;
                 self.settle(sync, SETTLING);
@@ -89,7 +102,7 @@ impl Loop<'_> {
                 copying.step = Step::Settling;
                 self.halted_for_a_copy();
             }
-            (Step::Locating(_) | Step::Located | Step::Settling | Step::Saving(_), _) => {
+            (Step::Locating(_) | Step::Located | Step::Settling | Step::Saving(_) | Step::Layering(_), _) => {
                 self.refuse(id, MonitorErrorCode::Busy, "the sandbox is being paused or resumed");
             }
         }
@@ -111,6 +124,7 @@ impl Loop<'_> {
     }
 
     fn end_copy(&mut self, copying: &Copying, told: Option<ClientId>) {
+        self.close_unused_layer();
         if copying.was_paused {
             return told.into_iter().for_each(|id| self.reply(id, &MonitorReply::Paused));
         }
@@ -180,26 +194,42 @@ impl Loop<'_> {
 
     /// The hypervisor answers a command.
     pub(super) fn answered(&mut self, command: u64, outcome: Result<Value, String>) {
+        if self.answered_about_layers(command, outcome.is_ok()) {
+            return;
+        }
+        let layers = self.disk.numbers();
+        let saved = matches!((&self.copying, &outcome), (Some(Copying { step: Step::Saving(of), .. }), Ok(_)) if *of == command);
+        if saved {
+            return match self.put_layer_on() {
+                Some(next) => self.copying.iter_mut().for_each(|copying| copying.step = Step::Layering(next)),
+                None => self.is_frozen(false),
+            };
+        }
         let Some(copying) = &mut self.copying else { return };
         let id = copying.client;
         match (copying.step, outcome) {
             (Step::Locating(of), Ok(answer)) if of == command => match migration::located(&answer) {
                 Some(address) => {
                     copying.step = Step::Located;
-                    self.reply(id, &MonitorReply::Located { pid: self.pid, address });
+                    self.reply(id, &MonitorReply::Located { pid: self.pid, address, layers });
                 }
                 None => self.fail_copy(MonitorErrorCode::Engine, "the hypervisor does not say where its guest's memory is"),
             },
-            (Step::Saving(of), Ok(_)) if of == command => {
-                copying.step = Step::Frozen;
-                self.reply(id, &MonitorReply::Frozen);
-            }
+            // Without the layer the client copies the disk while the guest stands still.
+            (Step::Layering(of), outcome) if of == command => self.is_frozen(outcome.is_ok()),
             (Step::Locating(of) | Step::Saving(of), Err(why)) if of == command => {
                 let why: String = why.chars().filter(|c| !c.is_control()).take(200).collect();
                 self.fail_copy(MonitorErrorCode::Engine, &format!("the hypervisor refused: {why}"));
             }
-            (Step::Locating(_) | Step::Located | Step::Settling | Step::Saving(_) | Step::Frozen, _) => {}
+            (Step::Locating(_) | Step::Located | Step::Settling | Step::Saving(_) | Step::Layering(_) | Step::Frozen, _) => {}
         }
+    }
+
+    fn is_frozen(&mut self, layered: bool) {
+        let Some(copying) = &mut self.copying else { return };
+        copying.step = Step::Frozen;
+        let id = copying.client;
+        self.reply(id, &MonitorReply::Frozen { layered });
     }
 
     fn fail_copy(&mut self, code: MonitorErrorCode, why: &str) {

@@ -15,6 +15,7 @@
 mod client;
 mod config;
 mod copy;
+mod disk;
 mod exit;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

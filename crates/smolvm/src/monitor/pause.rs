@@ -175,19 +175,26 @@ impl Loop<'_> {
                 self.halted_for_a_copy();
             }
             News::Answered(command, outcome) => self.answered(command, outcome),
-            News::Resumed => match self.motion {
-                // A guest that can no longer be talked to cannot be given the time either, and does run.
-                Motion::Resuming { .. } if self.guest.is_closed() => {
-                    self.motion = Motion::Running;
-                    self.tell_movers(&MonitorReply::Resumed);
-                }
-                Motion::Resuming { .. } => self.wake(),
-                Motion::Running | Motion::Settling { .. } | Motion::Pausing | Motion::Paused => {
-                    self.quiet = false;
-                    self.motion = Motion::Running;
-                    self.wake();
-                }
-            },
+            News::Resumed => {
+                self.take_back_descriptors();
+                self.runs_again();
+            }
+        }
+    }
+
+    fn runs_again(&mut self) {
+        match self.motion {
+            // A guest that can no longer be talked to cannot be given the time either, and does run.
+            Motion::Resuming { .. } if self.guest.is_closed() => {
+                self.motion = Motion::Running;
+                self.tell_movers(&MonitorReply::Resumed);
+            }
+            Motion::Resuming { .. } => self.wake(),
+            Motion::Running | Motion::Settling { .. } | Motion::Pausing | Motion::Paused => {
+                self.quiet = false;
+                self.motion = Motion::Running;
+                self.wake();
+            }
         }
     }
 

@@ -18,6 +18,7 @@ use smolvm_proto::{AgentMessage, Frame, FrameKind, HostMessage, Nonce, decode};
 use super::client::{Client, Heard};
 use super::config::MonitorConfig;
 use super::copy::Copying;
+use super::disk::Disk;
 use super::exit::{self, Evidence};
 use super::guest::{Guest, LinkError};
 use super::log::CappedLog;
@@ -54,6 +55,7 @@ pub(super) struct Parts {
     pub(super) enforced: serde_json::Value,
     pub(super) listener: UnixListener,
     pub(super) network: Option<Service>,
+    pub(super) layers: Vec<u32>,
     pub(super) console_log: PathBuf,
     pub(super) hypervisor_log: PathBuf,
 }
@@ -87,6 +89,8 @@ pub(super) struct Loop<'a> {
     pub(super) quiet: bool,
     /// How often it was told to.
     pub(super) freezes: u64,
+    /// What its data disk consists of.
+    pub(super) disk: Disk,
     /// Who copies it.
     pub(super) copying: Option<Copying>,
     /// Who wants to hear that the guest halted, or goes on.
@@ -146,6 +150,7 @@ impl<'a> Loop<'a> {
             motion: Motion::default(),
             quiet: false,
             freezes: 0,
+            disk: Disk::of(&parts.layers),
             copying: None,
             movers: Vec::new(),
             phase: Phase::Booting { ready: None, corrections: 0 },
@@ -160,6 +165,7 @@ impl<'a> Loop<'a> {
     /// Serves until the hypervisor has ended, then writes down how.
     pub(super) fn run(mut self) -> Result<(), Error> {
         self.tell_early()?;
+        self.take_back_descriptors();
         loop {
             self.flush();
             for source in self.wait()? {

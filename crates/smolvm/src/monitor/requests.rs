@@ -81,7 +81,8 @@ impl Loop<'_> {
             MonitorRequest::Pause => return self.pause(id),
             MonitorRequest::Resume => return self.resume(id),
             MonitorRequest::Locate => return self.locate(id),
-            MonitorRequest::Freeze { sync } => return self.freeze(id, *sync),
+            MonitorRequest::Freeze { sync, layer } => return self.freeze(id, *sync, *layer),
+            MonitorRequest::Merged { layers } => return self.merged(id, layers),
             MonitorRequest::Thaw => return self.thaw(id),
             MonitorRequest::Stop { grace_ms } => {
                 self.wants_the_end(id);

@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use smolvm_host::disk::{Chain, OpenDisk};
 use smolvm_host::effect::{Permit, perform, perform_once};
 use smolvm_host::engine::accel;
 use smolvm_host::engine::launch::{LaunchRequest, Launched, Memory, NetAttach, launch};
@@ -78,9 +79,10 @@ fn live(config: &MonitorConfig, reporter: &mut Reporter) -> Result<(), Error> {
     record_self(&vm, &token)?;
     let mut steps = config.steps.clone();
     steps.done("monitor");
+    let chain = Chain::read(&vm.paths().disk(&id))?;
     let (launched, network) = perform_once(Effect::Hypervisor, |permit| {
         let (net, network) = super::network::attach(config)?;
-        start_hypervisor(permit, config, &vm, &id, &token, net).map(|launched| (launched, network))
+        start_hypervisor(permit, config, &vm, (&id, &token), &chain, net).map(|launched| (launched, network))
     })?;
     record_hypervisor(&vm, &token, &launched)?;
     steps.done("hypervisor");
@@ -96,6 +98,7 @@ fn live(config: &MonitorConfig, reporter: &mut Reporter) -> Result<(), Error> {
         enforced: serde_json::to_value(&launched.enforced).unwrap_or_default(),
         listener,
         network,
+        layers: chain.numbers(),
         console_log: vm.paths().sandbox(&id).join(CONSOLE),
         hypervisor_log: vm.paths().sandbox(&id).join(HYPERVISOR_LOG),
     };
@@ -141,8 +144,8 @@ fn start_hypervisor(
     permit: &Permit,
     config: &MonitorConfig,
     vm: &Smolvm,
-    id: &SandboxId,
-    token: &LaunchToken,
+    (id, token): (&SandboxId, &LaunchToken),
+    chain: &Chain,
     net: Option<NetAttach>,
 ) -> Result<Launched, Error> {
     let odd = |what: &str| Error::new(ErrorCode::Internal, format!("the monitor was given {what} that is none"));
@@ -183,8 +186,7 @@ fn start_hypervisor(
         kernel: &config.kernel,
         initramfs: &config.initramfs,
         root_image: open("root image", File::open(&config.image))?,
-        data_disk: open("data disk", OpenOptions::new().read(true).write(true).open(vm.paths().disk(id)))?,
-        data_disk_limit: config.disk_bytes,
+        data_disk: OpenDisk::open(chain, config.disk_bytes)?,
         net,
         identity: config.uid.map_or(JailIdentity::Caller, JailIdentity::Uid),
     };

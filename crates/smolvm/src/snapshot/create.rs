@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use smolvm_host::disk::{Chain, share};
 use smolvm_host::effect::perform;
 use smolvm_host::image::snapshot::{self, Draft, Kind, Origin};
 use smolvm_host::store::SandboxRecord;
@@ -80,8 +81,9 @@ impl Smolvm {
             let wanted = CopyWanted { kind, disks: 1, sync, signals: None };
             Some(self.copy_running(&record, &entries, &draft.files(), &wanted)?.halted)
         } else {
-            self.require_room(&record, 0, 1)?;
-            perform(Effect::Workdir, |_| self.copy_disk(&record, &draft.files()))?;
+            // It puts a layer of its own over what it shares now when it starts again.
+            let chain = Chain::read(&self.paths().disk(id))?;
+            perform(Effect::Workdir, |_| share(&chain, &draft.files().disk))?;
             None
         };
         // The sandbox is free again; what is left to do is the disk's.

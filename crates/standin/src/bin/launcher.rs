@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use smolvm_host::disk::OpenDisk;
 use smolvm_host::effect::permitted;
 use smolvm_host::engine::accel;
 use smolvm_host::engine::launch::{LaunchRequest, Launched, Memory, NetAttach, launch, outcome};
@@ -109,8 +110,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         kernel: &job.kernel,
         initramfs: &job.initramfs,
         root_image: File::open(&job.root)?,
-        data_disk: data,
-        data_disk_limit: limit,
+        data_disk: OpenDisk { write: data, read: File::open(&job.data)?, below: Vec::new(), limit },
         net: job.net.then(|| NetAttach { fd: frames.0.into(), kind: NetKind::Stream, mac: MacAddr::local([1, 2, 3, 4, 5]) }),
         identity: job.uid.map_or(JailIdentity::Caller, JailIdentity::Uid),
     };

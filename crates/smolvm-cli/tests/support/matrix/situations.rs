@@ -46,6 +46,24 @@ pub(super) fn running(place: &Place) {
     place.boot(&["vm-a"]);
 }
 
+/// Its disk has as many layers as it can have; all are empty.
+pub(super) fn deep(place: &Place) {
+    place.create("vm-a", &[]);
+    for number in 1..8 {
+        let layer = place.path("state/sandboxes/vm-a").join(format!("data.img.{number}"));
+        let made = place.cmd("qemu-img").args(&["create", "-q", "-f", "qcow2", "-o", "cluster_size=16k"]).arg(layer.to_str().unwrap());
+        made.arg("8G").run().assert_ok();
+    }
+    place.boot_made(&["vm-a"]);
+}
+
+/// The same, and a snapshot reads all of them. It does not run.
+pub(super) fn deep_and_saved(place: &Place) {
+    deep(place);
+    place.smolvm(&["stop", "vm-a"]).run().assert_ok();
+    place.smolvm(&["snapshot", "create", "vm-a", "--name", "one"]).run().assert_ok();
+}
+
 pub(super) fn paused(place: &Place) {
     running(place);
     place.smolvm(&["pause", "vm-a"]).run().assert_ok();

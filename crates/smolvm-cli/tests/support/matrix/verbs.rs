@@ -105,6 +105,24 @@ pub(crate) const FORK: Scenario = Scenario {
     unrecorded: &[],
     instead: None,
 };
+pub(crate) const FORK_DEEP: Scenario = Scenario {
+    name: "fork of many layers",
+    place: Place::without_network,
+    prepare: deep,
+    verb: FORK.verb,
+    next: FORK.next,
+    unrecorded: &[],
+    instead: None,
+};
+pub(crate) const START_SHARED: Scenario = Scenario {
+    name: "start with a disk that is shared",
+    place: Place::without_network,
+    prepare: deep_and_saved,
+    verb: &["start", "vm-a"],
+    next: &["start", "vm-a"],
+    unrecorded: &[],
+    instead: None,
+};
 pub(crate) const SNAPSHOT_CREATE: Scenario = Scenario {
     name: "snapshot create",
     place: Place::without_network,
@@ -292,7 +310,7 @@ pub(crate) const IMAGE_PRUNE: Scenario = Scenario {
 };
 
 /// Every one, for the proof that no point is left out.
-pub(crate) const ALL: [&Scenario; 31] = [
+pub(crate) const ALL: [&Scenario; 33] = [
     &CREATE,
     &CREATE_REFUSED,
     &START,
@@ -304,6 +322,8 @@ pub(crate) const ALL: [&Scenario; 31] = [
     &TEMPLATE_BUILD,
     &TEMPLATE_DELETE,
     &FORK,
+    &FORK_DEEP,
+    &START_SHARED,
     &SNAPSHOT_CREATE,
     &SNAPSHOT_RESTORE,
     &SNAPSHOT_DELETE,

@@ -1,0 +1,164 @@
+//! Writes a layer: an empty one, or one with all that several have, which read as it does.
+//!
+//! ```text
+//!   header · L1 · for each 32 MiB in which there is anything: its clusters, then their L2 · refcounts · their table
+//! ```
+//!
+//! The layers may have been written by a hypervisor that was somebody else's. Whatever their tables say, nothing is read
+//! but these files, no more is written than they have clusters, and memory does not depend on them.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::qcow2::{
+    CLUSTER, CLUSTER_LEN, COMPRESSED, COPIED, COUNTS, ENTRIES, OFFSET, Shape, Tables, ZERO, check, damaged, header, read_up_to,
+};
+
+/// Writes into the empty file a layer of a disk of this size that has what these have together, the lowest first.
+pub(super) fn write(target: &File, size: u64, layers: &[File]) -> io::Result<()> {
+    let shape = Shape::of(size);
+    let readers = layers.iter().map(|file| Reader::open(file, shape)).collect::<io::Result<Vec<_>>>()?;
+    let mut writer = Writer { target, next: 1 + shape.l1_clusters, left: readers.iter().map(|reader| reader.clusters).sum() };
+    let mut l1 = Vec::new();
+    for (place, number) in (0..shape.l1_entries).enumerate() {
+        let tables = readers.iter().rev().map(|reader| Ok((reader, reader.table(place)?))).collect::<io::Result<Vec<_>>>()?;
+        let in_use = (shape.clusters - number * ENTRIES).min(ENTRIES);
+        l1.push(writer.table(&tables, usize::try_from(in_use).unwrap_or(0))?);
+    }
+    target.write_all_at(&bytes_of(&l1), CLUSTER)?;
+    let (tables, end) = writer.refcounts()?;
+    target.set_len(end * CLUSTER)?;
+    // Last: before this it is no layer.
+    target.write_all_at(&header(shape, tables), 0)
+}
+
+/// What a layer says of one cluster of the disk.
+enum Cluster {
+    /// It is as it is below.
+    AsBelow,
+    /// Zeros.
+    Zeros,
+    /// It is here in the file.
+    At(u64),
+}
+
+struct Reader<'a> {
+    file: &'a File,
+    l1: Vec<u64>,
+    clusters: u64,
+}
+
+impl<'a> Reader<'a> {
+    fn open(file: &'a File, shape: Shape) -> io::Result<Self> {
+        check(file, shape.size)?;
+        let mut at = [0; 8];
+        file.read_exact_at(&mut at, 40)?;
+        let entries = usize::try_from(shape.l1_entries).map_err(|_| damaged("its table is too large"))?;
+        let l1 = read_entries(file, u64::from_be_bytes(at), entries)?;
+        Ok(Self { file, l1, clusters: file.metadata()?.len().div_ceil(CLUSTER) })
+    }
+
+    /// The table of that place; nothing if the layer has nothing there.
+    fn table(&self, place: usize) -> io::Result<Option<Vec<u64>>> {
+        match self.l1.get(place).map_or(0, |entry| entry & OFFSET) {
+            0 => Ok(None),
+            offset => read_entries(self.file, offset, CLUSTER_LEN / 8).map(Some),
+        }
+    }
+}
+
+fn meaning(entry: u64) -> io::Result<Cluster> {
+    match (entry & OFFSET, entry & ZERO, entry & COMPRESSED) {
+        (_, _, COMPRESSED) => Err(damaged("it is compressed")),
+        (_, ZERO, _) => Ok(Cluster::Zeros),
+        (0, _, _) => Ok(Cluster::AsBelow),
+        (offset, _, _) => Ok(Cluster::At(offset)),
+    }
+}
+
+struct Writer<'a> {
+    target: &'a File,
+    /// The next cluster that is free.
+    next: u64,
+    /// Clusters of data that all layers together can have at most.
+    left: u64,
+}
+
+impl Writer<'_> {
+    /// Writes what these tables, the highest first, come to; gives the entry for L1.
+    fn table(&mut self, tables: &[(&Reader<'_>, Option<Vec<u64>>)], in_use: usize) -> io::Result<u64> {
+        if tables.iter().all(|(_, table)| table.is_none()) {
+            return Ok(0);
+        }
+        let mut entries = vec![0; CLUSTER_LEN / 8];
+        for (place, entry) in entries.iter_mut().enumerate().take(in_use) {
+            for (reader, table) in tables {
+                let Some(table) = table else { continue };
+                match meaning(table.get(place).copied().unwrap_or(0))? {
+                    Cluster::AsBelow => continue,
+                    Cluster::Zeros => *entry = ZERO,
+                    Cluster::At(offset) => *entry = self.data(reader.file, offset)?,
+                }
+                break;
+            }
+        }
+        if entries.iter().all(|entry| *entry == 0) {
+            return Ok(0);
+        }
+        Ok(COPIED | self.put(&bytes_of(&entries))?)
+    }
+
+    fn data(&mut self, from: &File, offset: u64) -> io::Result<u64> {
+        let mut bytes = vec![0; CLUSTER_LEN];
+        read_up_to(from, &mut bytes, offset)?;
+        if bytes.iter().all(|byte| *byte == 0) {
+            return Ok(ZERO);
+        }
+        // A table that names one cluster again and again would fill the host's disk.
+        self.left = self.left.checked_sub(1).ok_or_else(|| damaged("it has more clusters than bytes"))?;
+        Ok(COPIED | self.put(&bytes)?)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> io::Result<u64> {
+        let offset = self.next * CLUSTER;
+        self.target.write_all_at(bytes, offset)?;
+        self.next += 1;
+        Ok(offset)
+    }
+
+    /// One for every cluster, those of the refcounts too; gives where they are and how many clusters the file has.
+    fn refcounts(&mut self) -> io::Result<(Tables, u64)> {
+        let (mut blocks, mut table) = (1, 1);
+        loop {
+            let needed = (self.next + blocks + table).div_ceil(COUNTS);
+            if needed <= blocks && blocks.div_ceil(ENTRIES) <= table {
+                break;
+            }
+            (blocks, table) = (needed, needed.div_ceil(ENTRIES));
+        }
+        let (first, end) = (self.next, self.next + blocks + table);
+        for block in 0..blocks {
+            let counted = (end - block * COUNTS).min(COUNTS);
+            let mut bytes = vec![0; CLUSTER_LEN];
+            for count in bytes.chunks_exact_mut(2).take(usize::try_from(counted).unwrap_or(0)) {
+                count[1] = 1;
+            }
+            self.put(&bytes)?;
+        }
+        let offsets: Vec<u64> = (first..first + blocks).map(|cluster| cluster * CLUSTER).collect();
+        let refcounts = self.next * CLUSTER;
+        self.target.write_all_at(&bytes_of(&offsets), refcounts)?;
+        Ok((Tables { refcounts, refcount_clusters: u32::try_from(table).map_err(|_| damaged("it is too large"))? }, end))
+    }
+}
+
+fn read_entries(file: &File, at: u64, count: usize) -> io::Result<Vec<u64>> {
+    let mut bytes = vec![0; count * 8];
+    read_up_to(file, &mut bytes, at)?;
+    Ok(bytes.chunks_exact(8).filter_map(|entry| entry.try_into().ok()).map(u64::from_be_bytes).collect())
+}
+
+fn bytes_of(entries: &[u64]) -> Vec<u8> {
+    entries.iter().flat_map(|entry| entry.to_be_bytes()).collect()
+}
