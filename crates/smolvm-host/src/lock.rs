@@ -41,11 +41,22 @@ pub enum LockError {
 
 /// Takes the lock at `path`, waiting at most `wait`.
 pub fn take(path: &Path, wait: Duration) -> Result<Lock, LockError> {
+    take_by(path, wait, File::try_lock)
+}
+
+/// Takes the lock at `path` beside others who take it like this, waiting at most `wait`; whoever takes it alone waits for all of them.
+pub fn take_shared(path: &Path, wait: Duration) -> Result<Lock, LockError> {
+    take_by(path, wait, File::try_lock_shared)
+}
+
+type Try = fn(&File) -> Result<(), TryLockError>;
+
+fn take_by(path: &Path, wait: Duration, attempt: Try) -> Result<Lock, LockError> {
     let deadline = Instant::now() + wait;
     let fail = |source| LockError::Io { path: path.to_owned(), source };
     loop {
         let file = open_or_make(path).map_err(fail)?;
-        if !wait_for(&file, deadline).map_err(fail)? {
+        if !wait_by(&file, deadline, attempt).map_err(fail)? {
             return Err(LockError::Busy { path: path.to_owned() });
         }
         if leads_here(&file, path).map_err(fail)? {
@@ -56,10 +67,14 @@ pub fn take(path: &Path, wait: Duration) -> Result<Lock, LockError> {
 
 /// Takes the lock on what is open, a directory too; false if somebody else holds it until `deadline`.
 pub(crate) fn wait_for(file: &File, deadline: Instant) -> std::io::Result<bool> {
+    wait_by(file, deadline, File::try_lock)
+}
+
+fn wait_by(file: &File, deadline: Instant, attempt: Try) -> std::io::Result<bool> {
     // flock has no timed form; the pause grows so that a long wait costs little.
     let mut pause = Duration::from_millis(1);
     loop {
-        match file.try_lock() {
+        match attempt(file) {
             Ok(()) => return Ok(true),
             Err(TryLockError::Error(source)) => return Err(source),
             Err(TryLockError::WouldBlock) => {}
@@ -138,6 +153,19 @@ mod tests {
         drop(held);
         assert!(!is_held(&path).unwrap());
         take(&path, Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn those_who_share_it_keep_whoever_wants_it_alone_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.lock");
+        let both = [(); 2].map(|()| take_shared(&path, Duration::ZERO).unwrap());
+        assert!(matches!(take(&path, Duration::from_millis(5)), Err(LockError::Busy { .. })));
+        drop(both);
+        let alone = take(&path, Duration::ZERO).unwrap();
+        assert!(matches!(take_shared(&path, Duration::from_millis(5)), Err(LockError::Busy { .. })));
+        alone.remove().unwrap();
+        take_shared(&path, Duration::ZERO).unwrap();
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use image_support::{Place, fresh_cache, job, kill_job_when, shared_cache};
 use smolvm_host::image::{
-    BuiltIn, CheckStatus, Group, Image, ImageError, Renew, boot_files, boot_files_with, checks, current_kernel, list, prepare_image,
+    BuiltIn, CheckStatus, Group, Image, ImageError, Renew, boot_files, boot_files_with, checks, current_kernel, hold, list, prepare_image,
     prepare_kernel, remove, resolve, sweep, verify, verify_all,
 };
 use smolvm_host::proc::tool::Tool;
@@ -220,7 +220,7 @@ fn checks_see_what_is_there_and_content_is_verified() {
     std::fs::set_permissions(&image.path, PermissionsExt::from_mode(0o644)).unwrap();
     std::fs::write(&image.path, "short").unwrap();
     assert_eq!(status("image.minimal"), CheckStatus::Fail);
-    assert!(remove(cache.path()).unwrap().bytes > 0);
+    assert!(remove(cache.path(), hold(cache.path()).unwrap()).unwrap().bytes > 0);
     assert_eq!((status("kernel"), status("image.minimal")), (CheckStatus::Fail, CheckStatus::Fail));
     assert_eq!(std::fs::read_dir(cache.path()).unwrap().count(), 0, "something stayed");
 }

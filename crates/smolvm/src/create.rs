@@ -135,7 +135,11 @@ impl Smolvm {
     ) -> Result<Made, Error> {
         let mut store = self.store()?;
         let reservation = self.prepare_reservation(&mut store, spec.network)?;
+        // It was found a while ago; from here on the row keeps it.
+        let using = self.using_images()?;
+        self.image_is_still_here(spec)?;
         let (made, lock) = self.insert(&mut store, (name, ttl), spec, &reservation)?;
+        drop(using);
         let id = made.id.clone();
         match self.make_state_dir(&id, spec, disk) {
             Ok(()) => {
@@ -155,14 +159,17 @@ impl Smolvm {
 
     /// The image of that name, or the way to get it.
     pub(crate) fn image(&self, name: &ImageName) -> Result<Image, Error> {
-        self.image_if_any(name)?.ok_or_else(|| {
-            let hint = if BuiltIn::by_name(name.as_str()).is_some() {
-                format!("smolvm setup --image {name}")
-            } else {
-                format!("smolvm image pull {name}; images that are here: smolvm image list")
-            };
-            Error::new(ErrorCode::NotFound, format!("there is no image \"{name}\"")).hint(hint)
-        })
+        self.image_if_any(name)?.ok_or_else(|| Error::new(ErrorCode::NotFound, format!("there is no image \"{name}\"")).hint(way_to(name)))
+    }
+
+    /// Whether what was found under the image's name, or saved with a snapshot, was not removed meanwhile.
+    fn image_is_still_here(&self, spec: &Spec) -> Result<(), Error> {
+        let is_here = spec.image_digest.parse().is_ok_and(|digest| image::is_here(&self.paths().cache, &digest));
+        if is_here {
+            return Ok(());
+        }
+        let name = &spec.image;
+        Err(Error::new(ErrorCode::NotFound, format!("the image \"{name}\" was removed by another command")).hint(way_to(name)))
     }
 
     /// What a registry calls it; names without one are the default registry's.
@@ -285,6 +292,15 @@ impl Smolvm {
                 Error { recovery: Some(cause.recovery.clone().map_or(hint.clone(), |r| format!("{r}; {hint}"))), ..cause }
             }
         }
+    }
+}
+
+/// How to get an image that is not here.
+fn way_to(name: &ImageName) -> String {
+    if BuiltIn::by_name(name.as_str()).is_some() {
+        format!("smolvm setup --image {name}")
+    } else {
+        format!("smolvm image pull {name}; images that are here: smolvm image list")
     }
 }
 

@@ -10,6 +10,9 @@ pub use copy::{copy_data, copy_sparse};
 pub use patient::patiently;
 pub use remove::{Removed, remove_tree};
 pub use usage::{Tally, disk_usage};
+pub(crate) use write::is_temporary;
+#[cfg(test)]
+pub(crate) use write::temporary_for;
 pub use write::{cache_file, create_private_dir, sync_dir, write_atomic};
 
 use std::path::{Path, PathBuf};

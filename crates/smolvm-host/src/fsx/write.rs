@@ -1,9 +1,10 @@
 //! Makes files and directories.
 
+use std::ffi::OsString;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use smolvm_model::effect::Effect;
 
@@ -17,9 +18,7 @@ pub fn create_private_dir(path: &Path) -> Result<(), FsError> {
 
 /// Writes a file so that readers see all of it or nothing, and that it survives a power cut.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(name);
+    let temporary = temporary_for(path);
     let write = || -> std::io::Result<()> {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(mode).custom_flags(libc::O_NOFOLLOW).open(&temporary)?;
@@ -33,6 +32,21 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError>
     })?;
     path.parent().map_or(Ok(()), sync_dir)
 }
+
+/// Where a file is written before it has its name: beside it, under what no sandbox, image or reference is called.
+pub(crate) fn temporary_for(path: &Path) -> PathBuf {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}{TEMPORARY}", std::process::id()));
+    path.with_file_name(name)
+}
+
+/// Whether a name is one of [`temporary_for`].
+pub(crate) fn is_temporary(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(TEMPORARY)
+}
+
+const TEMPORARY: &str = ".tmp";
 
 /// Leaves a file in the cache that can be made again at any time, and the directory for it.
 pub fn cache_file(path: &Path, bytes: &[u8]) -> Result<(), FsError> {

@@ -6,7 +6,7 @@ use super::error::ImageError;
 use super::manifest::ManifestError;
 use super::progress::Report;
 use super::store::{self, Image};
-use super::{debian, minimal};
+use super::{debian, guard, minimal};
 
 /// An image that `setup` knows how to build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub fn prepare_image(cache: &Path, which: BuiltIn, renew: Renew, report: Report<
     {
         return Ok(image);
     }
+    // Until its name leads to it nobody takes it for one that nobody needs.
+    let _using = guard::using(cache, guard::MAKER_WAIT)?;
     match which {
         BuiltIn::Minimal => minimal::build(cache, renew, report),
         BuiltIn::Debian => debian::build(cache, renew, report),

@@ -34,6 +34,7 @@ mod error;
 mod ext4;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod guard;
 mod initramfs;
 mod kernel;
 mod layout;
@@ -62,6 +63,7 @@ pub use digest::{Digest, DigestError};
 pub use disk::{DataDisk, DiskError, blank, make_data_disk};
 pub use error::ImageError;
 pub use ext4::Ext4Error;
+pub use guard::{ImagesInUse, is_linked, using};
 pub use initramfs::InitramfsError;
 pub use kernel::{
     BzImageError, ElfError, Group, Kernel, KernelError, Lz4Error, Module, ModulesError, PayloadFormat, current_kernel, prepare_kernel,
@@ -71,5 +73,5 @@ pub use minimal::MinimalError;
 pub use packages::{PackageError, Requirement, When, install_packages, missing_packages, required_tools};
 pub use progress::{Progress, Report};
 pub use reference::{NamedImage, name_image, references, resolve_reference, unname};
-pub use remove::{remove, sweep};
-pub use store::{Image, LayerBlob, Origin, list, remove_all, resolve, resolve_digest, verify};
+pub use remove::{Held, hold, remove, sweep};
+pub use store::{Image, LayerBlob, Origin, is_here, list, remove_all, resolve, resolve_digest, verify};

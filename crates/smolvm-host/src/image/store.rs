@@ -112,6 +112,11 @@ pub fn resolve_digest(cache: &Path, digest: &Digest) -> Result<Image, ImageError
     open(cache, digest)?.ok_or_else(|| not_found(cache, &digest.to_string()))
 }
 
+/// Whether an image with this digest is here; one look.
+pub fn is_here(cache: &Path, digest: &Digest) -> bool {
+    layout::images(cache).join(digest.hex()).join("image.ext4").is_file()
+}
+
 /// All images that have a name and are whole, by name.
 pub fn list(cache: &Path) -> Result<Vec<Image>, ImageError> {
     let mut images = Vec::new();
@@ -255,7 +260,7 @@ fn not_found(cache: &Path, name: &str) -> ImageError {
 }
 
 /// Lower-case letters, digits and inner hyphens: without dots, so that no half-written file is a name.
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     (1..=63).contains(&name.len())
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && !name.starts_with('-')

@@ -5,7 +5,8 @@
 //!   kernels, initramfs    others are current                               downloads   package lists, archives
 //! ```
 //!
-//! Whoever makes one of these holds its lock until it has a name; while somebody does, that part is left alone.
+//! Whoever makes one of these holds its lock until it has a name; while somebody does, that part is left alone. Whoever makes or uses an
+//! image holds the [lock of all of them](guard) as well: that one is there before anybody begins.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -14,10 +15,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use smolvm_model::effect::Effect;
+use smolvm_model::reference::Reference;
 
 use super::error::ImageError;
 use super::template::{self, TemplateKey};
-use super::{layout, listing, manifest, store};
+use super::{guard, layout, listing, manifest, store};
 use crate::effect::perform;
 use crate::fsx::{self, FsError, remove_tree};
 use crate::lock::{self, Lock, LockError};
@@ -121,7 +123,16 @@ pub fn unused(cache: &Path, boot_id: &str, needed: &BTreeSet<String>) -> Result<
 /// The parts that nobody makes anything of at this moment; as long as the locks are held nobody begins.
 pub fn idle_parts(cache: &Path) -> Result<(Vec<Lock>, Vec<Part>), ImageError> {
     let (mut held, mut busy) = (Vec::new(), Vec::new());
-    for name in listing::names(&layout::locks(cache), |name| name.strip_suffix(".lock").is_some())? {
+    if !cache.is_dir() {
+        return Ok((held, PARTS.to_vec()));
+    }
+    // The others are files that may be made after the directory was read; this one keeps away who would make them.
+    match guard::removing(cache, REMOVAL_WAIT) {
+        Ok(lock) => held.push(lock),
+        Err(ImageError::Lock(LockError::Busy { .. })) => busy.extend([Part::Image, Part::Blob]),
+        Err(error) => return Err(error),
+    }
+    for name in listing::names(&layout::locks(cache), |name| name.strip_suffix(".lock").is_some_and(|name| name != guard::NAME))? {
         let artefact = name.trim_end_matches(".lock");
         let parts = PARTS.into_iter().filter(|part| part.is_made_under(artefact));
         match lock::take(&layout::locks(cache).join(&name), Duration::ZERO) {
@@ -135,13 +146,6 @@ pub fn idle_parts(cache: &Path) -> Result<(Vec<Lock>, Vec<Part>), ImageError> {
     Ok((held, PARTS.into_iter().filter(|part| !busy.contains(part)).collect()))
 }
 
-/// Every part of an image as a registry has it, and what has come of others, whoever needs them.
-pub fn blobs(cache: &Path) -> Result<Vec<Unused>, ImageError> {
-    let directory = layout::blobs(cache);
-    let names = listing::names(&directory, |name| is_digest(name) || name == PARTIAL)?;
-    names.into_iter().map(|name| entry(Part::Blob, &directory, name.clone(), changed(&directory.join(name))?)).collect()
-}
-
 /// Removes it; gives the bytes that were freed.
 pub fn drop_unused(cache: &Path, unused: &Unused) -> Result<u64, ImageError> {
     let directory = match unused.part {
@@ -153,10 +157,12 @@ pub fn drop_unused(cache: &Path, unused: &Unused) -> Result<u64, ImageError> {
         Part::Kernel => layout::kernels(cache),
         Part::Initramfs => layout::initramfs(cache),
         Part::Downloads => cache.to_owned(),
+        Part::Blob if unused.name.starts_with(PARTIAL) => layout::partial_blobs(cache),
         Part::Blob => layout::blobs(cache),
     };
+    let name = unused.name.strip_prefix(PARTIAL).unwrap_or(&unused.name);
     let open = File::open(&directory).map_err(FsError::on("open", &directory))?;
-    perform(Effect::RemoveCache, |_| remove_tree(&open, OsStr::new(&unused.name)))?;
+    perform(Effect::RemoveCache, |_| remove_tree(&open, OsStr::new(name)))?;
     // As it was counted: with its directories, too.
     Ok(unused.bytes)
 }
@@ -167,10 +173,14 @@ pub fn sizes(cache: &Path) -> Result<Vec<(String, u64)>, FsError> {
     names.into_iter().map(|name| Ok((name.clone(), fsx::disk_usage(&cache.join(&name))?))).collect()
 }
 
-const PARTS: [Part; 6] = [Part::Template, Part::Image, Part::Kernel, Part::Initramfs, Part::Downloads, Part::Blob];
+/// All of them.
+pub const PARTS: [Part; 6] = [Part::Template, Part::Image, Part::Kernel, Part::Initramfs, Part::Downloads, Part::Blob];
 const CURRENT: &str = "current";
 const APT: &str = "apt";
-const PARTIAL: &str = "partial";
+/// Before the names of blobs that are not whole.
+const PARTIAL: &str = "partial/";
+/// How long a removal waits for whoever creates a sandbox at this moment; whoever pulls takes longer, and goes first.
+const REMOVAL_WAIT: Duration = Duration::from_millis(300);
 
 /// Blobs of no image that stays: of one that is gone, or of a pull that failed and may go on.
 fn unused_blobs(cache: &Path, named: &BTreeSet<String>, needed: &BTreeSet<String>) -> Result<Vec<Unused>, ImageError> {
@@ -182,6 +192,80 @@ fn unused_blobs(cache: &Path, named: &BTreeSet<String>, needed: &BTreeSet<String
         used.extend(origin.layers.iter().map(|layer| layer.digest.hex().to_owned()));
     }
     Ok(blobs(cache)?.into_iter().filter(|blob| !used.contains(&blob.name)).collect())
+}
+
+/// Every part of an image as a registry has it, and what has come of others, whoever needs them.
+pub fn blobs(cache: &Path) -> Result<Vec<Unused>, ImageError> {
+    let directory = layout::blobs(cache);
+    let mut names = listing::names(&directory, is_digest)?;
+    // Each by itself: a pull that comes on keeps its own, and no other.
+    names.extend(listing::names(&layout::partial_blobs(cache), |_| true)?.into_iter().map(|name| format!("{PARTIAL}{name}")));
+    let mut found = Vec::new();
+    for name in names {
+        match changed(&directory.join(&name)).and_then(|used| entry(Part::Blob, &directory, name, used)) {
+            Ok(blob) => found.push(blob),
+            // It became whole, or went, while the others were looked at.
+            Err(ImageError::Fs(e)) if e.source.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(found)
+}
+
+/// Removes what killed commands left beside images and blobs, and the lock files of what is made once; gives the bytes that were freed.
+pub(super) fn sweep_store(cache: &Path) -> Result<u64, ImageError> {
+    if !layout::locks(cache).is_dir() {
+        return Ok(0);
+    }
+    let _alone = match guard::removing(cache, Duration::ZERO) {
+        Ok(lock) => lock,
+        Err(ImageError::Lock(LockError::Busy { .. })) => return Ok(0),
+        Err(error) => return Err(error),
+    };
+    let mut freed = 0;
+    for directory in [layout::names(cache), layout::references(cache), layout::manifests(cache), layout::blobs(cache)] {
+        // Nobody who writes there is at work.
+        freed += drop_all(&directory, &listing::names(&directory, fsx::is_temporary)?)?;
+    }
+    let manifests = layout::manifests(cache);
+    let mut dangling = listing::names(&manifests, is_digest)?;
+    let mut leads_nowhere = Ok(());
+    dangling.retain(|name| match store::pointer_at(&manifests.join(name)) {
+        Ok(digest) => !digest.is_some_and(|digest| store::is_here(cache, &digest)),
+        Err(error) => {
+            leads_nowhere = Err(error);
+            false
+        }
+    });
+    leads_nowhere?;
+    freed += drop_all(&manifests, &dangling)?;
+    for name in listing::names(&layout::locks(cache), is_lock_of_one)? {
+        match lock::take(&layout::locks(cache).join(name), Duration::ZERO) {
+            Ok(held) => held.remove()?,
+            Err(LockError::Busy { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(freed)
+}
+
+fn drop_all(directory: &Path, names: &[String]) -> Result<u64, ImageError> {
+    if names.is_empty() {
+        return Ok(0);
+    }
+    let open = File::open(directory).map_err(FsError::on("open", directory))?;
+    let mut freed = 0;
+    for name in names {
+        freed += perform(Effect::RemoveCache, |_| remove_tree(&open, OsStr::new(name)))?.bytes;
+    }
+    Ok(freed)
+}
+
+/// Of a blob, or of an image that a registry or an archive has: those are made once, and nobody asks for their locks again.
+fn is_lock_of_one(name: &str) -> bool {
+    let hex = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let Some(artefact) = name.strip_suffix(".lock") else { return false };
+    ["blob-", "image-load-", "image-"].iter().any(|kind| artefact.strip_prefix(kind).is_some_and(hex))
 }
 
 /// Of use since it was last changed.
@@ -201,14 +285,12 @@ fn is_digest(name: &str) -> bool {
 
 /// The digests that names point at.
 fn named_images(cache: &Path) -> Result<BTreeSet<String>, ImageError> {
-    let mut digests = BTreeSet::new();
-    for names in [layout::names(cache), layout::references(cache)] {
-        for name in listing::names(&names, |_| true)? {
-            let digest = manifest::read_line(&names.join(name))?;
-            digests.insert(digest.trim_start_matches("sha256:").to_owned());
-        }
-    }
-    Ok(digests)
+    let own = listing::names(&layout::names(cache), store::is_name)?.into_iter().map(|name| layout::names(cache).join(name));
+    let is_reference = |name: &str| Reference::of_file_name(name).is_some();
+    let references = listing::names(&layout::references(cache), is_reference)?.into_iter().map(|name| layout::references(cache).join(name));
+    // One that went meanwhile points at nothing.
+    let digests = own.chain(references).map(|path| store::pointer_at(&path)).collect::<Result<Vec<_>, _>>()?;
+    Ok(digests.into_iter().flatten().map(|digest| digest.hex().to_owned()).collect())
 }
 
 #[cfg(test)]
@@ -266,7 +348,72 @@ mod tests {
         assert_eq!(idle, [Part::Template, Part::Kernel, Part::Initramfs, Part::Downloads]);
         drop((held, build));
         let (held, idle) = idle_parts(cache.path()).unwrap();
-        assert_eq!((held.len(), idle.len()), (1, 6));
+        assert_eq!((held.len(), idle.len()), (2, 6));
         assert!(Workdir::new(cache.path(), "image-minimal", Duration::ZERO).is_err(), "nobody begins meanwhile");
+    }
+
+    #[test]
+    fn a_pull_that_begins_after_the_look_is_kept_away_and_one_that_began_before_it_is_left_alone() {
+        let cache = cache();
+        let (held, idle) = idle_parts(cache.path()).unwrap();
+        assert_eq!(idle.len(), 6);
+        assert!(matches!(guard::using(cache.path(), Duration::ZERO), Err(ImageError::Lock(LockError::Busy { .. }))));
+        drop(held);
+        let pull = guard::using(cache.path(), Duration::ZERO).unwrap();
+        let (held, idle) = idle_parts(cache.path()).unwrap();
+        assert_eq!(idle, [Part::Template, Part::Kernel, Part::Initramfs, Part::Downloads]);
+        guard::using(cache.path(), Duration::ZERO).unwrap();
+        drop((held, pull));
+        assert_eq!(idle_parts(cache.path()).unwrap().1.len(), 6);
+    }
+
+    #[test]
+    fn what_a_killed_command_left_is_no_image_and_is_swept() {
+        let cache = cache();
+        let at = |path: &str| cache.path().join(path);
+        let digest = format!("sha256:{}\n", "a".repeat(64));
+        for directory in ["images/by-reference", "images/by-manifest", "blobs/partial", "locks"] {
+            std::fs::create_dir_all(at(directory)).unwrap();
+        }
+        let reference = at("images/by-reference/docker.io+library+good:1");
+        let left = fsx::temporary_for(&reference);
+        let blob = fsx::temporary_for(&at("blobs").join("b".repeat(64)));
+        let (stale, whole) = (at("images/by-manifest").join("c".repeat(64)), at("images/by-manifest").join("d".repeat(64)));
+        for path in [&reference, &left, &blob, &whole] {
+            std::fs::write(path, &digest).unwrap();
+        }
+        std::fs::write(&stale, format!("sha256:{}\n", "9".repeat(64))).unwrap();
+        let locks = ["blob-0a", "image-00ff", "image-load-12"].map(|name| at("locks").join(format!("{name}.lock")));
+        for lock in &locks {
+            std::fs::write(lock, "").unwrap();
+        }
+        assert_eq!(Reference::of_file_name(left.file_name().unwrap().to_str().unwrap()), None, "a half-written name is a name");
+        // What somebody renames meanwhile is not there any more.
+        std::os::unix::fs::symlink("gone", at("images/by-reference/docker.io+library+z:1")).unwrap();
+        assert_eq!(named_images(cache.path()).unwrap(), BTreeSet::from(["a".repeat(64)]));
+        let at_work = guard::using(cache.path(), Duration::ZERO).unwrap();
+        assert_eq!((sweep_store(cache.path()).unwrap(), left.exists()), (0, true), "somebody is writing it");
+        drop(at_work);
+        assert!(sweep_store(cache.path()).unwrap() > 0);
+        let gone = [&left, &blob, &stale].into_iter().chain(&locks);
+        assert!(gone.into_iter().all(|path| !path.exists()));
+        assert!(reference.exists() && whole.exists());
+    }
+
+    #[test]
+    fn parts_of_blobs_are_judged_one_by_one() {
+        let cache = cache();
+        let partial = cache.path().join("blobs/partial");
+        std::fs::create_dir_all(&partial).unwrap();
+        for (name, age) in [("b".repeat(64), 0), ("c".repeat(64), 1_000_000)] {
+            let file = File::create(partial.join(name)).unwrap();
+            file.set_modified(std::time::SystemTime::now() - Duration::from_secs(age)).unwrap();
+        }
+        let found = blobs(cache.path()).unwrap();
+        let [young, old] = &found[..] else { panic!("{found:?}") };
+        let since = |one: &Unused| if let Use::Since(then) = one.used { then } else { panic!("{one:?}") };
+        assert!(since(young) - since(old) >= 999_999);
+        drop_unused(cache.path(), old).unwrap();
+        assert!(partial.join("b".repeat(64)).exists() && !partial.join("c".repeat(64)).exists());
     }
 }

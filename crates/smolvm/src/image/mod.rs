@@ -12,6 +12,7 @@ mod pull;
 mod remove;
 mod sizes;
 mod tag;
+mod using;
 
 pub use debootstrap::DebootstrapRequest;
 pub use history::ImageStep;
@@ -23,3 +24,4 @@ pub use pull::{ImageProgress, PulledImage};
 pub use remove::ImageRemoval;
 pub use smolvm_host::image::registry::{Access, Environment, Logins, Proxies, Secret, Trust};
 pub use smolvm_host::image::{PackageName, SuiteName};
+pub(crate) use using::linked;

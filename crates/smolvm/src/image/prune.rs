@@ -16,6 +16,7 @@ use smolvm_model::error_code::ErrorCode;
 use smolvm_model::reference::Reference;
 
 use super::failure::unusable;
+use super::linked;
 use super::sizes::parts;
 use crate::clock::now_ms;
 use crate::error::Error;
@@ -61,6 +62,9 @@ impl Smolvm {
             Mode::Remove => unused::idle_parts(cache).map_err(unusable)?,
             Mode::Say => (Vec::new(), vec![Part::Image]),
         };
+        if image::is_linked(cache) {
+            return Err(linked("the images"));
+        }
         let being_saved = snapshot::is_at_work(&self.paths().snapshots()).map_err(unusable)?;
         if request.mode == Mode::Remove && (!idle.contains(&Part::Image) || being_saved) {
             report.stays("image", "all", ErrorCode::Busy, "another command makes one of them at this moment".to_owned());

@@ -22,6 +22,8 @@ impl Smolvm {
     /// Takes names away; if one of them is not there, or is the last one of an image that is needed, none goes.
     pub fn remove_images(&self, names: &[ImageName]) -> Result<ImageRemoval, Error> {
         let cache = &self.paths().cache;
+        // Who uses or makes an image at this moment keeps the files from going, and the names go in any case.
+        let (held, idle) = unused::idle_parts(cache).map_err(unusable)?;
         let mut chosen = Vec::new();
         for name in names {
             let builtin = BuiltIn::by_name(name.as_str()).is_some();
@@ -41,6 +43,7 @@ impl Smolvm {
                     .into_iter()
                     .any(|other| other.image.digest == image.digest && !chosen.iter().any(|(going, _)| *going == other.reference));
             if !stays {
+                self.must_own_images(&format!("the image \"{reference}\""))?;
                 self.check_unneeded(&reference.to_string(), image)?;
             }
         }
@@ -50,7 +53,11 @@ impl Smolvm {
                 removal.removed.push(reference.to_string());
             }
         }
-        removal.freed_bytes = self.drop_unnamed(chosen.iter().map(|(_, image)| image))?;
+        // Else `prune` takes it later.
+        if idle.contains(&Part::Image) && !image::is_linked(cache) {
+            removal.freed_bytes = self.drop_unnamed(chosen.iter().map(|(_, image)| image))?;
+        }
+        drop(held);
         Ok(removal)
     }
 
@@ -70,14 +77,9 @@ impl Smolvm {
         }
     }
 
-    /// Removes those of these images that have no name any more, under the locks that keep makers away.
+    /// Removes those of these images that have no name any more, while the locks are held that keep makers away.
     fn drop_unnamed<'a>(&self, images: impl Iterator<Item = &'a Image>) -> Result<u64, Error> {
         let cache = &self.paths().cache;
-        let (held, idle) = unused::idle_parts(cache).map_err(unusable)?;
-        // Somebody makes one at this moment: then `prune` takes it later.
-        if !idle.contains(&Part::Image) {
-            return Ok(0);
-        }
         let mut going: Vec<&str> = Vec::new();
         for image in images {
             going.push(image.digest.hex());
@@ -93,7 +95,6 @@ impl Smolvm {
                 freed += unused::drop_unused(cache, &one).map_err(unusable)?;
             }
         }
-        drop(held);
         Ok(freed)
     }
 }

@@ -12,6 +12,7 @@ use crate::installation::Smolvm;
 impl Smolvm {
     /// Points `name` at what `source` means now; what it pointed at before keeps its other names.
     pub fn tag_image(&self, source: &ImageName, name: &ImageName) -> Result<ImageView, Error> {
+        let _using = self.using_images()?;
         let image = self.image(source)?;
         if BuiltIn::by_name(name.as_str()).is_some() {
             return Err(Error::new(ErrorCode::Refused, format!("\"{name}\" is the name of an image that smolvm makes itself"))

@@ -9,6 +9,7 @@
 mod choose;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -21,6 +22,7 @@ use smolvm_model::error_code::ErrorCode;
 
 use crate::clock::now_ms;
 use crate::error::{Error, io_code};
+use crate::image::linked;
 use crate::installation::Smolvm;
 use choose::choose;
 
@@ -88,51 +90,45 @@ impl Smolvm {
     /// Removes what nobody needs, or says what that is.
     pub fn prune(&self, request: PruneRequest) -> Result<PruneReport, Error> {
         let cache = &self.paths().cache;
-        let fail = |e: image::ImageError| Error::new(ErrorCode::Internal, "the cache cannot be looked at").hint("smolvm doctor").because(e);
         let mut report = PruneReport::default();
+        if request.mode == Mode::Remove {
+            // Before the others: who makes a template holds its lock and comes to use an image.
+            let templates = self.chosen(request)?.into_iter().filter(|(one, _)| one.part == Part::Template).collect();
+            prune_parts(cache, templates, request.mode, |_| Ok(()), &mut report);
+        }
         // Held until the end: nobody makes what is being judged.
         let (held, idle) = match request.mode {
-            Mode::Remove => unused::idle_parts(cache).map_err(fail)?,
-            Mode::Say => (Vec::new(), Vec::new()),
+            Mode::Remove => unused::idle_parts(cache).map_err(unusable)?,
+            Mode::Say => (Vec::new(), unused::PARTS.to_vec()),
         };
         // What a snapshot in the making needs is on no record yet.
-        let being_saved = snapshot::is_at_work(&self.paths().snapshots()).map_err(fail)?;
-        let found = unused::unused(cache, &self.boot_id, &self.needed_images()?).map_err(fail)?;
-        let now = u64::try_from(now_ms() / 1000).unwrap_or(0);
-        for (one, why) in choose(found, request, now) {
-            if request.mode == Mode::Remove {
-                if !idle.contains(&one.part) || (one.part == Part::Image && being_saved) {
-                    report.stays(
-                        one.part.as_str(),
-                        &one.name,
-                        ErrorCode::Busy,
-                        "another command makes one of them at this moment".to_owned(),
-                    );
-                    continue;
-                }
-                match unused::drop_unused(cache, &one) {
-                    Ok(bytes) => report.freed_bytes += bytes,
-                    Err(image::ImageError::Lock(_)) => {
-                        report.stays(one.part.as_str(), &one.name, ErrorCode::Busy, "another command is at it".to_owned());
-                        continue;
-                    }
-                    Err(e) => {
-                        report.stays(
-                            one.part.as_str(),
-                            &one.name,
-                            ErrorCode::Internal,
-                            Error::new(ErrorCode::Internal, "it cannot be removed").because(e).one_line(),
-                        );
-                        continue;
-                    }
-                }
+        let being_saved = snapshot::is_at_work(&self.paths().snapshots()).map_err(unusable)?;
+        let is_linked = image::is_linked(cache);
+        let mut chosen = self.chosen(request)?;
+        chosen.retain(|(one, _)| match request.mode {
+            Mode::Remove => one.part != Part::Template,
+            Mode::Say => !(is_linked && is_shared(one.part)),
+        });
+        let may_go = |part: Part| {
+            if is_linked && is_shared(part) {
+                return Err(linked("it"));
             }
-            report.removed.push(pruned(one, why));
-        }
+            if !idle.contains(&part) || (part == Part::Image && being_saved && request.mode == Mode::Remove) {
+                return Err(Error::new(ErrorCode::Busy, "another command makes one of them at this moment"));
+            }
+            Ok(())
+        };
+        prune_parts(cache, chosen, request.mode, may_go, &mut report);
         drop(held);
         self.prune_pool(request, &mut report)?;
         self.prune_leftovers(request.mode, &mut report)?;
         Ok(report)
+    }
+
+    /// What would go now, and why.
+    fn chosen(&self, request: PruneRequest) -> Result<Vec<(Unused, String)>, Error> {
+        let found = unused::unused(&self.paths().cache, &self.boot_id, &self.needed_images()?).map_err(unusable)?;
+        Ok(choose(found, request, u64::try_from(now_ms() / 1000).unwrap_or(0)))
     }
 
     /// The digests of the images that sandboxes and snapshots need.
@@ -225,6 +221,49 @@ impl Smolvm {
 impl PruneReport {
     pub(crate) fn stays(&mut self, part: &'static str, name: &str, code: ErrorCode, error: String) {
         self.failed.push(Stayed { part, name: name.to_owned(), error, code: code.as_str() });
+    }
+}
+
+fn unusable(e: image::ImageError) -> Error {
+    Error::new(ErrorCode::Internal, "the cache cannot be looked at").hint("smolvm doctor").because(e)
+}
+
+/// Parts of which another installation's sandboxes may need some.
+fn is_shared(part: Part) -> bool {
+    match part {
+        Part::Image | Part::Blob => true,
+        Part::Template | Part::Kernel | Part::Initramfs | Part::Downloads => false,
+    }
+}
+
+/// Removes these, or only says so; what may not go is told.
+fn prune_parts(
+    cache: &Path,
+    chosen: Vec<(Unused, String)>,
+    mode: Mode,
+    may_go: impl Fn(Part) -> Result<(), Error>,
+    report: &mut PruneReport,
+) {
+    for (one, why) in chosen {
+        if let Err(e) = may_go(one.part) {
+            report.stays(one.part.as_str(), &one.name, e.code, e.one_line());
+            continue;
+        }
+        if mode == Mode::Remove {
+            match unused::drop_unused(cache, &one) {
+                Ok(bytes) => report.freed_bytes += bytes,
+                Err(image::ImageError::Lock(_)) => {
+                    report.stays(one.part.as_str(), &one.name, ErrorCode::Busy, "another command is at it".to_owned());
+                    continue;
+                }
+                Err(e) => {
+                    let e = Error::new(ErrorCode::Internal, "it cannot be removed").because(e);
+                    report.stays(one.part.as_str(), &one.name, e.code, e.one_line());
+                    continue;
+                }
+            }
+        }
+        report.removed.push(pruned(one, why));
     }
 }
 

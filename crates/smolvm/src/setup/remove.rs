@@ -14,6 +14,7 @@ use smolvm_model::error_code::ErrorCode;
 
 use super::failure;
 use crate::error::Error;
+use crate::image::linked;
 use crate::installation::Smolvm;
 
 /// What `setup --remove` did.
@@ -32,9 +33,16 @@ impl Smolvm {
     pub fn setup_remove(&self) -> Result<RemoveReport, Error> {
         self.refuse_while_in_use()?;
         let cache = &self.paths().cache;
-        let removed = image::remove(cache).map_err(|e| failure::of("the cache", e))?;
+        if cache.is_symlink() {
+            return Err(linked("what setup made"));
+        }
+        // Looked at once more when nobody can make anything any more.
+        let _pool = self.hold_pool();
+        let held = image::hold(cache).map_err(|e| failure::of("the cache", e))?;
+        self.refuse_while_in_use()?;
+        let removed = image::remove(cache, held).map_err(|e| failure::of("the cache", e))?;
         let measured = remove_measured(cache)?;
-        // Ours to take only when it is empty; somebody's link to a shared cache stays in any case.
+        // Ours to take only when it is empty.
         let _ = perform(Effect::RemoveCache, |_| std::fs::remove_dir(cache));
         Ok(RemoveReport {
             entries: removed.entries + measured.entries,

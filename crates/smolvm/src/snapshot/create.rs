@@ -44,6 +44,8 @@ impl Smolvm {
         let id = &request.sandbox;
         let missing = || Error::no_such_sandbox(id);
         let store = self.store_if_any()?.ok_or_else(missing)?;
+        // Its sandbox may be deleted before the snapshot that needs its image is on record.
+        let _using = self.using_images()?;
         let lock = self.lock_existing(&store, id, LOCK_WAIT)?.ok_or_else(missing)?;
         let (record, entries) = store.sandbox(id)?.ok_or_else(missing)?;
         let runs = self.runs_now(&record, &entries)?;

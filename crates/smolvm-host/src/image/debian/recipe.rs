@@ -16,6 +16,7 @@ use smolvm_model::reference::Reference;
 use super::{BOOTSTRAP_TIMEOUT, DebianError, require_tools};
 use crate::image::apt::{self, DebianSources};
 use crate::image::error::ImageError;
+use crate::image::guard;
 use crate::image::namespace::Identity;
 use crate::image::progress::{Report, tell};
 use crate::image::registry::{ImportOptions, Pulled, layer_of_tool, workdir_of};
@@ -95,6 +96,7 @@ pub fn debootstrap(
     let identity = Identity::current();
     require_tools(identity)?;
     let sources = apt::debian_sources_of(&recipe.suite.0)?;
+    let _using = guard::using(cache, guard::MAKER_WAIT)?;
     let work = workdir_of(cache, reference)?;
     require_space(cache, SPACE_MIB)?;
     tell(report, "image", format!("installing Debian {} into a directory, about half a minute", recipe.suite), 0.0);

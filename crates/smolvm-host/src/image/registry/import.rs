@@ -32,6 +32,7 @@ use super::pull::{Pulled, architecture, pointed};
 use crate::effect::perform_once;
 use crate::fsx::{FsError, create_private_dir, sync_dir};
 use crate::image::error::ImageError;
+use crate::image::guard;
 use crate::image::layout;
 use crate::image::progress::{Report, tell};
 use crate::image::reference::of_manifest;
@@ -141,6 +142,7 @@ pub fn import(
     options: ImportOptions,
     report: Report<'_>,
 ) -> Result<Imported, ImageError> {
+    let _using = guard::using(cache, guard::MAKER_WAIT)?;
     let work = workdir_of(cache, reference)?;
     let (layer, skipped) = bring(cache, &work, rootfs, report)?;
     let pulled = make(cache, &work, &layer, reference, options, report)?;
