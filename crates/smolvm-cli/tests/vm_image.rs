@@ -120,6 +120,35 @@ fn names_come_and_go_and_the_schema_holds() {
     oracle.assert_clean();
 }
 
+/// A disk that changed a byte of each of them, and an image that has to be made of them once more.
+#[test]
+fn damaged_blobs_are_pulled_once_more() {
+    let place = place();
+    let oracle = place.oracle();
+    let _server = serve(&place, &[support::registry::small_layer(&place, "one")], RUN);
+    let pulled = place.ok(&["image", "pull", NAME]);
+    for names in ["by-manifest", "by-reference"] {
+        std::fs::remove_dir_all(place.path("cache/images").join(names)).unwrap();
+    }
+    let is_blob = |entry: &std::fs::DirEntry| entry.file_name().len() == 64;
+    let blobs = || std::fs::read_dir(place.path("cache/blobs")).unwrap().map(Result::unwrap).filter(is_blob);
+    for blob in blobs() {
+        let mut bytes = std::fs::read(blob.path()).unwrap();
+        bytes[0] ^= 1;
+        std::fs::write(blob.path(), bytes).unwrap();
+    }
+    let again = place.ok(&["image", "pull", NAME]);
+    assert_eq!((again["made"].as_bool(), &again["image"]["digest"]), (Some(true), &pulled["image"]["digest"]));
+    assert_eq!(blobs().count(), 3);
+    for blob in blobs() {
+        let sum = place.cmd("sha256sum").arg(blob.path()).run();
+        assert_eq!(sum.assert_ok().stdout.split_whitespace().next().unwrap(), blob.file_name().to_str().unwrap());
+    }
+    place.ok(&["image", "rm", NAME]);
+    place.ok(&["setup", "--remove"]);
+    oracle.assert_clean();
+}
+
 #[test]
 fn what_is_saved_is_read_by_others_and_what_others_save_is_loaded() {
     testkit::prerequisite::programs(&["skopeo"]);

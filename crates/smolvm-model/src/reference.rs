@@ -120,6 +120,13 @@ impl Reference {
         Some(short.to_owned()).filter(|short| Self::parse(short, default).as_ref() == Ok(self))
     }
 
+    /// The same name; where it names its content, this content. Of an index and of the image in it, a name can be either's.
+    #[must_use]
+    pub fn pinned_to(&self, digest: &str) -> Self {
+        let digest = self.digest.as_ref().and_then(|_| check_digest(digest).ok()).or_else(|| self.digest.clone());
+        Self { digest, ..self.clone() }
+    }
+
     /// A file name that no other reference has: `+` cannot stand in a reference, and a port's colon never follows a slash.
     pub fn file_name(&self) -> String {
         self.to_string().replace('/', "+")

@@ -54,12 +54,12 @@ pub fn next<R: Read>(archive: &mut Layer<R>) -> Result<Option<Member>, LayerErro
     Ok(None)
 }
 
-/// The text of an index with one image of that name.
-pub fn index(name: &str, tag: Option<&str>, manifest: &Digest, size: u64) -> Vec<u8> {
+/// The text of an index with one image of that name, whose manifest is of this type.
+pub fn index(name: &str, tag: Option<&str>, media_type: &str, manifest: &Digest, size: u64) -> Vec<u8> {
     let [full, short] = NAMES;
     let mut annotations = BTreeMap::from([(full.to_owned(), name.to_owned())]);
     annotations.insert(short.to_owned(), tag.unwrap_or("latest").to_owned());
-    let descriptor = Descriptor { media_type: media::MANIFEST.to_owned(), digest: manifest.clone(), size, platform: None, annotations };
+    let descriptor = Descriptor { media_type: media_type.to_owned(), digest: manifest.clone(), size, platform: None, annotations };
     let index = serde_json::json!({"schemaVersion": 2, "mediaType": media::INDEX, "manifests": [descriptor]});
     index.to_string().into_bytes()
 }

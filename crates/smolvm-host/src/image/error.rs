@@ -11,7 +11,7 @@ use super::kernel::KernelError;
 use super::manifest::ManifestError;
 use super::minimal::MinimalError;
 use super::packages::PackageError;
-use super::registry::ImportError;
+use super::registry::{ArchiveError, ImportError};
 use crate::effect::Fault;
 use crate::fsx::FsError;
 use crate::lock::LockError;
@@ -127,6 +127,9 @@ pub enum ImageError {
     /// A credential helper could not be run.
     #[error("the credential helper could not be run")]
     Helper(#[source] ToolError),
+    /// An archive is not taken.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// An archive does not say what its image is called.
     #[error("{} does not say what its image is called", path.display())]
     Nameless {

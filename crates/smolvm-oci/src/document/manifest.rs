@@ -99,6 +99,11 @@ pub struct Unread<'a> {
 }
 
 impl Unread<'_> {
+    /// What others call a manifest of this text.
+    pub fn media_type(self) -> Result<&'static str, DocumentError> {
+        Ok(family(&parse(self.bytes, "manifest", MAX_MANIFEST)?))
+    }
+
     /// Reads it.
     pub fn read(self) -> Result<Top, DocumentError> {
         let raw: Raw = parse(self.bytes, "manifest", MAX_MANIFEST)?;
@@ -111,6 +116,17 @@ impl Unread<'_> {
             (None, Some(config), Some(layers)) => check(Manifest { config, layers }).map(Top::Manifest),
             _ => Err(DocumentError::Kind { media_type: raw.media_type.unwrap_or_default() }),
         }
+    }
+}
+
+/// The type of a manifest, of the two there are: what it says of itself, or else what its configuration is.
+fn family(raw: &Raw) -> &'static str {
+    let config = raw.config.as_ref().map(|config| config.media_type.as_str());
+    match raw.media_type.as_deref() {
+        Some(media::DOCKER_MANIFEST) => media::DOCKER_MANIFEST,
+        Some(media::MANIFEST) => media::MANIFEST,
+        Some(_) | None if config == Some(media::DOCKER_CONFIG) => media::DOCKER_MANIFEST,
+        Some(_) | None => media::MANIFEST,
     }
 }
 

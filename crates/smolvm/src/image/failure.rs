@@ -1,6 +1,6 @@
 //! What a failed operation on images means to a caller, and the way out.
 
-use smolvm_host::image::registry::{Cause, DocumentError, ImportError, RegistryError, RootfsError};
+use smolvm_host::image::registry::{ArchiveError, Cause, DocumentError, ImportError, RegistryError, RootfsError};
 use smolvm_host::image::{DebianError, ImageError};
 use smolvm_host::lock::LockError;
 use smolvm_host::proc::tool::ToolError;
@@ -111,6 +111,12 @@ fn meaning(e: &ImageError) -> (ErrorCode, Option<String>) {
             (ErrorCode::MissingDependency, Some(format!("a file of logins names {program}: install it, or put it where PATH leads")))
         }
         ImageError::Helper(_) => (ErrorCode::PermissionDenied, Some("log in again with `podman login` or `docker login`".to_owned())),
+        ImageError::Archive(ArchiveError::OtherContent { .. }) => {
+            (ErrorCode::Refused, Some("give it another name: smolvm image load FILE --name NAME".to_owned()))
+        }
+        ImageError::Archive(_) => {
+            (ErrorCode::Refused, Some("the archive is damaged, or was never whole; whoever made it has to mend it".to_owned()))
+        }
         ImageError::Nameless { .. } => (ErrorCode::UsageError, Some("smolvm image load FILE --name NAME".to_owned())),
         ImageError::NotPulled { .. } => (ErrorCode::Unsupported, Some("only images of registries and archives can be saved".to_owned())),
         ImageError::Odd { .. } => (ErrorCode::Refused, None),

@@ -14,6 +14,7 @@ mod sizes;
 mod tag;
 mod using;
 
+pub use archive::LoadedImage;
 pub use debootstrap::DebootstrapRequest;
 pub use history::ImageStep;
 pub use import::{ImportRequest, ImportSource, ImportedImage};

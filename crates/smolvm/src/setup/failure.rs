@@ -46,6 +46,7 @@ pub(crate) fn judge(e: &ImageError) -> (ErrorCode, Option<&'static str>) {
         | ImageError::Login { .. }
         | ImageError::Import(_)
         | ImageError::Helper(_)
+        | ImageError::Archive(_)
         | ImageError::Nameless { .. }
         | ImageError::NotPulled { .. }
         | ImageError::Kernel(_)

@@ -10,7 +10,7 @@ use super::line;
 use crate::args::Common;
 use crate::commands::Verbal;
 use crate::context::Context;
-use crate::output::{Format, Problem, Progress, Reply};
+use crate::output::{Format, Problem, Progress, Reply, note};
 
 /// Make an image from an archive
 #[derive(Debug, Args)]
@@ -44,6 +44,10 @@ impl Verbal for Load {
         let progress = Progress::of(self.format(), self.common.quiet, format!("Loading {}", self.file.display()));
         let loaded = vm.load_image(&self.file, self.name.as_ref(), &mut |event| progress.say(line(&event)))?;
         drop(progress);
-        Ok(Reply::new(self.format(), || json!({"image": loaded.image, "made": loaded.made}), || format!("{}\n", loaded.image.name)))
+        if let (Some(before), Format::Text) = (&loaded.replaced, self.format()) {
+            note(&format!("{} was another image until now: {before}", loaded.image.name));
+        }
+        let data = || json!({"image": loaded.image, "made": loaded.made, "replaced": loaded.replaced});
+        Ok(Reply::new(self.format(), data, || format!("{}\n", loaded.image.name)))
     }
 }

@@ -1,13 +1,15 @@
 //! Parts of images by their digests: fetched, or put there; checked when they are read.
 
 use std::fs::{File, OpenOptions};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use smolvm_model::effect::Effect;
 use smolvm_oci::Digest;
+use smolvm_oci::digest::Hashing;
+use smolvm_oci::document::Descriptor;
 use smolvm_oci::registry::Client;
 
 use crate::effect::perform;
@@ -43,21 +45,9 @@ pub(super) fn fetch(cache: &Path, client: &Client, digest: &Digest, size: u64, w
         let partial = layout::partial_blobs(cache);
         create_private_dir(&partial)?;
         let partial = partial.join(digest.hex());
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&partial)
-            .map_err(FsError::on("open", &partial))?;
+        let mut file = begin(&partial).map_err(FsError::on("open", &partial))?;
         client.blob(digest, size, &mut file, watch)?;
-        file.set_permissions(PermissionsExt::from_mode(0o444)).map_err(FsError::on("write-protect", &partial))?;
-        file.sync_all().map_err(FsError::on("sync", &partial))?;
-        let whole = path(cache, digest);
-        std::fs::rename(&partial, &whole).map_err(FsError::on("publish", &whole))?;
-        Ok::<_, ImageError>(sync_dir(&layout::blobs(cache))?)
+        Ok::<_, ImageError>(name(cache, digest, &partial, &file)?)
     })?;
     // Nobody needs it for this blob again.
     let _ = lock.remove();
@@ -65,9 +55,73 @@ pub(super) fn fetch(cache: &Path, client: &Client, digest: &Digest, size: u64, w
     Ok(())
 }
 
+/// Opens what has come of a blob, or makes it; its lock is held.
+fn begin(partial: &Path) -> std::io::Result<File> {
+    let open =
+        || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(partial);
+    match open() {
+        // Whoever wrote it was killed when it was write-protected and had no name yet.
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => std::fs::remove_file(partial).and_then(|()| open()),
+        opened => opened,
+    }
+}
+
+/// Gives a whole file its final name; nobody writes to it any more.
+fn name(cache: &Path, digest: &Digest, from: &Path, file: &File) -> Result<(), FsError> {
+    file.sync_all().map_err(FsError::on("sync", from))?;
+    file.set_permissions(PermissionsExt::from_mode(0o444)).map_err(FsError::on("write-protect", from))?;
+    let whole = path(cache, digest);
+    std::fs::rename(from, &whole).map_err(FsError::on("publish", &whole))?;
+    sync_dir(&layout::blobs(cache))
+}
+
+/// Takes a file whose digest was compared, and that nobody else can know, among the blobs.
+pub(super) fn publish(cache: &Path, digest: &Digest, from: &Path) -> Result<(), ImageError> {
+    let lock = lock::take(&layout::lock(cache, &format!("blob-{}", digest.hex()))?, WAIT)?;
+    // What was moved away cannot be moved again.
+    crate::effect::perform_once(Effect::Blob, |_| {
+        create_private_dir(&layout::blobs(cache))?;
+        let file = File::open(from).map_err(FsError::on("open", from))?;
+        name(cache, digest, from, &file)
+    })?;
+    let _ = lock.remove();
+    Ok(())
+}
+
+/// Whether a blob is there and is what its name says; reads all of it.
+pub(super) fn is_whole(cache: &Path, digest: &Digest, size: u64) -> Result<bool, ImageError> {
+    if !has(cache, digest, size) {
+        return Ok(false);
+    }
+    let path = path(cache, digest);
+    let mut hashing = Hashing::new(std::io::sink());
+    File::open(&path).and_then(|mut file| std::io::copy(&mut file, &mut hashing)).map_err(FsError::on("read", &path))?;
+    Ok(hashing.finish().0 == *digest)
+}
+
+/// Removes those of these blobs that are not what their names say; says whether any is missing now.
+pub(super) fn drop_damaged(cache: &Path, wanted: &[&Descriptor]) -> Result<bool, ImageError> {
+    let mut missing = false;
+    for blob in wanted {
+        if is_whole(cache, &blob.digest, blob.size)? {
+            continue;
+        }
+        missing = true;
+        drop_blob(&path(cache, &blob.digest))?;
+    }
+    Ok(missing)
+}
+
+fn drop_blob(path: &Path) -> Result<(), ImageError> {
+    perform(Effect::Blob, |_| match std::fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(ImageError::Fs(FsError::on("remove", path)(e))),
+        _ => Ok(()),
+    })
+}
+
 /// Keeps a small blob whose digest was compared.
 pub(super) fn put(cache: &Path, digest: &Digest, bytes: &[u8]) -> Result<(), ImageError> {
-    if has(cache, digest, bytes.len() as u64) {
+    if is_whole(cache, digest, bytes.len() as u64)? {
         return Ok(());
     }
     perform(Effect::Blob, |_| {
@@ -80,15 +134,17 @@ pub(super) fn put(cache: &Path, digest: &Digest, bytes: &[u8]) -> Result<(), Ima
 pub(super) fn read(cache: &Path, digest: &Digest, size: u64) -> Result<Vec<u8>, ImageError> {
     let path = path(cache, digest);
     let mut bytes = Vec::new();
-    File::open(&path).and_then(|file| file.take(size + 1).read_to_end(&mut bytes)).map_err(FsError::on("read", &path))?;
+    let file = File::open(&path).map_err(FsError::on("open", &path))?;
+    let length = file.metadata().map_err(FsError::on("read", &path))?.len();
+    if length != size {
+        // Who says that may be wrong as well: nothing is removed.
+        return Err(ImageError::Odd { path, what: format!("it has {length} bytes, and {size} were said") });
+    }
+    file.take(size).read_to_end(&mut bytes).map_err(FsError::on("read", &path))?;
     if Digest::of(&bytes) == *digest {
         return Ok(bytes);
     }
-    let odd = ImageError::Odd { path: path.clone(), what: format!("it does not have the digest {digest}") };
     // The next pull gets it anew.
-    perform(Effect::Blob, |_| match std::fs::remove_file(&path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(ImageError::Fs(FsError::on("remove", &path)(e))),
-        _ => Ok(()),
-    })?;
-    Err(odd)
+    drop_blob(&path)?;
+    Err(ImageError::Odd { path, what: format!("it does not have the digest {digest}") })
 }

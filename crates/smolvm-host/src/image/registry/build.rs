@@ -75,6 +75,11 @@ pub(super) fn write(
     let out = work.path().join("out");
     create_private_dir(&out)?;
     let path = out.join("image.ext4");
+    // What a try before this one wrote until it met a damaged layer.
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(FsError::on("remove", &path)(e).into()),
+        _ => {}
+    }
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(FsError::on("make", &path))?;
     let total = (plan.unpacked() * 2).max(1);
     plan.write(layers, parts.digest, &file, &mut |done| tell(report, "image", "writing the file system", part(done, total)))?;

@@ -7,6 +7,8 @@
 //!                   └─► layers ─► tmp/…/image.ext4 ─► images/<digest>/ ─► by-manifest/, by-reference/
 //! ```
 //!
+//! Archives come the same way from files: see `load`.
+//!
 //! Invariants: a name is written last, so what has one is whole; a pull that is killed leaves blobs, which the next one goes on from, and a
 //! directory in `tmp/`, which whoever comes next removes.
 
@@ -14,14 +16,19 @@ mod archive;
 mod blobs;
 mod build;
 mod import;
+mod load;
 mod logins;
 mod pull;
 
-pub use archive::{load, save};
+pub use archive::save;
 pub use import::{ImportError, ImportOptions, Imported, Rootfs, Skipped, SkippedWhy, import};
 pub(super) use import::{layer_of_tool, workdir_of};
+pub use load::{ArchiveError, Loaded, load};
 pub use logins::{Environment, Logins};
 pub use pull::{PullOptions, Pulled, pull};
 pub use smolvm_oci::document::{ChangeError, DocumentError, RunConfig, Step};
 pub use smolvm_oci::registry::{Access, Cause, Proxies, RegistryError, Secret, Trust};
 pub use smolvm_oci::rootfs::RootfsError;
+
+#[cfg(test)]
+mod tests;

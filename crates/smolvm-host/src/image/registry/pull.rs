@@ -10,11 +10,13 @@ use smolvm_model::registries::Registries;
 use smolvm_oci::Digest;
 use smolvm_oci::document::{Config, Descriptor, DocumentError, Manifest, Top, Unread};
 use smolvm_oci::registry::{Access, At, Client};
+use smolvm_oci::rootfs::RootfsError;
 
 use super::blobs;
 use super::build::{Parts, build, part};
 use super::logins::{Logins, login};
 use crate::image::error::ImageError;
+use crate::image::guard;
 use crate::image::progress::{Report, tell};
 use crate::image::reference::{name_image, of_manifest};
 use crate::image::store::{self, Image, require_space};
@@ -50,6 +52,8 @@ pub struct Pulled {
 /// Pulls what a reference means now, and points it at that.
 pub fn pull(cache: &Path, reference: &Reference, options: &PullOptions, report: Report<'_>) -> Result<Pulled, ImageError> {
     let Found { client, bytes, digest, manifest } = find(reference, options, report)?;
+    // From here until a name leads to it.
+    let _using = guard::using(cache, guard::MAKER_WAIT)?;
     if let Some(image) = of_manifest(cache, &digest)? {
         return pointed(cache, reference, &image.digest, false);
     }
@@ -63,7 +67,22 @@ pub fn pull(cache: &Path, reference: &Reference, options: &PullOptions, report: 
     require_space(cache, missing / MIB + 16)?;
     fetch_all(cache, &client, &wanted, report)?;
     blobs::put(cache, &digest, &bytes)?;
-    finish(cache, &work, reference, &digest, &manifest, report)
+    match finish(cache, &work, reference, &digest, &manifest, report) {
+        // A blob that is here has only its length to speak for it until it is read.
+        Err(e) if is_damage(&e) && blobs::drop_damaged(cache, &wanted)? => {
+            fetch_all(cache, &client, &wanted, report)?;
+            finish(cache, &work, reference, &digest, &manifest, report)
+        }
+        finished => finished,
+    }
+}
+
+/// Whether the disk may have changed what was right when it came.
+fn is_damage(error: &ImageError) -> bool {
+    matches!(
+        error,
+        ImageError::Odd { .. } | ImageError::Rootfs(RootfsError::Digest { .. } | RootfsError::Layer { .. } | RootfsError::Open { .. })
+    )
 }
 
 /// What a reference means, and who has it.
