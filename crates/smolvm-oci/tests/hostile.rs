@@ -116,6 +116,29 @@ fn sizes_that_lie_are_refused() {
     refused(vec![Archive::new().raw(&header).end()], &["header of 1099511627776 bytes"]);
 }
 
+/// What a member may have before it: one limit for all of it, not one for each.
+#[test]
+fn extended_headers_of_one_member_have_one_limit() {
+    let comment = vec![b'x'; 400 << 10];
+    let one_more = |archive: Archive| archive.pax(&[("comment", &comment)]);
+    let two = one_more(one_more(Archive::new().file("before", "")));
+    Stack::new(vec![one_more(two.clone().file("f", "")).file("g", "").end()]).plan().unwrap();
+    one(one_more(two).file("f", ""), &["\"before\"", "a header of 1228"]);
+}
+
+#[test]
+fn attributes_that_no_block_holds_are_refused_by_the_name_of_their_file() {
+    let value = [b'v'; 376];
+    let name = |n: usize| format!("SCHILY.xattr.user.{n:03}");
+    let names: Vec<String> = (0..11).map(name).collect();
+    let records: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &value[..])).collect();
+    let with = |records: &[(&str, &[u8])]| Archive::new().file("before", "").pax(records).file("f", "");
+    Stack::new(vec![with(&records[..10]).end()]).plan().unwrap();
+    one(with(&records), &["\"f\" has", "user.010"]);
+    one(with(&records[..10]).pax(&records[10..]).pax(&records[..10]).file("g", ""), &["\"g\" has", "user.009"]);
+    one(with(&[("SCHILY.xattr.system.posix_acl_access", b"\x02\0\0\0odd")]), &["\"f\" has", "posix_acl_access"]);
+}
+
 #[test]
 fn what_is_no_archive_is_refused() {
     refused(vec![vec![7; 4096]], &["no header"]);

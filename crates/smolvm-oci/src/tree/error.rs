@@ -61,4 +61,16 @@ pub enum TreeError {
         /// The member.
         entry: EntryName,
     },
+    /// More memory than is taken.
+    #[error("names, links and attributes of the image take more memory than they may, at {entry}")]
+    TooMuch {
+        /// The member at which it was passed.
+        entry: EntryName,
+    },
+    /// More time than is taken.
+    #[error("looking up names and links of the image takes more steps than it may, at {entry}")]
+    TooSlow {
+        /// The member at which it was passed.
+        entry: EntryName,
+    },
 }
