@@ -88,17 +88,19 @@ impl<R: Read> Layer<R> {
             return Err(LayerError::Xattr { entry, name });
         }
         let number = |value: io::Result<u64>, field| value.map_err(|_| LayerError::Number { entry: entry.clone(), field });
-        let stored = match pax.size {
+        let said = match pax.size {
             Some(size) => size,
             None => number(header.entry_size(), "size")?,
         };
+        let stored = if is_header_only(header.entry_type()) { 0 } else { said };
         let id = |pax: Option<u64>, value: io::Result<u64>, field| {
             u32::try_from(pax.map_or_else(|| number(value, field), Ok)?).map_err(|_| LayerError::Number { entry: entry.clone(), field })
         };
         let mode = header.mode().map_err(|_| LayerError::Number { entry: entry.clone(), field: "mode" })?;
         let mtime = match pax.mtime {
             Some(time) => time,
-            None => Time { seconds: i64::try_from(number(header.mtime(), "time")?).unwrap_or(i64::MAX), nanoseconds: 0 },
+            // A number in base 256 has a sign, which is here as it stands in the header.
+            None => Time { seconds: number(header.mtime(), "time")?.cast_signed(), nanoseconds: 0 },
         };
         let meta = Meta {
             mode: u16::try_from(mode & 0o7777).unwrap_or_default(),
@@ -232,6 +234,12 @@ impl<R: Read> Read for Layer<R> {
         self.left -= n as u64;
         Ok(n)
     }
+}
+
+/// Kinds that have no content, whatever size their header says: old programs write that of the file a link leads to, and what others unpack
+/// layers with knows it.
+fn is_header_only(kind: EntryType) -> bool {
+    matches!(kind, EntryType::Link | EntryType::Symlink | EntryType::Directory | EntryType::Char | EntryType::Block | EntryType::Fifo)
 }
 
 /// Long names end with a NUL.

@@ -16,6 +16,8 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 const FOREIGN: &[u8] = b".wh..wh.";
 /// As ext4 has it.
 const MAX_LINKS: u32 = 65_000;
+/// Longest file with blocks of 4 KiB: the last of 2^32 has no number of its own.
+const MAX_FILE: u64 = (1 << 44) - 4096;
 const MAX_MAJOR: u32 = 0xfff;
 const MAX_MINOR: u32 = 0xf_ffff;
 
@@ -250,6 +252,7 @@ fn content(kind: Kind, source: Source, entry: &EntryName) -> Result<Content, Tre
         if major > MAX_MAJOR || minor > MAX_MINOR { Err(TreeError::Device { entry: entry.clone() }) } else { Ok((major, minor)) }
     };
     Ok(match kind {
+        Kind::File { size, .. } if size > MAX_FILE => return Err(TreeError::FileSize { entry: entry.clone(), size }),
         Kind::File { size, .. } => Content::File { size, data: Vec::new(), source },
         Kind::Symlink { target } => Content::Symlink(target.into()),
         Kind::Directory => Content::Directory(BTreeMap::new()),

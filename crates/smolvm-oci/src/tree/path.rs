@@ -15,10 +15,10 @@ pub(super) const MAX_LOOKS: usize = 64_000_000;
 /// As many bytes of a link's target cost as much as a look.
 const TARGET_BYTES: usize = 8;
 
-/// A member's name, split and judged: no root of a host, nothing upwards. Empty for the root of the image.
+/// A member's name, split and judged: nothing upwards, and the root is the image's own, whether it is said or not. Empty for that.
 pub(super) fn components<'a>(path: &'a [u8], entry: &EntryName) -> Result<Vec<&'a [u8]>, TreeError> {
     let bad = || TreeError::Path { entry: entry.clone() };
-    if path.is_empty() || path.len() > MAX_PATH || path[0] == b'/' || path.contains(&0) {
+    if path.is_empty() || path.len() > MAX_PATH || path.contains(&0) {
         return Err(bad());
     }
     let components: Vec<&[u8]> = split(path).collect();
