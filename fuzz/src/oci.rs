@@ -6,7 +6,7 @@ use smolvm_model::reference::{Reference, Registry};
 use smolvm_oci::Digest;
 use smolvm_oci::document::{Config, Top, Unread};
 use smolvm_oci::ext4::Layout;
-use smolvm_oci::layer::{Kind, Layer, decompress};
+use smolvm_oci::layer::{EntryName, Kind, Layer, decompress};
 use smolvm_oci::registry::LoginFile;
 use smolvm_oci::tree::{Source, Tree};
 
@@ -66,10 +66,12 @@ pub(crate) fn layers(bytes: &[u8]) {
                 _ => 0,
             };
             let source = Source { layer: u32::try_from(number).unwrap_or_default(), member };
+            let entry = EntryName::of(&next.path);
             member += 1;
             let Ok(placed) = tree.apply(source, next) else { return };
             if let Some(file) = placed.filter(|_| size < 1 << 30) {
-                tree.set_data(file, vec![smolvm_oci::layer::Part { offset: 0, length: size.next_multiple_of(4096) }]);
+                let parts = vec![smolvm_oci::layer::Part { offset: 0, length: size.next_multiple_of(4096) }];
+                let Ok(()) = tree.set_data(file, parts, &entry) else { return };
             }
         }
     }

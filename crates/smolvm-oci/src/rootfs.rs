@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use crate::digest::{Digest, Hashing};
 use crate::ext4::{BLOCK, Ext4Error, Layout, Run};
 use crate::layer::{EntryName, Kind, Layer, LayerError, Member, Part, decompress};
-use crate::tree::{MAX_ENTRIES, NodeId, Source, Tree, TreeError};
+use crate::tree::{MAX_ENTRIES, MAX_HELD, NodeId, Source, Tree, TreeError};
 
 const CHUNK: usize = 256 << 10;
 const ZEROS: [u8; 4096] = [0; 4096];
@@ -37,11 +37,13 @@ pub struct Limits {
     pub unpacked: u64,
     /// Length of the file system.
     pub image: u64,
+    /// Memory that names, targets, attributes and maps of all layers may take, in bytes.
+    pub held: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { unpacked: 128 << 30, image: 64 << 30 }
+        Self { unpacked: 128 << 30, image: 64 << 30, held: MAX_HELD }
     }
 }
 
@@ -123,7 +125,7 @@ pub struct Plan {
 impl Plan {
     /// Reads all layers and plans the file system they come to.
     pub fn of(layers: &dyn Layers, limits: Limits, watch: Watch<'_>) -> Result<Self, RootfsError> {
-        let mut tree = Tree::new();
+        let mut tree = Tree::limited(limits.held);
         let (mut unpacked, mut members) = (0, 0);
         for (layer, number) in (0..layers.diff_ids().len()).zip(0_u32..) {
             let mut pass = Pass::open(layers, layer, limits.unpacked - unpacked)?;
@@ -134,7 +136,7 @@ impl Plan {
                 let refused = |source| RootfsError::Refused { layer: layer + 1, source };
                 members += 1;
                 if members > MAX_ENTRIES {
-                    return Err(refused(TreeError::TooMany { entry }));
+                    return Err(refused(TreeError::TooMany { entry: entry.clone() }));
                 }
                 let id = tree.apply(Source { layer: number, member }, next).map_err(refused)?;
                 if let (Some(id), Some(content)) = (id, content) {
@@ -143,7 +145,7 @@ impl Plan {
                         seen.take(offset, bytes);
                         Ok(())
                     })?;
-                    tree.set_data(id, seen.parts);
+                    tree.set_data(id, seen.parts, &entry).map_err(refused)?;
                 }
                 member += 1;
                 watch(unpacked + pass.bytes());

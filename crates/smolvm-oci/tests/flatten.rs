@@ -8,7 +8,7 @@ use std::path::Path;
 
 use smolvm_oci::Digest;
 use smolvm_oci::tree::{Content, NodeId, Tree};
-use support::{Archive, Stack, debugfs, image};
+use support::{Archive, Stack, debugfs, header, image, sparse};
 use tar::EntryType;
 
 /// Every path of a tree, directories with a slash.
@@ -96,6 +96,69 @@ fn kinds_replace_each_other() {
         &["lib", "usr/", "usr/lib/", "usr/lib/x"],
     );
     comes_to(vec![Archive::new().symlink("lib", "usr/lib"), Archive::new().file("lib/x", "")], &["lib", "usr/", "usr/lib/", "usr/lib/x"]);
+}
+
+/// `ko` and others write them; the root is the image's own.
+#[test]
+fn absolute_names_begin_at_the_root_of_the_image() {
+    comes_to(
+        vec![base(), Archive::new().dir("/").file("/ko-app/x", "").link("/l", "/ko-app/x").file("//d/.wh.a", "").symlink("/s", "/etc")],
+        &["d/", "d/b", "d/e/", "d/e/f", "ko-app/", "ko-app/x", "l", "s", "top"],
+    );
+}
+
+/// Old programs write the size of the file that a link leads to, and no content.
+#[test]
+fn what_can_have_no_content_has_none_whatever_its_size_says() {
+    for kind in [EntryType::Link, EntryType::Symlink, EntryType::Directory, EntryType::Fifo] {
+        let archive = Archive::new().file("t", "hi").raw(&header(b"h", kind, b"t", 2)).file("z", "");
+        comes_to(vec![archive], if kind == EntryType::Directory { &["h/", "t", "z"] } else { &["h", "t", "z"] });
+    }
+}
+
+/// A way that was found once is looked for again when what it led through has gone.
+#[test]
+fn a_way_that_has_gone_is_not_followed() {
+    let link = || Archive::new().symlink("l", "/");
+    // The link is taken away by a member that lies behind itself.
+    comes_to(vec![link(), Archive::new().file("l/a", "").file("l/.wh.l", "").file("l/z", "")], &["a", "l/", "l/z"]);
+    comes_to(vec![link(), Archive::new().file("l/a", "").dir("l/l").file("l/z", "")], &["a", "l/", "l/z"]);
+}
+
+/// Its own name among them.
+#[test]
+fn a_link_may_replace_a_name_of_its_target() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    image(&Stack::new(vec![Archive::new().file("a", "content").end(), Archive::new().link("a", "a").end()]), &path);
+    assert_eq!(debugfs(&path, "cat /a"), b"content");
+    assert!(String::from_utf8_lossy(&debugfs(&path, "stat /a")).contains("Links: 1 "));
+}
+
+#[test]
+fn times_before_1970_are_so_without_an_extended_header_too() {
+    let mut old = header(b"old", EntryType::Regular, b"", 0);
+    old.as_mut_bytes()[136..140].copy_from_slice(&[0xff; 4]);
+    old.as_mut_bytes()[140..148].copy_from_slice(&(-1000_i64).to_be_bytes());
+    old.set_cksum();
+    let plan = Stack::new(vec![Archive::new().raw(&old).end()]).plan().unwrap();
+    let id = plan.tree().child(Tree::ROOT, b"old").unwrap();
+    assert_eq!(plan.tree().node(id).meta.mtime, smolvm_oci::layer::Time { seconds: -1000, nanoseconds: 0 });
+}
+
+/// The last byte that a file system with blocks of 4 KiB has a number for.
+#[test]
+fn the_longest_file_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("image");
+    let size = (1_u64 << 44) - 4096;
+    let parts: [(u64, &[u8]); 3] = [(0, b"first"), ((1 << 43) + 7, b"middle"), (size - 4, b"last")];
+    image(&Stack::new(vec![sparse("s", size, &parts).end()]), &path);
+    let extents = String::from_utf8_lossy(&debugfs(&path, "stat /s")).into_owned();
+    assert!(extents.contains(&format!("Size: {size}")), "{extents}");
+    assert!(extents.contains("(0):") && extents.contains("(2147483648):") && extents.contains("(4294967294):"), "{extents}");
+    let written = std::fs::read(&path).unwrap();
+    assert!(parts.iter().all(|(_, bytes)| written.windows(bytes.len()).any(|window| window == *bytes)));
 }
 
 #[test]

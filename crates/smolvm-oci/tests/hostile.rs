@@ -46,11 +46,11 @@ fn one(archive: Archive, words: &[&str]) {
 
 #[test]
 fn ways_out_are_refused() {
-    one(Archive::new().file("/etc/passwd", "x"), &["layer 1", "\"/etc/passwd\"", "no path within"]);
-    one(Archive::new().file("../x", "x"), &["\"../x\"", "no path within"]);
+    one(Archive::new().file("../x", "x"), &["layer 1", "\"../x\"", "no path within"]);
+    one(Archive::new().file("/../x", "x"), &["\"/../x\"", "no path within"]);
     one(Archive::new().file("a/../../x", "x"), &["\"a/../../x\"", "no path within"]);
     one(Archive::new().dir("a/.."), &["\"a/..\""]);
-    one(Archive::new().pax(&[("path", b"/tmp/x")]).file("fine", "x"), &["\"/tmp/x\""]);
+    one(Archive::new().pax(&[("path", b"/tmp/../../x")]).file("fine", "x"), &["\"/tmp/../../x\""]);
     one(Archive::new().pax(&[("path", b"a\0b")]).file("fine", "x"), &["\"a\\x00b\""]);
     one(Archive::new().symlink("out", "../..").file("out/x", "x"), &["\"out/x\"", "leads out"]);
     one(Archive::new().symlink("d/out", "../../etc").file("d/out/x", "x"), &["\"d/out/x\"", "leads out"]);
@@ -114,6 +114,37 @@ fn sizes_that_lie_are_refused() {
     header.set_size(1 << 40);
     header.set_cksum();
     refused(vec![Archive::new().raw(&header).end()], &["header of 1099511627776 bytes"]);
+}
+
+/// What a member may have before it: one limit for all of it, not one for each.
+#[test]
+fn extended_headers_of_one_member_have_one_limit() {
+    let comment = vec![b'x'; 400 << 10];
+    let one_more = |archive: Archive| archive.pax(&[("comment", &comment)]);
+    let two = one_more(one_more(Archive::new().file("before", "")));
+    Stack::new(vec![one_more(two.clone().file("f", "")).file("g", "").end()]).plan().unwrap();
+    one(one_more(two).file("f", ""), &["\"before\"", "a header of 1228"]);
+}
+
+#[test]
+fn attributes_that_no_block_holds_are_refused_by_the_name_of_their_file() {
+    let value = [b'v'; 376];
+    let name = |n: usize| format!("SCHILY.xattr.user.{n:03}");
+    let names: Vec<String> = (0..11).map(name).collect();
+    let records: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), &value[..])).collect();
+    let with = |records: &[(&str, &[u8])]| Archive::new().file("before", "").pax(records).file("f", "");
+    Stack::new(vec![with(&records[..10]).end()]).plan().unwrap();
+    one(with(&records), &["\"f\" has", "user.010"]);
+    one(with(&records[..10]).pax(&records[10..]).pax(&records[..10]).file("g", ""), &["\"g\" has", "user.009"]);
+    one(with(&[("SCHILY.xattr.system.posix_acl_access", b"\x02\0\0\0odd")]), &["\"f\" has", "posix_acl_access"]);
+}
+
+#[test]
+fn files_longer_than_a_file_system_takes_are_refused() {
+    for size in [(1_u64 << 44) - 4095, 1 << 45, 1 << 62, u64::MAX] {
+        let sparse = support::sparse("s", size, &[(size - 5, b"AAAAA")]);
+        one(sparse, &["\"s\"", &format!("file of {size} bytes")]);
+    }
 }
 
 #[test]

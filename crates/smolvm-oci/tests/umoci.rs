@@ -11,7 +11,7 @@ use std::process::Command;
 
 use smolvm_oci::Digest;
 use support::registry::write_layout;
-use support::{Archive, Stack, image};
+use support::{Archive, Stack, header, image};
 use tar::EntryType;
 
 /// What counts of one file.
@@ -137,6 +137,11 @@ fn whiteouts_links_and_attributes_come_to_the_same() {
         .file("usr/said-twice", "second")
         .file("usr/kind/of", "x")
         .symlink("usr/kind", "lib")
+        .file("/usr/absolute", "from the root")
+        .link("/usr/absolute-link", "/usr/absolute")
+        .raw(&header(b"usr/sized", EntryType::Link, b"usr/absolute", 13))
+        .pax(&[("SCHILY.xattr.com.apple.provenance", b"x"), ("SCHILY.xattr.user.kept", b"x")])
+        .file("usr/from-a-mac", "m")
         .dir("replaced/")
         .file("replaced/by", "x")
         .pax(&[("path", format!("usr/{long}/").as_bytes())])

@@ -9,8 +9,11 @@ use serde::de::DeserializeOwned;
 
 /// The version this program writes, and the newest it reads.
 pub(super) const VERSION: u32 = 1;
-/// A manifest has a few hundred bytes; more than this is not one.
-const CAP: u64 = 1 << 20;
+/// More than this is no manifest. Most have a few hundred bytes; that of an image has what its configuration says, which may be 4 MiB, and
+/// which is longer here: variables stand in it twice, and short labels have lines of their own.
+const CAP: u64 = 16 << 20;
+/// More than this is no digest and no name.
+const LINE_CAP: u64 = 4096;
 
 /// Why a manifest cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +64,7 @@ struct Versioned<'a, T> {
 
 /// Reads and checks one.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ManifestError> {
-    let bytes = read_small(path)?;
+    let bytes = read_small(path, CAP)?;
     let malformed = |source| ManifestError::Malformed { path: path.to_owned(), source };
     // The version first: a newer body may not parse at all.
     let Version { version } = serde_json::from_slice(&bytes).map_err(malformed)?;
@@ -79,9 +82,15 @@ pub(super) fn text<T: Serialize>(body: &T) -> Vec<u8> {
     text
 }
 
+/// The same of one that may be longer than is read: what could not be read again is not written.
+pub(super) fn text_within<T: Serialize>(path: &Path, body: &T) -> Result<Vec<u8>, ManifestError> {
+    let text = text(body);
+    if text.len() as u64 > CAP { Err(ManifestError::TooLong { path: path.to_owned() }) } else { Ok(text) }
+}
+
 /// A file of one line, such as a pointer to a digest.
 pub(super) fn read_line(path: &Path) -> Result<String, ManifestError> {
-    Ok(String::from_utf8_lossy(&read_small(path)?).trim_end().to_owned())
+    Ok(String::from_utf8_lossy(&read_small(path, LINE_CAP)?).trim_end().to_owned())
 }
 
 impl ManifestError {
@@ -91,11 +100,11 @@ impl ManifestError {
     }
 }
 
-fn read_small(path: &Path) -> Result<Vec<u8>, ManifestError> {
+fn read_small(path: &Path, cap: u64) -> Result<Vec<u8>, ManifestError> {
     let unreadable = |source| ManifestError::Unreadable { path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(CAP + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
-    if bytes.len() as u64 > CAP {
+    File::open(path).and_then(|file| file.take(cap + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    if bytes.len() as u64 > cap {
         return Err(ManifestError::TooLong { path: path.to_owned() });
     }
     Ok(bytes)
@@ -124,6 +133,7 @@ mod tests {
         assert!(matches!(read::<Body>(&path), Err(ManifestError::Malformed { .. })));
         File::create(&path).unwrap().set_len(CAP * 4096).unwrap();
         assert!(matches!(read::<Body>(&path), Err(ManifestError::TooLong { .. })));
+        assert!(matches!(read_line(&path), Err(ManifestError::TooLong { .. })));
         assert!(read::<Body>(&dir.path().join("none")).unwrap_err().is_absent());
     }
 }

@@ -121,14 +121,19 @@ pub fn is_here(cache: &Path, digest: &Digest) -> bool {
 pub fn list(cache: &Path) -> Result<Vec<Image>, ImageError> {
     let mut images = Vec::new();
     for name in names(cache)? {
-        match resolve(cache, &name) {
-            Ok(image) => images.push(image),
-            Err(error @ (ImageError::Fs(_) | ImageError::Manifest(ManifestError::Newer { .. }))) => return Err(error),
-            // A broken image is none; `checks` says what is wrong with it.
-            Err(_) => {}
-        }
+        // `checks` says what is wrong with a broken one.
+        images.extend(unless_broken(resolve(cache, &name).map(Some))?);
     }
     Ok(images)
+}
+
+/// A broken image is none, where it is one of many or can be made again; one of a newer smolvm is not broken.
+pub(super) fn unless_broken(found: Result<Option<Image>, ImageError>) -> Result<Option<Image>, ImageError> {
+    match found {
+        Err(error @ (ImageError::Fs(_) | ImageError::Manifest(ManifestError::Newer { .. }))) => Err(error),
+        Err(_) => Ok(None),
+        Ok(image) => Ok(image),
+    }
 }
 
 /// Reads the whole image and compares its digest.
@@ -173,7 +178,8 @@ pub(super) fn publish_unnamed(cache: &Path, out: &Path, name: &str, config: Conf
         env: config.env,
         origin: config.origin,
     };
-    fsx::write_atomic(&out.join("manifest.json"), &manifest::text(&manifest), 0o444)?;
+    let path = out.join("manifest.json");
+    fsx::write_atomic(&path, &manifest::text_within(&path, &manifest)?, 0o444)?;
     publish_directory(out, &layout::images(cache), manifest.digest.hex())?;
     Ok(manifest.digest)
 }

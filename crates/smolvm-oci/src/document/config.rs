@@ -153,11 +153,10 @@ impl RawRun {
         list(&config.cmd, "command")?;
         list(&config.exposed_ports, "port")?;
         list(&config.volumes, "volume")?;
-        for (map, field) in [(&config.env, "variable"), (&config.labels, "label")] {
-            let all_good = map.iter().all(|(key, value)| good(key) && good(value) && (field != "variable" || !key.is_empty()));
-            if map.len() > MAX_ENTRIES || !all_good {
-                return Err(DocumentError::Value { field });
-            }
+        // Labels are given to no command, and take what the document takes: some hold a whole bill of materials.
+        let is_variable = |(key, value): (&String, &String)| good(key) && good(value) && !key.is_empty();
+        if config.env.len() > MAX_ENTRIES || !config.env.iter().all(is_variable) {
+            return Err(DocumentError::Value { field: "variable" });
         }
         let working_dir = config.working_dir.as_deref().is_none_or(|dir| good(dir) && dir.starts_with('/'));
         if !working_dir {
@@ -225,6 +224,15 @@ mod tests {
         assert_eq!(run.command(Some(&words("sh")), &words("-c x")), words("sh -c x"));
         assert_eq!(run.command(Some(&words("sh")), &[]), words("sh"));
         assert_eq!(run.command(Some(&[]), &words("ls")), words("ls"));
+    }
+
+    #[test]
+    fn labels_are_as_long_and_as_many_as_the_document_takes() {
+        let long = "x".repeat(200 << 10);
+        let many: Vec<String> = (0..2000).map(|n| format!("\"l{n}\":\"\"")).collect();
+        let labels = read(&format!(r#"{{"Labels":{{"sbom":"{long}",{}}}}}"#, many.join(","))).unwrap().run.labels;
+        assert_eq!((labels.len(), labels["sbom"].len()), (2001, long.len()));
+        assert!(read(&format!(r#"{{"Env":["A={long}"]}}"#)).is_err());
     }
 
     #[test]

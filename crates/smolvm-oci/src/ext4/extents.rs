@@ -6,10 +6,10 @@ use super::{BLOCK, BLOCK_LEN};
 
 const MAGIC: u16 = 0xf30a;
 /// Room in an inode, and in a block.
-const IN_INODE: usize = 4;
+pub(super) const IN_INODE: usize = 4;
 const IN_BLOCK: usize = (BLOCK_LEN - 12) / 12;
 /// Longest stretch that one entry says.
-const MAX_LENGTH: u64 = 32_768;
+pub(super) const MAX_LENGTH: u64 = 32_768;
 
 /// Stretches that no entry is too short for.
 pub(super) fn split(runs: impl Iterator<Item = Run>) -> Vec<Run> {

@@ -4,7 +4,7 @@ use super::attributes::{self, Place, Unfit};
 use super::extents::{self, blocks_of};
 use super::superblock::DESCRIPTOR;
 use super::{BLOCK, FIRST_INODE, GROUP, INODES_PER_BLOCK, ROOT_INODE, directory};
-use crate::layer::Part;
+use crate::layer::{EntryName, Part};
 use crate::tree::{Content, NodeId, Tree};
 
 /// Longest target that fits into an inode.
@@ -13,15 +13,27 @@ pub(super) const SHORT_TARGET: usize = 59;
 const MAX_INODES_PER_GROUP: u64 = GROUP;
 /// Without 64-bit block numbers: 16 TiB, and far more than is taken.
 const MAX_BLOCKS: u64 = 1 << 30;
+/// Blocks of a directory: what the entries in an inode lead to, 512 MiB.
+const MAX_DIRECTORY: u64 = extents::IN_INODE as u64 * extents::MAX_LENGTH;
 
 /// Why a tree does not fit into a file system.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Ext4Error {
     /// An extended attribute that ext4 cannot keep.
-    #[error("a file's extended attribute {name:?} cannot be kept in a file system")]
+    #[error("{entry} has the extended attribute {name:?}, which cannot be kept in a file system")]
     Attribute {
+        /// Whose.
+        entry: EntryName,
         /// Its name.
         name: String,
+    },
+    /// A directory with more names than are taken.
+    #[error("{entry} is a directory of {blocks} blocks, and {MAX_DIRECTORY} are taken at most")]
+    Directory {
+        /// Which.
+        entry: EntryName,
+        /// How many blocks its names take.
+        blocks: u64,
     },
     /// More blocks than are taken.
     #[error("the file system would have {blocks} blocks")]
@@ -29,12 +41,6 @@ pub enum Ext4Error {
         /// How many.
         blocks: u64,
     },
-}
-
-impl From<Unfit> for Ext4Error {
-    fn from(Unfit(name): Unfit) -> Self {
-        Self::Attribute { name }
-    }
 }
 
 /// A stretch of a file and where it lies, all in blocks.
@@ -144,15 +150,22 @@ fn place(tree: &Tree, id: NodeId, next: &mut u64) -> Result<Placed, Ext4Error> {
         first
     };
     let node = tree.node(id);
-    let attributes = attributes::place(&node.meta.xattrs)?;
+    let attributes = attributes::place(&node.meta.xattrs).map_err(|Unfit(name)| Ext4Error::Attribute { entry: tree.path_of(id), name })?;
     let attribute_block = if attributes == Place::Block { take(1) } else { 0 };
     let meta_blocks = match &node.content {
-        Content::Directory(children) => directory::count([1, 2].into_iter().chain(children.keys().map(|name| name.len()))),
+        Content::Directory(children) => directory_blocks(children.keys().map(|name| name.len()))
+            .map_err(|blocks| Ext4Error::Directory { entry: tree.path_of(id), blocks })?,
         Content::Symlink(target) if target.len() > SHORT_TARGET => 1,
         Content::File { data, .. } => extents::tree_blocks(extents::split(runs(data, 0).into_iter()).len()),
         Content::Symlink(_) | Content::Char { .. } | Content::Block { .. } | Content::Fifo => 0,
     };
     Ok(Placed { id, attributes, attribute_block, meta_block: take(meta_blocks), meta_blocks, data_block: 0 })
+}
+
+/// Blocks of a directory with names of these lengths, or how many it would need.
+fn directory_blocks(names: impl Iterator<Item = usize>) -> Result<u64, u64> {
+    let blocks = directory::count([1, 2].into_iter().chain(names));
+    if blocks > MAX_DIRECTORY { Err(blocks) } else { Ok(blocks) }
 }
 
 impl Geometry {
@@ -216,5 +229,21 @@ impl Geometry {
 
     pub(super) fn used_inodes_in(&self, group: u64) -> u64 {
         self.used_inodes.saturating_sub(group * self.inodes_per_group).min(self.inodes_per_group)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What leads to a directory's blocks stands in its inode alone.
+    #[test]
+    fn a_directory_that_its_inode_cannot_lead_to_is_refused() {
+        // Fifteen names of this length are a block, and the directory's own two take room for none of them.
+        let names = |blocks: u64| std::iter::repeat_n(255, usize::try_from(blocks * 15).unwrap());
+        assert_eq!(directory_blocks(names(MAX_DIRECTORY)), Ok(MAX_DIRECTORY));
+        assert_eq!(directory_blocks(names(MAX_DIRECTORY + 1)), Err(MAX_DIRECTORY + 1));
+        let encoded = |length| extents::encode(&extents::split(std::iter::once(Run { logical: 0, physical: 9, length })), 0).1.len();
+        assert_eq!((encoded(MAX_DIRECTORY), encoded(MAX_DIRECTORY + 1)), (0, 1));
     }
 }

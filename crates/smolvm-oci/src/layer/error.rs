@@ -52,12 +52,12 @@ pub enum LayerError {
         /// Which field.
         field: &'static str,
     },
-    /// A header is longer than any.
+    /// The extended headers of one member are longer than any.
     #[error("{entry} has a header of {size} bytes")]
     HeaderSize {
         /// The member, or the one before.
         entry: EntryName,
-        /// What it says.
+        /// What they say, together.
         size: u64,
     },
     /// An extended header does not follow its format.
@@ -67,7 +67,7 @@ pub enum LayerError {
         entry: EntryName,
     },
     /// An extended attribute that cannot be kept.
-    #[error("{entry} has the extended attribute {name:?}, which is no such name or too long")]
+    #[error("{entry} has the extended attribute {name:?}, which no file system keeps, alone or with the others")]
     Xattr {
         /// The member.
         entry: EntryName,

@@ -6,8 +6,15 @@ use super::error::{EntryName, LayerError};
 use super::member::Time;
 
 const XATTR: &str = "SCHILY.xattr.";
-/// One attribute is kept in one block of the file system beside its name.
-const MAX_XATTR: usize = 3900;
+/// All attributes of a file are kept in one block of the file system: less its own header, and the four bytes at the end of the list.
+const XATTR_ROOM: usize = 4096 - 32 - 4;
+/// What each takes there beside its name and its value.
+const XATTR_ENTRY: usize = 16;
+/// Longest name of one, as the kernel has it.
+const MAX_XATTR_NAME: usize = 255;
+/// What the kernel's file systems keep. Attributes of other systems (`com.apple.…`) are passed over, as by everything that unpacks layers.
+const SPACES: [&str; 3] = ["user.", "trusted.", "security."];
+const ACCESS_LISTS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
 /// Attributes of the host that made the layer, and the overlay's own, which would be orders to the guest's overlay.
 const DROPPED: [&str; 3] = ["security.selinux", "trusted.overlay.", "user.overlay."];
 
@@ -21,6 +28,10 @@ pub(super) struct Pax {
     pub(super) gid: Option<u64>,
     pub(super) mtime: Option<Time>,
     pub(super) xattrs: BTreeMap<String, Vec<u8>>,
+    /// What they take in a block.
+    xattr_space: usize,
+    /// The first of them that cannot be kept; whose it is stands in the header that follows.
+    pub(super) unfit: Option<String>,
     /// GNU's sparse files: major and minor version, the real name and size.
     pub(super) sparse: Option<(u64, u64)>,
     pub(super) sparse_name: Option<Vec<u8>>,
@@ -58,26 +69,36 @@ impl Pax {
             "GNU.sparse.realsize" | "GNU.sparse.size" => self.sparse_size = Some(number("size")?),
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR) {
-                    self.take_xattr(name, value, entry)?;
+                    self.take_xattr(name, value);
                 }
             }
         }
         Ok(())
     }
 
-    fn take_xattr(&mut self, name: &str, value: &[u8], entry: &EntryName) -> Result<(), LayerError> {
-        if DROPPED.iter().any(|dropped| name.starts_with(dropped)) {
-            return Ok(());
+    /// Keeps one; that it does not fit is an error only once it is known whose it is.
+    fn take_xattr(&mut self, name: &str, value: &[u8]) {
+        let is_list = ACCESS_LISTS.contains(&name);
+        let known = is_list || SPACES.iter().any(|space| name.strip_prefix(space).is_some_and(|rest| !rest.is_empty()));
+        if !known || DROPPED.iter().any(|dropped| name.starts_with(dropped)) {
+            return;
         }
-        let known =
-            ["user.", "trusted.", "security.", "system."].iter().any(|space| name.strip_prefix(space).is_some_and(|rest| !rest.is_empty()));
-        let printable = name.bytes().all(|b| b.is_ascii_graphic());
-        if !known || !printable || name.len() > 255 || value.len() + name.len() > MAX_XATTR {
-            return Err(LayerError::Xattr { entry: entry.clone(), name: name.chars().take(80).collect() });
+        let space = |value: &[u8]| XATTR_ENTRY + name.len().next_multiple_of(4) + value.len().next_multiple_of(4);
+        let replaced = self.xattrs.get(name).map_or(0, |value| space(value));
+        let total = self.xattr_space - replaced + space(value);
+        let good = name.len() <= MAX_XATTR_NAME && !name.contains('\0') && (!is_list || is_access_list(value));
+        if !good || total > XATTR_ROOM {
+            self.unfit.get_or_insert_with(|| name.chars().take(80).collect());
+            return;
         }
+        self.xattr_space = total;
         self.xattrs.insert(name.to_owned(), value.to_vec());
-        Ok(())
     }
+}
+
+/// As system calls have it: a version, then entries of eight bytes.
+fn is_access_list(value: &[u8]) -> bool {
+    value.split_first_chunk::<4>().is_some_and(|(version, entries)| u32::from_le_bytes(*version) == 2 && entries.len() % 8 == 0)
 }
 
 /// Key, value and what comes after the first record.
@@ -154,7 +175,41 @@ mod tests {
     #[test]
     fn attributes_of_the_overlay_do_not_come_in() {
         assert!(read(b"46 SCHILY.xattr.trusted.overlay.redirect=/etc\n").unwrap().xattrs.is_empty());
-        assert!(matches!(read(b"23 SCHILY.xattr.odd=12\n"), Err(LayerError::Xattr { .. })));
+    }
+
+    #[test]
+    fn attributes_of_other_systems_do_not_come_in() {
+        for other in ["odd", "com.apple.provenance", "system.nfs4_acl", "user.", "system."] {
+            let pax = read(&xattr(other, b"12")).unwrap();
+            assert_eq!((pax.xattrs.len(), pax.unfit), (0, None), "{other}");
+        }
+        assert_eq!(read(&xattr("user.with blank", b"12")).unwrap().xattrs.len(), 1);
+    }
+
+    fn xattr(name: &str, value: &[u8]) -> Vec<u8> {
+        let rest = XATTR.len() + name.len() + value.len() + 3;
+        let length = (rest..rest + 20).find(|n| n.to_string().len() + rest == *n).unwrap();
+        [format!("{length} {XATTR}{name}=").as_bytes(), value, b"\n"].concat()
+    }
+
+    #[test]
+    fn all_attributes_of_a_file_fit_into_one_block() {
+        let name = |n: usize| format!("user.{n:03}");
+        let value = [b'v'; 376];
+        // 16 for the entry, 8 for the name: 400 each.
+        let mut bytes: Vec<u8> = (0..10).flat_map(|n| xattr(&name(n), &value)).collect();
+        // One that is said again is kept once.
+        bytes.extend((0..10).flat_map(|n| xattr(&name(n), &value)));
+        let pax = read(&bytes).unwrap();
+        assert_eq!((pax.xattrs.len(), pax.unfit, pax.xattr_space), (10, None, 4000));
+        bytes.extend(xattr(&name(10), &value));
+        let pax = read(&bytes).unwrap();
+        assert_eq!((pax.xattrs.len(), pax.unfit.as_deref()), (10, Some("user.010")));
+        let alone = |length| read(&xattr("user.abc", &vec![b'v'; length])).unwrap().unfit;
+        assert_eq!((alone(XATTR_ROOM - 24), alone(XATTR_ROOM - 23)), (None, Some("user.abc".to_owned())));
+        for bad in [&b""[..], b"\x02\0\0", b"\x01\0\0\0", b"\x02\0\0\0odd"] {
+            assert_eq!(read(&xattr(ACCESS_LISTS[0], bad)).unwrap().unfit.as_deref(), Some(ACCESS_LISTS[0]));
+        }
     }
 
     #[test]

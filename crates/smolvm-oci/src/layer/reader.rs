@@ -11,7 +11,7 @@ use super::pax::Pax;
 use super::sparse;
 
 const BLOCK: u64 = 512;
-/// Longest extended header or long name: the attributes of one file, and a path.
+/// Longest extended headers and long names of one member, all together: the attributes of one file, and its paths.
 const MAX_HEADER: u64 = 1 << 20;
 /// Longest target of a symbolic link, as the kernel has it.
 const MAX_TARGET: usize = 4095;
@@ -45,6 +45,7 @@ impl<R: Read> Layer<R> {
         }
         self.pass_over()?;
         let mut pax = Pax::default();
+        let mut extended = 0;
         loop {
             let Some(header) = self.header()? else {
                 self.ended = true;
@@ -52,13 +53,13 @@ impl<R: Read> Layer<R> {
             };
             match header.entry_type() {
                 EntryType::XHeader => {
-                    let bytes = self.small(&header)?;
+                    let bytes = self.small(&header, &mut extended)?;
                     pax.read(&bytes, &self.last)?;
                 }
                 // Of the whole archive: a comment, by every program that writes one.
-                EntryType::XGlobalHeader => drop(self.small(&header)?),
-                EntryType::GNULongName => pax.path = Some(trimmed(self.small(&header)?)),
-                EntryType::GNULongLink => pax.link = Some(trimmed(self.small(&header)?)),
+                EntryType::XGlobalHeader => drop(self.small(&header, &mut extended)?),
+                EntryType::GNULongName => pax.path = Some(trimmed(self.small(&header, &mut extended)?)),
+                EntryType::GNULongLink => pax.link = Some(trimmed(self.small(&header, &mut extended)?)),
                 _ => return self.member(&header, pax).map(Some),
             }
         }
@@ -83,18 +84,23 @@ impl<R: Read> Layer<R> {
         };
         let entry = EntryName::of(&path);
         self.last = entry.clone();
+        if let Some(name) = pax.unfit.take() {
+            return Err(LayerError::Xattr { entry, name });
+        }
         let number = |value: io::Result<u64>, field| value.map_err(|_| LayerError::Number { entry: entry.clone(), field });
-        let stored = match pax.size {
+        let said = match pax.size {
             Some(size) => size,
             None => number(header.entry_size(), "size")?,
         };
+        let stored = if is_header_only(header.entry_type()) { 0 } else { said };
         let id = |pax: Option<u64>, value: io::Result<u64>, field| {
             u32::try_from(pax.map_or_else(|| number(value, field), Ok)?).map_err(|_| LayerError::Number { entry: entry.clone(), field })
         };
         let mode = header.mode().map_err(|_| LayerError::Number { entry: entry.clone(), field: "mode" })?;
         let mtime = match pax.mtime {
             Some(time) => time,
-            None => Time { seconds: i64::try_from(number(header.mtime(), "time")?).unwrap_or(i64::MAX), nanoseconds: 0 },
+            // A number in base 256 has a sign, which is here as it stands in the header.
+            None => Time { seconds: number(header.mtime(), "time")?.cast_signed(), nanoseconds: 0 },
         };
         let meta = Meta {
             mode: u16::try_from(mode & 0o7777).unwrap_or_default(),
@@ -166,11 +172,12 @@ impl<R: Read> Layer<R> {
         if header.cksum().is_ok_and(|said| said == sum) { Ok(Some(header)) } else { Err(LayerError::Header { entry: self.last.clone() }) }
     }
 
-    /// A header's own content.
-    fn small(&mut self, header: &Header) -> Result<Vec<u8>, LayerError> {
+    /// A header's own content; `extended` is what came before the same member.
+    fn small(&mut self, header: &Header, extended: &mut u64) -> Result<Vec<u8>, LayerError> {
         let size = header.entry_size().map_err(|_| LayerError::Number { entry: self.last.clone(), field: "size" })?;
-        if size > MAX_HEADER {
-            return Err(LayerError::HeaderSize { entry: self.last.clone(), size });
+        *extended = extended.saturating_add(size);
+        if *extended > MAX_HEADER {
+            return Err(LayerError::HeaderSize { entry: self.last.clone(), size: *extended });
         }
         self.expect(size);
         let mut bytes = vec![0; usize::try_from(size).unwrap_or_default()];
@@ -227,6 +234,12 @@ impl<R: Read> Read for Layer<R> {
         self.left -= n as u64;
         Ok(n)
     }
+}
+
+/// Kinds that have no content, whatever size their header says: old programs write that of the file a link leads to, and what others unpack
+/// layers with knows it.
+fn is_header_only(kind: EntryType) -> bool {
+    matches!(kind, EntryType::Link | EntryType::Symlink | EntryType::Directory | EntryType::Char | EntryType::Block | EntryType::Fifo)
 }
 
 /// Long names end with a NUL.

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::error::TreeError;
-use super::path::{Way, components};
-use super::{Child, Content, MAX_ENTRIES, MAX_NAME_BYTES, Node, NodeId, Source, Tree};
+use super::path::{MAX_LOOKS, Way, components};
+use super::{Child, Content, MAX_ENTRIES, Node, NodeId, Source, Tree, held};
 use crate::layer::{EntryName, Kind, Member, Meta};
 
 const WHITEOUT: &[u8] = b".wh.";
@@ -16,8 +16,8 @@ const OPAQUE: &[u8] = b".wh..wh..opq";
 const FOREIGN: &[u8] = b".wh..wh.";
 /// As ext4 has it.
 const MAX_LINKS: u32 = 65_000;
-/// Looks of whiteouts at names, in all layers together: more is a layer that wants to cost time.
-const MAX_LOOKS: usize = 64_000_000;
+/// Longest file with blocks of 4 KiB: the last of 2^32 has no number of its own.
+const MAX_FILE: u64 = (1 << 44) - 4096;
 const MAX_MAJOR: u32 = 0xfff;
 const MAX_MINOR: u32 = 0xf_ffff;
 
@@ -47,25 +47,44 @@ impl Tree {
     }
 
     fn checked(&self, entry: &EntryName) -> Result<Option<NodeId>, TreeError> {
-        if self.looks > MAX_LOOKS { Err(TreeError::TooMany { entry: entry.clone() }) } else { Ok(None) }
+        if self.looks > MAX_LOOKS { Err(TreeError::TooSlow { entry: entry.clone() }) } else { Ok(None) }
     }
 
     fn apply_root(&mut self, member: Member, entry: &EntryName) -> Result<Option<NodeId>, TreeError> {
         if member.kind != Kind::Directory {
             return Err(TreeError::Root { entry: entry.clone() });
         }
-        self.node_mut(Self::ROOT).meta = member.meta;
-        Ok(None)
+        self.set_meta(Self::ROOT, member.meta, entry).map(|()| None)
+    }
+
+    fn set_meta(&mut self, id: NodeId, meta: Meta, entry: &EntryName) -> Result<(), TreeError> {
+        self.hold(held::meta(&meta), entry)?;
+        let replaced = std::mem::replace(&mut self.node_mut(id).meta, meta);
+        self.release(held::meta(&replaced));
+        Ok(())
     }
 
     /// The directory at the end of a way; what is missing is made, as nobody's with nothing but the usual rights.
     fn make_way(&mut self, way: &[&[u8]], layer: u32, entry: &EntryName) -> Result<NodeId, TreeError> {
-        match self.follow(way) {
+        let joined = way.join(&b'/');
+        if let Some((last, directory)) = &self.last_way
+            && *last == joined
+        {
+            return Ok(*directory);
+        }
+        let directory = self.make_way_anew(way, layer, entry)?;
+        self.last_way = Some((joined, directory));
+        Ok(directory)
+    }
+
+    fn make_way_anew(&mut self, way: &[&[u8]], layer: u32, entry: &EntryName) -> Result<NodeId, TreeError> {
+        match self.looked_up(way) {
             Way::There(directory) => Ok(directory),
             Way::Blocked => Err(TreeError::NotInDirectory { entry: entry.clone() }),
             Way::Out => Err(TreeError::Escape { entry: entry.clone() }),
+            Way::Endless => Err(TreeError::TooSlow { entry: entry.clone() }),
             Way::Missing(mut directory, names) => {
-                for name in names.iter().filter(|name| !name.is_empty() && ***name != *b".") {
+                for name in &names {
                     let meta = Meta { mode: 0o755, ..Meta::default() };
                     let node = Node { meta, content: Content::Directory(BTreeMap::new()), links: 1 };
                     directory = self.insert(directory, name, node, layer, entry)?;
@@ -73,6 +92,13 @@ impl Tree {
                 Ok(directory)
             }
         }
+    }
+
+    fn looked_up(&mut self, way: &[&[u8]]) -> Way {
+        let mut looks = self.looks;
+        let found = self.follow(way, &mut looks);
+        self.looks = looks;
+        found
     }
 
     fn put(
@@ -88,7 +114,7 @@ impl Tree {
         if let (Kind::Directory, Some(id)) = (&member.kind, there)
             && matches!(self.node(id).content, Content::Directory(_))
         {
-            self.node_mut(id).meta = member.meta;
+            self.set_meta(id, member.meta, entry)?;
             return self.name(directory, name, id, layer, entry).map(|()| None);
         }
         // A link is looked up before what it replaces goes.
@@ -101,7 +127,7 @@ impl Tree {
             self.unlink(directory, name);
         }
         if let Some(target) = linked {
-            return self.link(directory, name, target, layer, entry).map(|()| None);
+            return self.name(directory, name, target, layer, entry).map(|()| None);
         }
         let content = content(member.kind, source, entry)?;
         let is_file = matches!(content, Content::File { .. });
@@ -109,28 +135,33 @@ impl Tree {
         Ok(is_file.then_some(id))
     }
 
-    fn link_target(&self, target: &[u8], entry: &EntryName) -> Result<NodeId, TreeError> {
+    /// What a link leads to, with one name more: it may be what the link replaces.
+    fn link_target(&mut self, target: &[u8], entry: &EntryName) -> Result<NodeId, TreeError> {
         let bad = || TreeError::LinkTarget { entry: entry.clone(), target: EntryName::of(target) };
         let parts = components(target, &EntryName::of(target)).map_err(|_| bad())?;
         let (name, way) = parts.split_last().ok_or_else(bad)?;
-        let Way::There(directory) = self.follow(way) else { return Err(bad()) };
+        let directory = match self.looked_up(way) {
+            Way::There(directory) => directory,
+            Way::Endless => return Err(TreeError::TooSlow { entry: entry.clone() }),
+            Way::Missing(..) | Way::Blocked | Way::Out => return Err(bad()),
+        };
         let id = self.child(directory, name).ok_or_else(bad)?;
-        if matches!(self.node(id).content, Content::Directory(_)) { Err(bad()) } else { Ok(id) }
-    }
-
-    fn link(&mut self, directory: NodeId, name: &[u8], target: NodeId, layer: u32, entry: &EntryName) -> Result<(), TreeError> {
-        let node = self.node_mut(target);
+        let node = self.node_mut(id);
+        if matches!(node.content, Content::Directory(_)) {
+            return Err(bad());
+        }
         if node.links >= MAX_LINKS {
             return Err(TreeError::TooManyLinks { entry: entry.clone() });
         }
         node.links += 1;
-        self.name(directory, name, target, layer, entry)
+        Ok(id)
     }
 
     fn insert(&mut self, directory: NodeId, name: &[u8], node: Node, layer: u32, entry: &EntryName) -> Result<NodeId, TreeError> {
         if self.nodes.len() >= MAX_ENTRIES {
             return Err(TreeError::TooMany { entry: entry.clone() });
         }
+        self.hold(held::node(&node), entry)?;
         let id = NodeId(u32::try_from(self.nodes.len()).map_err(|_| TreeError::TooMany { entry: entry.clone() })?);
         self.nodes.push(node);
         self.name(directory, name, id, layer, entry).map(|()| id)
@@ -138,17 +169,13 @@ impl Tree {
 
     fn name(&mut self, directory: NodeId, name: &[u8], id: NodeId, layer: u32, entry: &EntryName) -> Result<(), TreeError> {
         self.entries += 1;
-        self.name_bytes += name.len();
-        if self.entries > MAX_ENTRIES || self.name_bytes > MAX_NAME_BYTES {
+        if self.entries > MAX_ENTRIES {
             return Err(TreeError::TooMany { entry: entry.clone() });
         }
-        match &mut self.node_mut(directory).content {
-            Content::Directory(children) => {
-                children.insert(Box::from(name), Child { id, layer });
-                Ok(())
-            }
-            _ => Err(TreeError::NotInDirectory { entry: entry.clone() }),
-        }
+        let Content::Directory(children) = &mut self.node_mut(directory).content else {
+            return Err(TreeError::NotInDirectory { entry: entry.clone() });
+        };
+        if children.insert(Box::from(name), Child { id, layer }).is_some() { Ok(()) } else { self.hold(held::name(name), entry) }
     }
 
     /// Hides what layers below had under a name.
@@ -194,18 +221,29 @@ impl Tree {
         child.layer == layer || within().is_some_and(|children| children.values().any(|child| self.spoken(*child, layer, looks)))
     }
 
-    /// Takes a name away; a file without names is dropped from the walk by having none.
+    /// Takes a name away; a file without names is dropped from the walk by having none, and gives back what it held.
     fn unlink(&mut self, directory: NodeId, name: &[u8]) {
         let Content::Directory(children) = &mut self.node_mut(directory).content else { return };
         let Some(child) = children.remove(name) else { return };
+        self.last_way = None;
+        let mut freed = held::name(name);
         let mut gone = vec![child.id];
         while let Some(id) = gone.pop() {
             let node = self.node_mut(id);
             node.links = node.links.saturating_sub(1);
             if let Content::Directory(children) = &mut node.content {
-                gone.extend(std::mem::take(children).into_values().map(|child| child.id));
+                for (name, child) in std::mem::take(children) {
+                    freed += held::name(&name);
+                    gone.push(child.id);
+                }
+            }
+            if node.links == 0 {
+                freed += held::meta(&node.meta) + held::content(&node.content);
+                node.meta.xattrs.clear();
+                node.content = Content::Fifo;
             }
         }
+        self.release(freed);
     }
 }
 
@@ -214,6 +252,7 @@ fn content(kind: Kind, source: Source, entry: &EntryName) -> Result<Content, Tre
         if major > MAX_MAJOR || minor > MAX_MINOR { Err(TreeError::Device { entry: entry.clone() }) } else { Ok((major, minor)) }
     };
     Ok(match kind {
+        Kind::File { size, .. } if size > MAX_FILE => return Err(TreeError::FileSize { entry: entry.clone(), size }),
         Kind::File { size, .. } => Content::File { size, data: Vec::new(), source },
         Kind::Symlink { target } => Content::Symlink(target.into()),
         Kind::Directory => Content::Directory(BTreeMap::new()),

@@ -5,7 +5,7 @@ use crate::layer::EntryName;
 /// What a layer must not do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TreeError {
-    /// A name that begins at the root of the host, goes upwards, or is no name.
+    /// A name that goes upwards, or is no name.
     #[error("{entry} is no path within an image")]
     Path {
         /// The member.
@@ -60,5 +60,25 @@ pub enum TreeError {
     TooMany {
         /// The member.
         entry: EntryName,
+    },
+    /// More memory than is taken.
+    #[error("names, links and attributes of the image take more memory than they may, at {entry}")]
+    TooMuch {
+        /// The member at which it was passed.
+        entry: EntryName,
+    },
+    /// More time than is taken.
+    #[error("looking up names and links of the image takes more steps than it may, at {entry}")]
+    TooSlow {
+        /// The member at which it was passed.
+        entry: EntryName,
+    },
+    /// A file that is longer than any.
+    #[error("{entry} is a file of {size} bytes, which is more than a file system takes")]
+    FileSize {
+        /// The member.
+        entry: EntryName,
+        /// What it says.
+        size: u64,
     },
 }

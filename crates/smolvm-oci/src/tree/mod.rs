@@ -7,22 +7,23 @@
 //! ```
 //!
 //! Nothing of a layer is ever a path of the host: a tree has names and numbers, and what becomes of it is written into one file. So a
-//! hostile layer has nothing to escape from; what it tries is refused all the same, by name, for no honest layer does it.
+//! hostile layer has nothing to escape from; what it tries is refused all the same, by name, for no honest layer does it. What a tree takes of
+//! memory and of time is counted, and has a limit.
 
 mod apply;
 mod error;
+mod held;
 mod path;
 
 use std::collections::BTreeMap;
 
-use crate::layer::{Meta, Part};
+use crate::layer::{EntryName, Meta, Part};
 
 pub use error::TreeError;
+pub use held::MAX_HELD;
 
 /// More names than any image has.
 pub const MAX_ENTRIES: usize = 4_000_000;
-/// All names together.
-const MAX_NAME_BYTES: usize = 512 << 20;
 
 /// A node's place in the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -96,16 +97,25 @@ pub struct Node {
 pub struct Tree {
     nodes: Vec<Node>,
     entries: usize,
-    name_bytes: usize,
-    /// How often whiteouts looked at a name.
+    /// Bytes of memory that everything takes, and may take.
+    held: usize,
+    limit: usize,
+    /// How often a name was looked up.
     looks: usize,
+    /// The last way that was followed, and where it ends: members of one directory come one after the other.
+    last_way: Option<(Vec<u8>, NodeId)>,
 }
 
 impl Tree {
     /// With a root directory and nothing in it.
     pub fn new() -> Self {
+        Self::limited(MAX_HELD)
+    }
+
+    /// One that may take so many bytes of memory.
+    pub fn limited(limit: usize) -> Self {
         let root = Node { meta: Meta { mode: 0o755, ..Meta::default() }, content: Content::Directory(BTreeMap::new()), links: 1 };
-        Self { nodes: vec![root], entries: 0, name_bytes: 0, looks: 0 }
+        Self { nodes: vec![root], entries: 0, held: 0, limit, looks: 0, last_way: None }
     }
 
     /// The root directory.
@@ -125,11 +135,33 @@ impl Tree {
         }
     }
 
-    /// Says what of a file is not zeros, once its content was seen.
-    pub fn set_data(&mut self, file: NodeId, parts: Vec<Part>) {
-        if let Content::File { data, .. } = &mut self.nodes[file.0 as usize].content {
-            *data = parts;
+    /// Says what of a file is not zeros, once its content was seen; `entry` is the member that it is of.
+    pub fn set_data(&mut self, file: NodeId, mut parts: Vec<Part>, entry: &EntryName) -> Result<(), TreeError> {
+        parts.shrink_to_fit();
+        self.hold(held::parts(&parts), entry)?;
+        let Content::File { data, .. } = &mut self.node_mut(file).content else { return Ok(()) };
+        let replaced = std::mem::replace(data, parts);
+        self.release(held::parts(&replaced));
+        Ok(())
+    }
+
+    /// A path that leads to a node, for people.
+    pub fn path_of(&self, id: NodeId) -> EntryName {
+        let mut parents = vec![None; self.nodes.len()];
+        for (node, above) in self.nodes.iter().zip(0..) {
+            if let Content::Directory(children) = &node.content {
+                for (name, child) in children {
+                    parents[child.id.index()] = Some((NodeId(above), name));
+                }
+            }
         }
+        let (mut names, mut at) = (Vec::new(), id);
+        while let Some((above, name)) = parents[at.index()] {
+            names.push(&name[..]);
+            at = above;
+        }
+        names.reverse();
+        EntryName::of(&names.join(&b'/'))
     }
 
     /// Every node that has a name, each once, directories before what is in them; the same order for the same tree.

@@ -70,7 +70,7 @@ impl Archive {
         let mut bytes = Vec::new();
         for (key, value) in records {
             let rest = key.len() + value.len() + 3;
-            let length = (1..1 << 20).find(|n: &usize| n.to_string().len() + rest == *n).unwrap();
+            let length = (rest..rest + 20).find(|n: &usize| n.to_string().len() + rest == *n).unwrap();
             bytes.extend_from_slice(format!("{length} {key}=").as_bytes());
             bytes.extend_from_slice(value);
             bytes.push(b'\n');
@@ -87,6 +87,38 @@ impl Archive {
     pub fn unfinished(self) -> Vec<u8> {
         self.0
     }
+}
+
+/// A sparse file in the newest of GNU's formats, with these stretches of content.
+pub fn sparse(name: &str, size: u64, parts: &[(u64, &[u8])]) -> Archive {
+    let map = parts.iter().map(|(offset, bytes)| format!("{offset}\n{}\n", bytes.len()));
+    let mut content = std::iter::once(format!("{}\n", parts.len())).chain(map).collect::<String>().into_bytes();
+    content.resize(content.len().next_multiple_of(512), 0);
+    content.extend(parts.iter().flat_map(|(_, bytes)| bytes.iter()));
+    let size = size.to_string();
+    Archive::new()
+        .pax(&[
+            ("GNU.sparse.major", b"1"),
+            ("GNU.sparse.minor", b"0"),
+            ("GNU.sparse.name", name.as_bytes()),
+            ("GNU.sparse.realsize", size.as_bytes()),
+        ])
+        .member(b"x", EntryType::Regular, b"", &content)
+}
+
+/// A header alone, which says more of a member than [`Archive::member`] does.
+pub fn header(name: &[u8], kind: EntryType, link: &[u8], size: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.as_mut_bytes()[..name.len()].copy_from_slice(name);
+    header.as_mut_bytes()[157..157 + link.len()].copy_from_slice(link);
+    header.set_entry_type(kind);
+    header.set_mode(0o755);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(1_700_000_000);
+    header.set_size(size);
+    header.set_cksum();
+    header
 }
 
 /// Layers in memory.

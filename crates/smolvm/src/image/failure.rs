@@ -102,7 +102,11 @@ fn meaning(e: &ImageError) -> (ErrorCode, Option<String>) {
         ImageError::Document(DocumentError::NoPlatform { .. }) => (ErrorCode::Unsupported, None),
         ImageError::Document(_)
         | ImageError::Rootfs(
-            RootfsError::Refused { .. } | RootfsError::Layer { .. } | RootfsError::Digest { .. } | RootfsError::TooMuch { .. },
+            RootfsError::Refused { .. }
+            | RootfsError::Layer { .. }
+            | RootfsError::Digest { .. }
+            | RootfsError::TooMuch { .. }
+            | RootfsError::Ext4(_),
         ) => (ErrorCode::Refused, Some("the image is not what an image should be; whoever made it has to mend it".to_owned())),
         ImageError::Login { path, .. } => {
             (ErrorCode::PermissionDenied, Some(format!("log in again with `podman login` or `docker login`, or mend {}", path.display())))

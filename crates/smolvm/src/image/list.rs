@@ -64,4 +64,10 @@ impl Smolvm {
         let pulled = image::references(cache).map_err(unusable)?;
         Ok(own.into_iter().chain(pulled.into_iter().map(|named| named.image)).collect())
     }
+
+    /// Names of registries whose image is damaged or not there: they can be pulled again, or taken away.
+    pub fn broken_images(&self) -> Result<Vec<String>, Error> {
+        let broken = image::broken_references(&self.paths().cache).map_err(unusable)?;
+        Ok(broken.into_iter().map(|reference| reference.to_string()).collect())
+    }
 }

@@ -1,7 +1,7 @@
 //! `image rm`: a name goes, and with its last name the image, unless somebody needs it.
 
 use smolvm_host::image::unused::{self, Part};
-use smolvm_host::image::{self, BuiltIn, Image, template};
+use smolvm_host::image::{self, BuiltIn, Digest, Pointer, template};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::spec::ImageName;
 
@@ -24,52 +24,54 @@ impl Smolvm {
         let cache = &self.paths().cache;
         // Who uses or makes an image at this moment keeps the files from going, and the names go in any case.
         let (held, idle) = unused::idle_parts(cache).map_err(unusable)?;
-        let mut chosen = Vec::new();
+        let pointers = image::pointers(cache).map_err(unusable)?;
+        let mut chosen: Vec<&Pointer> = Vec::new();
         for name in names {
             let builtin = BuiltIn::by_name(name.as_str()).is_some();
             let reference = self.reference(name).filter(|_| !builtin).ok_or_else(|| {
                 Error::new(ErrorCode::Refused, format!("\"{name}\" is an image that smolvm makes itself")).hint("smolvm setup --remove")
             })?;
-            let image = image::resolve_reference(cache, &reference)
-                .map_err(unusable)?
+            // The name is enough: what it points at may be damaged.
+            let pointer = pointers
+                .iter()
+                .find(|pointer| pointer.reference == reference)
                 .ok_or_else(|| Error::new(ErrorCode::NotFound, format!("there is no image \"{name}\"")).hint("smolvm image list"))?;
-            chosen.push((reference, image));
+            chosen.push(pointer);
         }
         let own = image::list(cache).map_err(unusable)?;
-        for (reference, image) in &chosen {
-            let stays = own.iter().any(|other| other.digest == image.digest)
-                || image::references(cache)
-                    .map_err(unusable)?
-                    .into_iter()
-                    .any(|other| other.image.digest == image.digest && !chosen.iter().any(|(going, _)| *going == other.reference));
+        for Pointer { reference, digest } in &chosen {
+            let Some(digest) = digest else { continue };
+            let stays = own.iter().any(|other| other.digest == *digest)
+                || pointers.iter().any(|other| other.digest.as_ref() == Some(digest) && !chosen.contains(&other));
             if !stays {
                 self.must_own_images(&format!("the image \"{reference}\""))?;
-                self.check_unneeded(&reference.to_string(), image)?;
+                self.check_unneeded(&reference.to_string(), digest)?;
             }
         }
+        let going = going(cache, &chosen);
         let mut removal = ImageRemoval::default();
-        for (reference, _) in &chosen {
+        for Pointer { reference, .. } in chosen {
             if image::unname(cache, reference).map_err(unusable)? {
                 removal.removed.push(reference.to_string());
             }
         }
         // Else `prune` takes it later.
         if idle.contains(&Part::Image) && !image::is_linked(cache) {
-            removal.freed_bytes = self.drop_unnamed(chosen.iter().map(|(_, image)| image))?;
+            removal.freed_bytes = self.drop_unnamed(&going)?;
         }
         drop(held);
         Ok(removal)
     }
 
     /// Nobody's disk lies over it, and nobody's memory was made with it.
-    fn check_unneeded(&self, name: &str, image: &Image) -> Result<(), Error> {
+    fn check_unneeded(&self, name: &str, digest: &Digest) -> Result<(), Error> {
         let in_use = |what: String, hint: &str| {
             Err(Error::new(ErrorCode::Refused, format!("the image \"{name}\" is needed by {what}")).hint(hint.to_owned()))
         };
-        if self.needed_images()?.contains(image.digest.hex()) {
+        if self.needed_images()?.contains(digest.hex()) {
             return in_use("a sandbox or a snapshot".to_owned(), "smolvm list; smolvm snapshot list; delete those that need it first");
         }
-        let digest = image.digest.to_string();
+        let digest = digest.to_string();
         let templates = template::list(&self.paths().cache).map_err(unusable)?;
         match templates.iter().find(|template| template.facts.image_digest == digest) {
             Some(template) => in_use(format!("the template {}", template.key), &format!("smolvm template delete {}", template.key)),
@@ -78,23 +80,27 @@ impl Smolvm {
     }
 
     /// Removes those of these images that have no name any more, while the locks are held that keep makers away.
-    fn drop_unnamed<'a>(&self, images: impl Iterator<Item = &'a Image>) -> Result<u64, Error> {
+    fn drop_unnamed(&self, going: &[String]) -> Result<u64, Error> {
         let cache = &self.paths().cache;
-        let mut going: Vec<&str> = Vec::new();
-        for image in images {
-            going.push(image.digest.hex());
-            let origin = image.origin.iter();
-            going.extend(
-                origin.flat_map(|o| [o.manifest.hex(), o.config.hex()].into_iter().chain(o.layers.iter().map(|layer| layer.digest.hex()))),
-            );
-        }
         let found = unused::unused(cache, &self.boot_id, &self.needed_images()?).map_err(unusable)?;
         let mut freed = 0;
         for one in found {
-            if matches!(one.part, Part::Image | Part::Blob) && going.contains(&one.name.as_str()) {
+            if matches!(one.part, Part::Image | Part::Blob) && going.contains(&one.name) {
                 freed += unused::drop_unused(cache, &one).map_err(unusable)?;
             }
         }
         Ok(freed)
     }
+}
+
+/// The digests of images and of what they were made of, as far as they are known: the rest of a damaged one is for `prune`.
+fn going(cache: &std::path::Path, chosen: &[&Pointer]) -> Vec<String> {
+    let mut going = Vec::new();
+    for Pointer { reference, digest } in chosen {
+        going.extend(digest.iter().map(|digest| digest.hex().to_owned()));
+        let Some(origin) = image::resolve_reference(cache, reference).ok().flatten().and_then(|image| image.origin) else { continue };
+        going.extend([origin.manifest.hex().to_owned(), origin.config.hex().to_owned()]);
+        going.extend(origin.layers.iter().map(|layer| layer.digest.hex().to_owned()));
+    }
+    going
 }

@@ -9,7 +9,7 @@ use crate::args::Common;
 use crate::commands::Verbal;
 use crate::commands::list::age;
 use crate::context::Context;
-use crate::output::{Columns, Format, Problem, Reply};
+use crate::output::{Columns, Format, Problem, Reply, tell};
 
 /// List images
 #[derive(Debug, Args)]
@@ -29,7 +29,11 @@ impl Verbal for List {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let images = context.open()?.images()?;
+        let smolvm = context.open()?;
+        let images = smolvm.images()?;
+        for name in smolvm.broken_images()? {
+            tell(&format!("the image {name} is damaged: smolvm image pull {name}, or image rm {name}"));
+        }
         let text = || if self.common.quiet { names(&images) } else { table(&images) };
         Ok(Reply::new(self.format(), || json!({"images": images}), text))
     }

@@ -97,3 +97,47 @@ fn too_little_room_is_told_before_anything_is_made() {
     require_space(cache.path(), 1).unwrap();
     assert!(matches!(require_space(cache.path(), u64::MAX >> 20), Err(ImageError::NoSpace { .. })));
 }
+
+fn talkative(label: usize, count: usize) -> Config {
+    let text = |n: usize| (format!("key-{n}"), "v".repeat(label));
+    let run =
+        RunConfig { env: [("A".to_owned(), "x".repeat(600 << 10))].into(), labels: (0..count).map(text).collect(), ..Default::default() };
+    let digest = smolvm_oci::Digest::of(b"x");
+    let origin = Origin {
+        manifest: digest.clone(),
+        config: digest,
+        layers: vec![],
+        architecture: "amd64".to_owned(),
+        created: None,
+        run: run.clone(),
+        history: vec![],
+    };
+    Config { default_memory_mib: 128, env: run.env, origin: Some(origin) }
+}
+
+/// Whatever a configuration that is taken can say.
+#[test]
+fn what_an_image_says_of_itself_is_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path();
+    // As many labels as 3.4 MiB hold, and a variable.
+    for (name, (label, count)) in [("long", (340 << 10, 10)), ("many", (1, 250_000))] {
+        let out = cache.join(name);
+        std::fs::create_dir_all(&out).unwrap();
+        std::fs::write(out.join("image.ext4"), name).unwrap();
+        let image = publish(cache, &out, name, talkative(label, count)).unwrap();
+        assert_eq!(image.origin.unwrap().run.labels.len(), count);
+    }
+    assert_eq!(list(cache).unwrap().len(), 2);
+}
+
+#[test]
+fn what_could_not_be_read_back_is_not_published() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = dir.path();
+    std::fs::create_dir(cache.join("out")).unwrap();
+    std::fs::write(cache.join("out/image.ext4"), "x").unwrap();
+    let refused = publish(cache, &cache.join("out"), "a", talkative(16 << 20, 1));
+    assert!(matches!(refused, Err(ImageError::Manifest(ManifestError::TooLong { .. }))), "{refused:?}");
+    assert!(!layout::images(cache).exists());
+}
