@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use smolvm::config::{read_file, wrong};
-use smolvm::reach::check_reachable;
+use smolvm::reach::{check_file_reachable, check_reachable};
 use smolvm::{Settings, Smolvm};
 use smolvm_model::config::{Config, KEYS, Layer};
 
@@ -42,7 +42,9 @@ impl Context {
     /// What is settled: by the file, the environment and the line.
     pub(crate) fn config(&self) -> Result<Config, Problem> {
         let mut config = Config::default();
-        read_file(&mut config, &self.config_file()?)?;
+        let path = self.config_file()?;
+        check_file_reachable(&path)?;
+        read_file(&mut config, &path)?;
         self.overrule(&mut config)?;
         Ok(config)
     }

@@ -92,13 +92,22 @@ pub enum ConfigFileError {
     },
 }
 
+/// A value that is to stand in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum New<'a> {
+    /// Text, also if it looks like a number.
+    Text(&'a str),
+    /// The digits of a number; what a program would write otherwise stands there as text.
+    Number(&'a str),
+}
+
 /// Everything in the file, in its order; nothing if there is none.
 pub fn read(path: &Path) -> Result<Vec<Written>, ConfigFileError> {
     text(path)?.map_or_else(|| Ok(Vec::new()), |text| parse(&text, path))
 }
 
 /// Writes one value, or takes it away; what else stands in the file stays as it is. False: it was not there.
-pub fn write(path: &Path, place: (&str, &str), new: Option<&str>) -> Result<bool, ConfigFileError> {
+pub fn write(path: &Path, place: (&str, &str), new: Option<New<'_>>) -> Result<bool, ConfigFileError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     perform(Effect::ConfigFile, |_| {
         create_private_dir(directory)?;
@@ -118,12 +127,17 @@ pub fn write(path: &Path, place: (&str, &str), new: Option<&str>) -> Result<bool
 }
 
 fn text(path: &Path) -> Result<Option<String>, ConfigFileError> {
-    let file = match File::open(path) {
+    // A pipe that nobody writes into would be waited for.
+    let file = match File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(FsError::on("open", path)(e).into()),
     };
     let about = file.metadata().map_err(FsError::on("look at", path))?;
+    if !about.is_file() {
+        let odd = std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is no regular file");
+        return Err(FsError::on("read", path)(odd).into());
+    }
     let own = about.uid() == 0 || about.uid() == rustix::process::geteuid().as_raw();
     if !own || about.mode() & 0o022 != 0 {
         return Err(ConfigFileError::Exposed { path: path.to_owned(), uid: about.uid(), mode: about.mode() & 0o777 });
@@ -170,20 +184,26 @@ fn line_of(text: &str, at: usize) -> usize {
 }
 
 /// The text with one value more, another or less, and whether there was one.
-fn edited(before: &str, path: &Path, (table, name): (&str, &str), new: Option<&str>) -> Result<(String, bool), ConfigFileError> {
+fn edited(before: &str, path: &Path, (table, name): (&str, &str), new: Option<New<'_>>) -> Result<(String, bool), ConfigFileError> {
     let mut document: DocumentMut = before.parse().map_err(|e| syntax(&e, before, path))?;
     let was_there = document.get(table).and_then(Item::as_table_like).is_some_and(|table| table.contains_key(name));
     match new {
         None if was_there => drop(document.get_mut(table).and_then(Item::as_table_like_mut).and_then(|table| table.remove(name))),
         None => {}
-        Some(text) => {
+        Some(new) => {
             let place = document.entry(table).or_insert(Item::Table(Table::new()));
             // What was read a moment ago had text and numbers in tables only.
             let Some(values) = place.as_table_like_mut() else {
                 let found = place.type_name();
                 return Err(ConfigFileError::Shape { path: path.to_owned(), line: 1, key: table.to_owned(), found });
             };
-            let mut item = text.parse::<i64>().map_or_else(|_| value(text), value);
+            let mut item = match new {
+                New::Text(text) => value(text),
+                New::Number(text) => match text.parse::<i64>() {
+                    Ok(number) if number.to_string() == text => value(number),
+                    Ok(_) | Err(_) => value(text),
+                },
+            };
             if let (Some(old), Some(new)) = (values.get(name).and_then(Item::as_value), item.as_value_mut()) {
                 // A remark behind the value is about the setting, not about its value.
                 *new.decor_mut() = old.decor().clone();
@@ -218,7 +238,7 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), FsError> {
 pub fn parse_and_edit(text: &str, place: (&str, &str), new: &str) -> Option<(Vec<Written>, Vec<Written>)> {
     let path = Path::new("config.toml");
     let before = parse(text, path).ok()?;
-    let (after, _) = edited(text, path, place, Some(new)).ok()?;
+    let (after, _) = edited(text, path, place, Some(New::Text(new))).ok()?;
     Some((before, parse(&after, path).ok()?))
 }
 
@@ -251,9 +271,9 @@ mod tests {
     #[test]
     fn a_change_keeps_what_stands_around_it() {
         let (dir, path) = at(FILE);
-        assert!(write(&path, ("sandbox", "memory"), Some("2G")).unwrap());
-        assert!(!write(&path, ("sandbox", "net"), Some("none")).unwrap());
-        assert!(!write(&path, ("pool", "debian"), Some("1")).unwrap());
+        assert!(write(&path, ("sandbox", "memory"), Some(New::Text("2G"))).unwrap());
+        assert!(!write(&path, ("sandbox", "net"), Some(New::Text("none"))).unwrap());
+        assert!(!write(&path, ("pool", "debian"), Some(New::Number("1"))).unwrap());
         assert!(write(&path, ("sandbox", "cpus"), None).unwrap());
         assert!(!write(&path, ("sandbox", "ttl"), None).unwrap());
         let text = std::fs::read_to_string(&path).unwrap();
@@ -262,10 +282,37 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_file_is_told_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).unwrap();
+        // Nobody writes into it: who opens it to read would wait.
+        assert!(matches!(read(&path), Err(ConfigFileError::Fs(_))));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(matches!(read(&path), Err(ConfigFileError::Fs(_))));
+    }
+
+    #[test]
+    fn text_stays_text_whatever_it_looks_like() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        for text in ["0123", "123", "+5", "-0"] {
+            write(&path, ("sandbox", "image"), Some(New::Text(text))).unwrap();
+            assert_eq!(pairs(&read(&path).unwrap()), [("sandbox.image", text, 2)]);
+        }
+        write(&path, ("pool", "minimal"), Some(New::Number("3"))).unwrap();
+        // A number that no program would write is kept as it was given, too.
+        write(&path, ("pool", "debian"), Some(New::Number("03"))).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "[sandbox]\nimage = \"-0\"\n\n[pool]\nminimal = 3\ndebian = \"03\"\n");
+    }
+
+    #[test]
     fn the_first_setting_makes_the_file_and_its_directory() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("etc/config.toml");
-        write(&path, ("sandbox", "cpus"), Some("2")).unwrap();
+        write(&path, ("sandbox", "cpus"), Some(New::Number("2"))).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "[sandbox]\ncpus = 2\n");
     }
 
@@ -275,7 +322,7 @@ mod tests {
             [("[sandbox\n", 1), ("a = 1\n[b]\nc = [1]\n", 3), ("\n[a]\nb = true\n", 3), ("x = 1.5\n", 1), ("[[a]]\nb = 1\n", 1)]
         {
             let (_dir, path) = at(text);
-            for error in [read(&path).unwrap_err(), write(&path, ("a", "b"), Some("c")).unwrap_err()] {
+            for error in [read(&path).unwrap_err(), write(&path, ("a", "b"), Some(New::Text("c"))).unwrap_err()] {
                 let (ConfigFileError::Syntax { line: found, .. } | ConfigFileError::Shape { line: found, .. }) = error else {
                     panic!("{error}")
                 };

@@ -243,6 +243,22 @@ impl Key {
             Self::PlainHttp => ("registry", "plain-http"),
         }
     }
+
+    /// Whether its values are numbers; all others are text, also where that has digits only.
+    pub fn is_number(&self) -> bool {
+        match self {
+            Self::Cpus | Self::Pool(_) => true,
+            Self::Image
+            | Self::Memory
+            | Self::DiskSize
+            | Self::Network
+            | Self::Ttl
+            | Self::Accelerator
+            | Self::Mirror(_)
+            | Self::DefaultRegistry
+            | Self::PlainHttp => false,
+        }
+    }
 }
 
 impl fmt::Display for Key {
@@ -287,6 +303,8 @@ pub struct Settled {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
     written: BTreeMap<Key, Settled>,
+    /// Everything that was said, also what a stronger layer overrules.
+    said: BTreeMap<(Layer, Key), String>,
     image: Option<ImageName>,
     cpus: Option<Cpus>,
     memory: Option<Memory>,
@@ -306,6 +324,7 @@ impl Config {
         // A weaker one is checked all the same: a bad value is told, whoever overrules it.
         let place = if weaker { &mut aside } else { &mut *self };
         place.take(&key, value).map_err(|source| ConfigError::Value { key: key.to_string(), value: shorten(value), source })?;
+        self.said.insert((layer, key.clone()), value.to_owned());
         if !weaker {
             self.written.insert(key, Settled { value: value.to_owned(), layer });
         }
@@ -341,6 +360,16 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// What would be settled if nobody beyond this layer had said anything.
+    pub fn up_to(&self, most: Layer) -> Self {
+        let mut config = Self::default();
+        for ((layer, key), value) in self.said.iter().filter(|((layer, _), _)| *layer <= most) {
+            // It was good when it was said.
+            let _ = config.set(key.clone(), value, *layer);
+        }
+        config
     }
 
     /// Everything that is settled, by key.
@@ -460,6 +489,18 @@ mod tests {
             assert_eq!(config, before);
         }
         assert!(matches!(config.set_pair("sandbox.cpus", Layer::Line), Err(ConfigError::NoEquals(_))));
+    }
+
+    #[test]
+    fn what_the_stronger_said_can_be_left_out() {
+        let mut config = Config::default();
+        config.set_pair("sandbox.memory=1G", Layer::Line).unwrap();
+        config.set_pair("sandbox.memory=2G", Layer::File).unwrap();
+        config.set_pair("sandbox.cpus=2", Layer::Environment).unwrap();
+        let (file, environment) = (config.up_to(Layer::File), config.up_to(Layer::Environment));
+        assert_eq!((file.memory(), file.cpus()), (Some("2G".parse().unwrap()), None));
+        assert_eq!((environment.memory(), environment.cpus()), (file.memory(), config.cpus()));
+        assert_eq!(config.up_to(Layer::Line), config);
     }
 
     #[test]

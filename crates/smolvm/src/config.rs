@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use smolvm_host::config_file::{self, ConfigFileError, Written};
+use smolvm_host::config_file::{self, ConfigFileError, New, Written};
 use smolvm_model::config::{Config, ConfigError, KEYS, Key, Layer};
 use smolvm_model::error_code::ErrorCode;
 
@@ -38,7 +38,8 @@ impl Smolvm {
     /// Settles one thing in the file.
     pub fn set_config(&self, path: &Path, key: &Key, value: &str) -> Result<(), Error> {
         Config::default().set(key.clone(), value, Layer::File).map_err(wrong)?;
-        config_file::write(path, key.place(), Some(value)).map(drop).map_err(unusable)
+        let new = if key.is_number() { New::Number(value) } else { New::Text(value) };
+        config_file::write(path, key.place(), Some(new)).map(drop).map_err(unusable)
     }
 
     /// Takes one thing out of the file; false if it was not there.

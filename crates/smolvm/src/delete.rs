@@ -88,8 +88,14 @@ impl Smolvm {
                 Err(e) => deletion.failed.push((id.clone(), e)),
             }
         }
+        self.delete_held(&mut store, locks, &mut deletion)?;
+        Ok(deletion)
+    }
+
+    /// The same for those whose locks are held.
+    pub(crate) fn delete_held(&self, store: &mut Store, locks: Vec<(SandboxId, Lock)>, deletion: &mut Deletion) -> Result<(), Error> {
         let targets: Vec<SandboxId> = locks.iter().map(|(id, _)| id.clone()).collect();
-        let report = self.remove_locked(&mut store, &targets, Reason::Delete)?;
+        let report = self.remove_locked(store, &targets, Reason::Delete)?;
         deletion.freed_bytes = report.freed_bytes;
         let failures = report.failures();
         for (id, lock) in locks {
@@ -101,8 +107,8 @@ impl Smolvm {
                 deletion.deleted.push(id);
             }
         }
-        deletion.shared = network::release_shared(self, &mut store).and_then(|parts| network::unreleased(&parts)).err();
-        Ok(deletion)
+        deletion.shared = network::release_shared(self, store).and_then(|parts| network::unreleased(&parts)).err();
+        Ok(())
     }
 
     /// The sandbox's lock if there is such a sandbox once the lock is held.

@@ -114,7 +114,8 @@ fn at_once<I: std::marker::Sync, T: Send>(
     let workers = items.len().min(AT_ONCE).min(std::thread::available_parallelism().map_or(1, usize::from));
     // One of them is this thread: a single copy starts none.
     std::thread::scope(|scope| {
-        (1..workers).for_each(|_| drop(scope.spawn(work)));
+        // Where no thread can be had, this one makes them all.
+        (1..workers).for_each(|_| drop(std::thread::Builder::new().spawn_scoped(scope, work)));
         work();
     });
     let mut outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -10,9 +10,14 @@ pub(crate) fn halves<T: Sync, R: Send>(items: &[T], work: impl Fn(&[T]) -> R + S
     }
     let (first, second) = items.split_at(items.len() / 2);
     std::thread::scope(|scope| {
-        let other = scope.spawn(|| work(second));
+        let other = std::thread::Builder::new().spawn_scoped(scope, || work(second));
         let first = work(first);
-        vec![first, other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))]
+        let second = match other {
+            Ok(other) => other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            // No thread can be had: the one there is does both.
+            Err(_) => work(second),
+        };
+        vec![first, second]
     })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use smolvm_host::lock;
-use smolvm_host::proc::identity::{Presence, Recorded, presence};
+use smolvm_host::proc::identity::{Presence, Recorded, is_same_process, presence};
 use smolvm_host::proc::scan;
 use smolvm_host::store::SandboxRecord;
 use smolvm_model::ledger::{Entry, Kind, ProcessIdentity};
@@ -76,9 +76,12 @@ impl Smolvm {
     }
 
     pub(crate) fn presence(&self, identity: &ProcessIdentity) -> Presence {
-        let recorded =
-            Recorded { pid: identity.pid, start_ticks: identity.start_ticks, boot_id: &identity.boot_id, token: &identity.token };
-        presence(self.proc(), &recorded, &self.boot_id)
+        presence(self.proc(), &recorded(identity), &self.boot_id)
+    }
+
+    /// Whether the kernel says that it is that process, whatever its words are now.
+    pub(crate) fn is_same_process(&self, identity: &ProcessIdentity) -> bool {
+        is_same_process(self.proc(), &recorded(identity), &self.boot_id).unwrap_or(false)
     }
 
     fn somebody_at(&self, record: &SandboxRecord, looker: Looker) -> Result<bool, Error> {
@@ -91,6 +94,10 @@ impl Smolvm {
     fn monitor_lives(&self, record: &SandboxRecord) -> Result<bool, Error> {
         Ok(lock::is_held(&self.paths().monitor_lock(&record.id))?)
     }
+}
+
+fn recorded(identity: &ProcessIdentity) -> Recorded<'_> {
+    Recorded { pid: identity.pid, start_ticks: identity.start_ticks, boot_id: &identity.boot_id, token: &identity.token }
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Whether the file systems that everything stands on answer at all.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use smolvm_host::fsx::patiently;
 use smolvm_model::error_code::ErrorCode;
 
@@ -20,9 +21,19 @@ pub fn check_reachable(paths: &Paths) -> Result<(), Error> {
     check_within(paths, PATIENCE)
 }
 
+/// The same for one file, before it is read.
+pub fn check_file_reachable(path: &Path) -> Result<(), Error> {
+    check_places(&[path.to_owned()], PATIENCE)
+}
+
 fn check_within(paths: &Paths, patience: Duration) -> Result<(), Error> {
-    let places: Vec<PathBuf> = vec![paths.state.clone(), paths.run.clone(), paths.cache.clone()];
-    let answers = patiently(places.clone(), 1, patience, |path| drop(std::fs::File::open(path)));
+    check_places(&[paths.state.clone(), paths.run.clone(), paths.cache.clone()], patience)
+}
+
+fn check_places(places: &[PathBuf], patience: Duration) -> Result<(), Error> {
+    // Without waiting for whoever writes into a pipe.
+    let open = |path: &PathBuf| drop(rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()));
+    let answers = patiently(places.to_vec(), 1, patience, open);
     match places.iter().zip(answers).find(|(_, answer)| answer.is_none()) {
         None => Ok(()),
         Some((path, _)) => {
@@ -46,6 +57,8 @@ mod tests {
             let mount = testkit::HungMount::new(&paths.run);
             let e = check_within(&paths, Duration::from_millis(100)).unwrap_err();
             assert!(e.code == ErrorCode::Unreachable && e.one_line().contains(&*paths.run.to_string_lossy()), "{e:?}");
+            let file = paths.run.join("config.toml");
+            assert_eq!(check_places(&[file], Duration::from_millis(100)).unwrap_err().code, ErrorCode::Unreachable);
             drop(mount);
         });
         assert!(check_within(&paths, Duration::from_mins(1)).is_ok());

@@ -10,18 +10,19 @@ mod plan;
 mod steps;
 mod wait;
 
-use std::io::{ErrorKind, Write};
+use std::fs::File;
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use smolvm_host::effect::{perform, perform_once};
-use smolvm_host::fsx::{FsError, copy_sparse};
-use smolvm_host::image::template::{DiskState, Draft};
+use smolvm_host::fsx::{FsError, copy_data};
+use smolvm_host::image::template::{DiskState, Draft, Opened};
 use smolvm_host::store::{Failure, SandboxRecord, Store};
 use smolvm_model::effect::{Commit, Effect};
 use smolvm_model::engine::AcceleratorRequest;
@@ -37,7 +38,7 @@ use smolvm_proto::InitConfig;
 use crate::create::{Made, make_run_dir};
 use crate::error::{Error, io_code};
 use crate::installation::{LOCK_WAIT, Smolvm};
-use crate::monitor::{MonitorConfig, MonitorMemory, MonitorNetwork, Report};
+use crate::monitor::{MonitorConfig, MonitorMemory, MonitorNetwork, Report, handover};
 use crate::network;
 use crate::observe::Looker;
 use crate::paths::MONITOR_LOG;
@@ -173,12 +174,12 @@ impl Smolvm {
         mut steps: Steps,
         patience: Patience<'_>,
     ) -> Result<Came, Error> {
-        if let Some(from) = &plan.disk_from {
-            // It may have been collected since it was chosen.
-            if !from.exists() {
-                return Ok(Came::NotForked(Error::new(ErrorCode::NotFound, "its disk is gone")));
+        if let Some(template) = plan.template.as_ref().filter(|_| plan.facts.disk == DiskState::Fresh) {
+            match template.disk() {
+                Ok(disk) => perform(Effect::DataDisk, |_| self.renew_disk(id, &disk, plan.disk_bytes))?,
+                // It was removed since it was chosen.
+                Err(e) => return Ok(Came::NotForked(Error::new(io_code(&e), "the template's disk cannot be opened").because(e))),
             }
-            perform(Effect::DataDisk, |_| self.renew_disk(id, from, plan.disk_bytes))?;
         } else {
             self.own_disk(id, plan.disk_bytes)?;
         }
@@ -222,13 +223,13 @@ impl Smolvm {
             init: record.spec.init.map(|init| InitConfig { stop_signal: init.stop_signal.map(Signal::number) }),
             steps,
         };
-        let (mut child, socket) = perform_once(Effect::Monitor, |_| self.spawn_monitor(id, &config, tap))?;
+        let (mut child, socket) = perform_once(Effect::Monitor, |_| self.spawn_monitor(id, &config, plan.template.as_ref(), tap))?;
         let answer = wait_for_report(socket, patience);
         // The monitor outlives this command. Should it have ended, it is reaped here.
         let _ = child.try_wait();
         match (answer?, &plan.memory) {
             (Report::Parked, MonitorMemory::Park { .. })
-            | (Report::Ready, MonitorMemory::Boot | MonitorMemory::Fork { .. } | MonitorMemory::Restore { .. }) => Ok(Came::Up),
+            | (Report::Ready, MonitorMemory::Boot | MonitorMemory::Fork | MonitorMemory::Restore { .. }) => Ok(Came::Up),
             (Report::Ready | Report::Parked, _) => Err(Error::new(ErrorCode::Internal, "the monitor did something else than it was told")),
             (report @ Report::Failed { .. }, _) => match (report.error(), plan.is_fork()) {
                 (e, true) if e.code == ErrorCode::GuestError => Ok(Came::NotForked(e)),
@@ -238,20 +239,29 @@ impl Smolvm {
     }
 
     /// Puts a copy of what the template has mounted in the place of a disk with nothing on it.
-    fn renew_disk(&self, id: &SandboxId, from: &Path, bytes: u64) -> Result<(), Error> {
+    fn renew_disk(&self, id: &SandboxId, from: &File, bytes: u64) -> Result<(), Error> {
         let (copy, disk) = (self.paths().new_disk(id), self.paths().disk(id));
-        let made = match copy_sparse(from, &copy, bytes) {
+        let make = || File::options().write(true).create_new(true).mode(0o600).open(&copy);
+        let made = match make() {
             // Left by a start that was killed.
-            Err(e) if e.source.kind() == ErrorKind::AlreadyExists => {
-                std::fs::remove_file(&copy).map_err(FsError::on("remove", &copy)).and_then(|()| copy_sparse(from, &copy, bytes))
-            }
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => std::fs::remove_file(&copy).and_then(|()| make()),
             other => other,
         };
-        Ok(made.and_then(|()| std::fs::rename(&copy, &disk).map_err(FsError::on("replace", &disk)))?)
+        let target = made.map_err(FsError::on("make", &copy))?;
+        copy_data(from, &target, bytes).map_err(FsError::on("copy into", &copy))?;
+        Ok(std::fs::rename(&copy, &disk).map_err(FsError::on("replace", &disk))?)
     }
 
     /// Starts the monitor in a process group of its own, out of reach of a terminal's Ctrl-C, its standard output a socket to this process.
-    fn spawn_monitor(&self, id: &SandboxId, config: &MonitorConfig, tap: Option<OwnedFd>) -> Result<(Child, UnixStream), Error> {
+    ///
+    /// A template goes along open: what happens to this command, and to the template, no longer matters to the fork.
+    fn spawn_monitor(
+        &self,
+        id: &SandboxId,
+        config: &MonitorConfig,
+        template: Option<&Opened>,
+        tap: Option<OwnedFd>,
+    ) -> Result<(Child, UnixStream), Error> {
         let fail = |e: std::io::Error| Error::new(io_code(&e), "the monitor cannot be started").because(e);
         let (ours, theirs) = UnixStream::pair().map_err(fail)?;
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.paths().sandbox(id).join(MONITOR_LOG)).map_err(fail)?;
@@ -265,10 +275,8 @@ impl Smolvm {
         drop(command);
         let text =
             serde_json::to_vec(config).map_err(|e| Error::new(ErrorCode::Internal, "the monitor cannot be told what to do").because(e))?;
-        let mut socket = ours;
-        let length = u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes();
-        socket.write_all(&length).and_then(|()| socket.write_all(&text)).map_err(fail)?;
-        Ok((child, socket))
+        handover::send(&ours, &text, template.map(AsFd::as_fd)).map_err(fail)?;
+        Ok((child, ours))
     }
 
     /// Takes back what a failed start made, and records why it failed.

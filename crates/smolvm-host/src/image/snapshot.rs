@@ -15,7 +15,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -148,7 +148,11 @@ impl Snapshot {
     pub fn hold(&self) -> Result<Held, ImageError> {
         let fail = |e: std::io::Error| ImageError::from(FsError::on("open", &self.directory)(e));
         let open = File::open(&self.directory).map_err(fail)?;
-        open.try_lock_shared().map_err(|e| fail(e.into()))?;
+        open.try_lock_shared().map_err(|e| match e {
+            // It is being removed.
+            TryLockError::WouldBlock => LockError::Busy { path: self.directory.clone() }.into(),
+            TryLockError::Error(e) => fail(e),
+        })?;
         // It may have been removed, and another made of that name, since it was found.
         match find(self.directory.parent().and_then(Path::parent).unwrap_or(&self.directory), &self.name)? {
             Some(now) if (&now.digests, now.created_unix) == (&self.digests, self.created_unix) => Ok(Held(open)),
@@ -317,10 +321,14 @@ impl Draft {
         let paths: Vec<PathBuf> = names.iter().map(|name| self.workdir.path().join(name)).collect();
         // The disk is slow and the digest is not: one waits while the other counts.
         let digests = std::thread::scope(|scope| {
-            let syncing = scope.spawn(|| sync_all(&paths));
+            // Where no thread can be had, one is done after the other.
+            let syncing = std::thread::Builder::new().spawn_scoped(scope, || sync_all(&paths));
             let digests: Result<Vec<Digest>, FsError> =
                 paths.iter().map(|path| Digest::of_sparse_file(path).map_err(FsError::on("read", path))).collect();
-            let synced = syncing.join().unwrap_or_else(|_| Err(FsError::on("sync", root)(std::io::Error::other("a thread ended"))));
+            let synced = match syncing {
+                Ok(syncing) => syncing.join().unwrap_or_else(|_| Err(FsError::on("sync", root)(std::io::Error::other("a thread ended")))),
+                Err(_) => sync_all(&paths),
+            };
             synced.and(digests)
         })?;
         let manifest = Manifest {
@@ -413,6 +421,10 @@ mod tests {
         let (held, again) = (made.hold().unwrap(), made.hold().unwrap());
         assert!(matches!(remove(root, &made.name), Err(ImageError::Lock(LockError::Busy { .. }))));
         drop((held, again));
+        let remover = File::open(&made.directory).unwrap();
+        remover.try_lock().unwrap();
+        assert!(matches!(made.hold(), Err(ImageError::Lock(LockError::Busy { .. }))), "one that is being removed");
+        drop(remover);
         assert!(remove(root, &made.name).unwrap());
         assert!(matches!(made.hold(), Err(ImageError::Fs(_))));
         let other = make(root, "one", Kind::Disk).unwrap();

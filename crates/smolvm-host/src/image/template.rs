@@ -11,14 +11,18 @@
 //! template is never out of date: what changes has another key, and what nobody asks for any more is collected.
 //! The id of this boot is part of the key, because the host's processor and the rate of its counter are, too;
 //! so no template has to survive a crash, and none is ever synced.
+//!
+//! One may be removed, and another of the same key made, at any moment: whoever forks opens the directory once and everything
+//! beneath that, so that no fork has the disk of one and the memory of another.
 
 use std::ffi::OsStr;
 use std::fs::{File, FileTimes};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, openat, renameat_with};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use smolvm_model::effect::Effect;
@@ -144,25 +148,54 @@ pub struct Template {
 }
 
 impl Template {
-    /// The file with its memory.
-    pub fn memory(&self) -> PathBuf {
-        self.directory.join(MEMORY)
-    }
-
-    /// The file with the state of its devices.
-    pub fn devices(&self) -> PathBuf {
-        self.directory.join(DEVICES)
-    }
-
-    /// The disk that each fork starts with a copy of, if its own is fresh.
-    pub fn disk(&self) -> Option<PathBuf> {
-        (self.facts.disk == DiskState::Fresh).then(|| self.directory.join(DISK))
+    /// Opens it, to be forked. What has its key by now is as good, if it is another.
+    pub fn open(&self) -> Result<Opened, ImageError> {
+        let open = openat(CWD, &self.directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        Ok(open.map(Opened).map_err(|errno| FsError::on("open", &self.directory)(errno.into()))?)
     }
 
     /// Notes that it is being forked.
     pub fn touch(&self) {
         // Only the collection of what nobody uses goes by it.
         let _ = File::open(self.directory.join(MANIFEST)).and_then(|file| file.set_times(FileTimes::new().set_modified(SystemTime::now())));
+    }
+}
+
+/// A template whose files are of one making, however long ago it was removed. Those that are removed are not found any more.
+#[derive(Debug)]
+pub struct Opened(OwnedFd);
+
+impl Opened {
+    /// Its memory.
+    pub fn memory(&self) -> std::io::Result<File> {
+        self.file(MEMORY)
+    }
+
+    /// The state of its devices.
+    pub fn devices(&self) -> std::io::Result<File> {
+        self.file(DEVICES)
+    }
+
+    /// The disk that each fork starts with a copy of, if its own is fresh.
+    pub fn disk(&self) -> std::io::Result<File> {
+        self.file(DISK)
+    }
+
+    fn file(&self, name: &str) -> std::io::Result<File> {
+        Ok(openat(&self.0, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?.into())
+    }
+}
+
+impl AsFd for Opened {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<OwnedFd> for Opened {
+    /// The descriptor of a template that another process opened.
+    fn from(directory: OwnedFd) -> Self {
+        Self(directory)
     }
 }
 
@@ -336,12 +369,29 @@ mod tests {
         assert_eq!(find(cache.path(), &facts.key()).unwrap(), None);
         let made = make(cache.path(), &facts);
         assert_eq!(find(cache.path(), &facts.key()).unwrap(), Some(made.clone()));
-        assert_eq!(std::fs::metadata(made.memory()).unwrap().len(), 1 << 20);
+        assert_eq!(made.open().unwrap().memory().unwrap().metadata().unwrap().len(), 1 << 20);
         assert_eq!(list(cache.path()).unwrap(), vec![made]);
         assert!(remove(cache.path(), &facts.key()).unwrap());
         assert!(!remove(cache.path(), &facts.key()).unwrap());
         assert_eq!(list(cache.path()).unwrap(), vec![]);
         assert_eq!(std::fs::read_dir(layout::temporary(cache.path())).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn who_has_opened_one_never_gets_files_of_another() {
+        let cache = tempfile::tempdir().unwrap();
+        let facts = facts("a");
+        let first = make(cache.path(), &facts);
+        let opened = first.open().unwrap();
+        let before = opened.memory().unwrap();
+        assert!(remove(cache.path(), &facts.key()).unwrap());
+        assert!(matches!(first.open(), Err(ImageError::Fs(e)) if e.source.kind() == std::io::ErrorKind::NotFound));
+        let second = make(cache.path(), &facts);
+        assert!(second.open().unwrap().memory().is_ok());
+        for gone in [opened.memory(), opened.devices(), opened.disk()] {
+            assert_eq!(gone.unwrap_err().kind(), std::io::ErrorKind::NotFound);
+        }
+        assert_eq!(before.metadata().unwrap().len(), 1 << 20, "what was opened before stays what it was");
     }
 
     #[test]

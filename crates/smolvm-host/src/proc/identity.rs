@@ -3,6 +3,10 @@
 //! A pid alone is a number that the kernel hands out again; a start time alone repeats after a
 //! reboot; a token alone can be copied into any argv. Only all of them together are a proof, and
 //! what cannot be read is *unknown*, never "gone".
+//!
+//! The first three are the kernel's word, which no process changes. The token lies in the process's own memory, which a
+//! hypervisor that a guest has broken out into may overwrite: so a token that is missing proves nothing against the other three,
+//! and such a process is neither ours nor gone.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -94,10 +98,18 @@ pub fn presence(proc: &Path, recorded: &Recorded<'_>, boot_id: &str) -> Presence
         Ok(args) if args.get(TOKEN_AT).is_some_and(|token| token == recorded.token) => Presence::Alive,
         // Same pid, same start, no memory any more: it is exiting, and its files are closed after its memory.
         Ok(args) if args.is_empty() => Presence::Alive,
-        Ok(_) => Presence::Recycled,
+        // The kernel says that it is, its own words that it is not: words can be overwritten, and a pid that comes again within
+        // the same tick of the clock would look like this, too.
+        Ok(_) => Presence::Unknown { evidence: format!("process {} does not have the words that it was started with", recorded.pid) },
         Err(e) if e.kind() == ErrorKind::NotFound => Presence::Gone,
         Err(e) => unknown("cmdline", &e),
     }
+}
+
+/// Whether the kernel says that it is still that process and no zombie, whatever its words are now.
+pub fn is_same_process(proc: &Path, recorded: &Recorded<'_>, boot_id: &str) -> std::io::Result<bool> {
+    let seen = look(proc, recorded.pid)?;
+    Ok(recorded.boot_id == boot_id && seen.is_some_and(|seen| seen.start_ticks == recorded.start_ticks && !seen.zombie))
 }
 
 /// A process's argument vector, capped; every element at its place, empty ones too.
@@ -176,14 +188,26 @@ mod tests {
             (stat("qemu", 'Z', 42), b"".to_vec(), Presence::Gone),
             (stat("qemu", 'S', 43), OURS.to_vec(), Presence::Recycled),
             (stat("qemu", 'S', 43), b"".to_vec(), Presence::Recycled),
-            (stat("qemu", 'S', 42), b"x\0-name\0m\0-uuid\0tok2\0".to_vec(), Presence::Recycled),
-            // The token at another place than its own proves nothing, and empty words move nothing.
-            (stat("qemu", 'S', 42), b"x\0tok\0".to_vec(), Presence::Recycled),
-            (stat("qemu", 'S', 42), b"x\0\0-name\0m\0-uuid\0tok\0".to_vec(), Presence::Recycled),
+            (stat("qemu", 'Z', 42), b"x\0-name\0m\0-uuid\0tok2\0".to_vec(), Presence::Gone),
+            (stat("qemu", 'S', 43), b"x\0-name\0m\0-uuid\0tok2\0".to_vec(), Presence::Recycled),
             (stat("qemu", 'S', 42), b"x\0\0\0\0tok\0".to_vec(), Presence::Alive),
         ];
         for (stat, cmdline, want) in table {
             assert_eq!(presence(fake(&stat, &cmdline).path(), &RECORD, "b"), want, "{stat}");
+        }
+    }
+
+    /// Its words are its own memory, and it may write there what it likes.
+    #[test]
+    fn who_changes_its_words_is_not_gone() {
+        // The token at another place than its own proves nothing, and empty words move nothing.
+        for words in [&b"x\0-name\0m\0-uuid\0tok2\0"[..], b"x\0tok\0", b"x\0\0-name\0m\0-uuid\0tok\0", b"innocent\0"] {
+            let dir = fake(&stat("qemu", 'S', 42), words);
+            assert!(matches!(presence(dir.path(), &RECORD, "b"), Presence::Unknown { .. }), "{words:?}");
+            assert!(is_same_process(dir.path(), &RECORD, "b").unwrap());
+        }
+        for other in [stat("qemu", 'S', 43), stat("qemu", 'Z', 42)] {
+            assert!(!is_same_process(fake(&other, OURS).path(), &RECORD, "b").unwrap(), "{other}");
         }
     }
 

@@ -77,7 +77,8 @@ pub fn pids(proc: &Path) -> std::io::Result<HashSet<u32>> {
 
 /// The uids of `wanted` under which a process runs.
 ///
-/// By the owner of its directory in `proc`, which is its effective uid: one look a process.
+/// By the owner of its directory in `proc`: one look a process. That is its effective uid also where it may not be dumped, which
+/// makes root the owner of the files in it, but not of the directory itself.
 pub fn uids(proc: &Path, wanted: impl Fn(u32) -> bool) -> std::io::Result<BTreeSet<u32>> {
     let entries = std::fs::read_dir(proc)?.flatten().filter(|e| e.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit));
     // One that ends meanwhile needs no uid any more.
@@ -94,4 +95,35 @@ fn is_beneath(target: &Path, dir: &Path) -> bool {
 pub fn has_open_beneath(process: &Path, dir: &Path) -> bool {
     let Ok(fds) = std::fs::read_dir(process.join("fd")) else { return false };
     fds.flatten().any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| is_beneath(&target, dir)))
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test starts a process of its own, which hangs")]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// Run as root, like all tests with processes of two users.
+    #[test]
+    fn a_process_that_hides_its_memory_does_not_hide_its_uid() {
+        /// Nobody else's.
+        const UID: u32 = 1_987_654_321;
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
+        let program = dir.path().join("cat");
+        std::fs::copy("/bin/cat", &program).unwrap();
+        // Who may not read its own program may not be dumped.
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o711)).unwrap();
+        let mut child = Command::new(&program).stdin(Stdio::piped()).uid(UID).gid(UID).spawn().unwrap();
+        let proc = Path::new("/proc");
+        let owner = std::fs::metadata(proc.join(child.id().to_string()).join("status")).unwrap().uid();
+        let found = uids(proc, |uid| uid == UID).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(owner, 0, "it may be dumped");
+        assert_eq!(found, BTreeSet::from([UID]));
+    }
 }

@@ -23,6 +23,8 @@ pub(super) struct Client {
     pub(super) id: ClientId,
     pub(super) socket: UnixStream,
     pub(super) out: Outgoing,
+    /// Streams that the guest ended, and whose rest may still wait here.
+    ended: usize,
     phase: Phase,
 }
 
@@ -47,6 +49,7 @@ impl Client {
             id,
             socket,
             out: Outgoing::default(),
+            ended: 0,
             phase: Phase::Greeting { scanner: RequestScanner::new(), until: Instant::now() + GREETING_WAIT },
         }
     }
@@ -96,10 +99,25 @@ impl Client {
         Ok(frames)
     }
 
+    /// The guest ends one of its streams: what of it waits for a client that reads slowly is not too much for that.
+    pub(super) fn stream_ends(&mut self) {
+        self.ended += 1;
+    }
+
     /// Queues a frame; `false` when the client, which has so many streams open, has let too much pile up.
     pub(super) fn queue(&mut self, frame: &Frame, streams: usize) -> bool {
+        let may_wait = MAX_WAITING + streams.saturating_add(self.ended).saturating_mul(MAX_WAITING_PER_STREAM);
         frame.encode_into(self.out.buffer());
-        self.out.len() <= MAX_WAITING + streams * MAX_WAITING_PER_STREAM
+        self.out.len() <= may_wait
+    }
+
+    /// Sends what the socket takes now; `false` when the other end is gone.
+    pub(super) fn flush(&mut self) -> bool {
+        let open = self.out.flush(&self.socket);
+        if self.out.is_empty() {
+            self.ended = 0;
+        }
+        open
     }
 }
 

@@ -73,13 +73,8 @@ pub enum MonitorMemory {
         /// The state of its devices.
         devices: PathBuf,
     },
-    /// It is forked from a template.
-    Fork {
-        /// The template's memory.
-        memory: PathBuf,
-        /// The state of its devices.
-        devices: PathBuf,
-    },
+    /// It is forked from the template whose directory is handed over with this.
+    Fork,
 }
 
 /// How the guest is attached.

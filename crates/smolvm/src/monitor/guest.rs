@@ -10,6 +10,8 @@ use super::outgoing::Outgoing;
 
 /// Once so much waits for the guest, clients with streams are not read until it has drained.
 const ENOUGH: usize = 1 << 20;
+/// No more waits for any guest: clients that feed it stop at [`ENOUGH`], all together 4 MiB later.
+const MOST: usize = 8 << 20;
 
 #[derive(Debug)]
 pub(super) struct Guest {
@@ -124,7 +126,12 @@ impl Guest {
     }
 
     /// Says something to the agent itself; that is not held back.
+    ///
+    /// A link that takes nothing whatever happens is given up: what its other end makes this one say would grow without end.
     pub(super) fn tell(&mut self, message: &HostMessage) {
+        if self.out.len() >= MOST {
+            return self.close();
+        }
         // Our own messages are small and plain: they always encode.
         if let Ok(payload) = encode(message)
             && !self.is_closed()

@@ -20,6 +20,7 @@ mod exit;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod guest;
+pub(crate) mod handover;
 mod log;
 mod network;
 mod outgoing;

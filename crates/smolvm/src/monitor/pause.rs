@@ -58,6 +58,10 @@ impl Loop<'_> {
             return self.reply(id, &MonitorReply::Paused);
         }
         if self.is_movable(id) {
+            // One way at a time: it has heard that it goes on, and would take that for the answer.
+            if matches!(self.motion, Motion::Resuming { .. }) {
+                return self.pausers.push(id);
+            }
             self.movers.push(id);
             self.settle(false, SETTLING);
         }
@@ -69,6 +73,8 @@ impl Loop<'_> {
             return self.reply(id, &MonitorReply::Resumed);
         }
         if self.is_movable(id) {
+            // The last word counts: who waited to have it halted hears that it runs.
+            self.movers.append(&mut self.pausers);
             self.movers.push(id);
             self.go_on();
         }
@@ -190,7 +196,9 @@ impl Loop<'_> {
                 self.tell_movers(&MonitorReply::Resumed);
             }
             Motion::Resuming { .. } => self.wake(),
-            Motion::Running | Motion::Settling { .. } | Motion::Pausing | Motion::Paused => {
+            // That is no news. Whoever says it again and again is not answered each time.
+            Motion::Running | Motion::Settling { .. } => {}
+            Motion::Pausing | Motion::Paused => {
                 self.quiet = false;
                 self.motion = Motion::Running;
                 self.wake();
@@ -228,6 +236,15 @@ impl Loop<'_> {
     fn tell_movers(&mut self, reply: &MonitorReply) {
         for id in std::mem::take(&mut self.movers) {
             self.reply(id, reply);
+        }
+        let pausers = std::mem::take(&mut self.pausers);
+        match self.motion {
+            Motion::Running if !pausers.is_empty() => {
+                self.movers = pausers;
+                self.settle(false, SETTLING);
+            }
+            Motion::Paused => pausers.into_iter().for_each(|id| self.reply(id, &MonitorReply::Paused)),
+            Motion::Running | Motion::Settling { .. } | Motion::Pausing | Motion::Resuming { .. } => self.pausers = pausers,
         }
     }
 

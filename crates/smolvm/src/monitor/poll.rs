@@ -95,6 +95,8 @@ pub(super) struct Loop<'a> {
     pub(super) copying: Option<Copying>,
     /// Who wants to hear that the guest halted, or goes on.
     pub(super) movers: Vec<ClientId>,
+    /// Who wants it halted as soon as it has gone on.
+    pub(super) pausers: Vec<ClientId>,
     pub(super) evidence: Evidence,
     /// When the hypervisor is killed if it has not ended by itself.
     pub(super) kill_at: Option<Instant>,
@@ -153,6 +155,7 @@ impl<'a> Loop<'a> {
             disk: Disk::of(&parts.layers),
             copying: None,
             movers: Vec::new(),
+            pausers: Vec::new(),
             phase: Phase::Booting { ready: None, corrections: 0 },
             evidence: Evidence::default(),
             kill_at: None,
@@ -242,7 +245,7 @@ impl<'a> Loop<'a> {
     fn flush(&mut self) {
         let _ = self.vmm.out.flush(&self.vmm.socket);
         let _ = self.guest.out.flush(&self.guest.socket);
-        let gone: Vec<ClientId> = self.clients.iter_mut().filter_map(|c| if c.out.flush(&c.socket) { None } else { Some(c.id) }).collect();
+        let gone: Vec<ClientId> = self.clients.iter_mut().filter_map(|c| if c.flush() { None } else { Some(c.id) }).collect();
         for id in gone {
             self.drop_client(id);
         }
@@ -321,6 +324,7 @@ impl<'a> Loop<'a> {
     fn link_is_lost(&mut self, why: &LinkError) {
         self.hypervisor_log.append(format!("smolvm: {why}\n").as_bytes());
         for (id, stream) in self.relay.drain() {
+            self.stream_ends(id);
             self.answer(id, &Frame::reset(stream));
         }
         if self.evidence.stop_requested {
@@ -333,8 +337,15 @@ impl<'a> Loop<'a> {
         let ends = matches!(frame.kind, FrameKind::Exit | FrameKind::Reset);
         if ends {
             self.relay.close(frame.stream);
+            self.stream_ends(id);
         }
         self.answer(id, &Frame { stream, ..frame });
+    }
+
+    fn stream_ends(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.iter_mut().find(|c| c.id == id) {
+            client.stream_ends();
+        }
     }
 
     fn agent_said(&mut self, message: AgentMessage) -> Result<(), Error> {

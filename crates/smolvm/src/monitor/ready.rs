@@ -51,7 +51,7 @@ impl Loop<'_> {
     /// A fork's agent waits for nothing else, and speaks what the template's spoke: it need not be heard first.
     pub(super) fn tell_early(&mut self) -> Result<(), Error> {
         match self.config.memory {
-            MonitorMemory::Fork { .. } | MonitorMemory::Restore { .. } => self.tell_who_it_is(),
+            MonitorMemory::Fork | MonitorMemory::Restore { .. } => self.tell_who_it_is(),
             MonitorMemory::Boot | MonitorMemory::Park { .. } => Ok(()),
         }
     }
@@ -67,7 +67,7 @@ impl Loop<'_> {
                 fresh_disk: *disk == DiskState::Fresh,
                 rehearse: rehearse.clone(),
             },
-            MonitorMemory::Boot | MonitorMemory::Fork { .. } => HostMessage::Boot(self.boot_config()?),
+            MonitorMemory::Boot | MonitorMemory::Fork => HostMessage::Boot(self.boot_config()?),
             MonitorMemory::Restore { .. } => HostMessage::Restore(self.boot_config()?),
         };
         self.guest.tell(&message);

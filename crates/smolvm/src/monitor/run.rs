@@ -1,7 +1,6 @@
 //! A monitor's life from its first instruction to its last.
 
 use std::fs::{File, OpenOptions};
-use std::io::Read;
 use std::num::{NonZeroU8, NonZeroU32};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,6 +12,7 @@ use smolvm_host::effect::{Permit, perform, perform_once};
 use smolvm_host::engine::accel;
 use smolvm_host::engine::launch::{LaunchRequest, Launched, Memory, NetAttach, launch};
 use smolvm_host::engine::probe::Engine;
+use smolvm_host::image::template::Opened;
 use smolvm_host::jail::JailIdentity;
 use smolvm_host::lock::{self, Lock};
 use smolvm_host::store::Store;
@@ -24,6 +24,7 @@ use smolvm_model::ledger::{Kind, ProcessIdentity};
 use smolvm_model::name::{LaunchToken, SandboxId};
 
 use super::config::{MonitorConfig, MonitorMemory};
+use super::handover;
 use super::poll::{Loop, Parts};
 use super::report::{Report, Reporter};
 use crate::error::Error;
@@ -31,22 +32,19 @@ use crate::installation::Smolvm;
 use crate::paths::{CONSOLE, HYPERVISOR_LOG};
 use crate::session::socket_path;
 
-/// Longest configuration that is read; a real one has about 1.5 KiB.
-const CONFIG_CAP: u32 = 64 << 10;
-
 /// Runs a monitor: standard input is the TAP (or nothing), standard output a socket to the command that started it.
 ///
 /// Returns when the hypervisor has ended; the value is the process's exit status.
 pub fn run() -> u8 {
-    let (config, reporter) = match read_config() {
-        Ok(pair) => pair,
+    let (config, template, reporter) = match read_config() {
+        Ok(told) => told,
         Err(e) => {
             complain(&e);
             return 1;
         }
     };
     let mut reporter = reporter;
-    match live(&config, &mut reporter) {
+    match live(&config, template.as_ref(), &mut reporter) {
         Ok(()) => 0,
         Err(e) => {
             complain(&e);
@@ -69,7 +67,7 @@ pub(super) fn note(text: &str) {
     eprintln!("smolvm monitor: {text}");
 }
 
-fn live(config: &MonitorConfig, reporter: &mut Reporter) -> Result<(), Error> {
+fn live(config: &MonitorConfig, template: Option<&Opened>, reporter: &mut Reporter) -> Result<(), Error> {
     let odd = |what: &str| Error::new(ErrorCode::Internal, format!("the monitor was given {what} that is none"));
     let vm = Smolvm::open(config.settings.clone())?;
     let id: SandboxId = config.id.parse().map_err(|_| odd("an id"))?;
@@ -82,7 +80,7 @@ fn live(config: &MonitorConfig, reporter: &mut Reporter) -> Result<(), Error> {
     let chain = Chain::read(&vm.paths().disk(&id))?;
     let (launched, network) = perform_once(Effect::Hypervisor, |permit| {
         let (net, network) = super::network::attach(config)?;
-        start_hypervisor(permit, config, &vm, (&id, &token), &chain, net).map(|launched| (launched, network))
+        start_hypervisor(permit, (config, template), &vm, (&id, &token), &chain, net).map(|launched| (launched, network))
     })?;
     record_hypervisor(&vm, &token, &launched)?;
     steps.done("hypervisor");
@@ -106,19 +104,15 @@ fn live(config: &MonitorConfig, reporter: &mut Reporter) -> Result<(), Error> {
 }
 
 /// Reads the configuration and frees standard input and output for what nobody may hold open by accident.
-fn read_config() -> Result<(MonitorConfig, Reporter), Error> {
+fn read_config() -> Result<(MonitorConfig, Option<Opened>, Reporter), Error> {
     let fail = |e: std::io::Error| Error::new(ErrorCode::Internal, "the monitor was not told what to do").because(e);
     let own: OwnedFd = rustix::stdio::stdout().try_clone_to_owned().map_err(fail)?;
     let null: OwnedFd = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(fail)?.into();
     rustix::stdio::dup2_stdout(&null).map_err(|e| fail(e.into()))?;
-    let mut socket = UnixStream::from(own);
-    let mut length = [0; 4];
-    socket.read_exact(&mut length).map_err(fail)?;
-    let length = u32::from_le_bytes(length).min(CONFIG_CAP);
-    let mut text = vec![0; usize::try_from(length).unwrap_or(0)];
-    socket.read_exact(&mut text).map_err(fail)?;
+    let socket = UnixStream::from(own);
+    let (text, template) = handover::receive(&socket).map_err(fail)?;
     let config = serde_json::from_slice(&text).map_err(|e| fail(e.into()))?;
-    Ok((config, Reporter::new(socket.into())))
+    Ok((config, template.map(Opened::from), Reporter::new(socket.into())))
 }
 
 fn hold_lock(vm: &Smolvm, id: &SandboxId) -> Result<Lock, Error> {
@@ -142,7 +136,7 @@ fn listen(vm: &Smolvm, id: &SandboxId) -> Result<UnixListener, Error> {
 
 fn start_hypervisor(
     permit: &Permit,
-    config: &MonitorConfig,
+    (config, template): (&MonitorConfig, Option<&Opened>),
     vm: &Smolvm,
     (id, token): (&SandboxId, &LaunchToken),
     chain: &Chain,
@@ -150,7 +144,7 @@ fn start_hypervisor(
 ) -> Result<Launched, Error> {
     let odd = |what: &str| Error::new(ErrorCode::Internal, format!("the monitor was given {what} that is none"));
     // What is wrong with a template is not the host's fault: whoever asked may boot instead.
-    let is_fork = matches!(config.memory, MonitorMemory::Fork { .. });
+    let is_fork = matches!(config.memory, MonitorMemory::Fork);
     let of_template = |file: std::io::Result<File>| {
         let code = |e: &std::io::Error| if is_fork { ErrorCode::GuestError } else { crate::error::io_code(e) };
         file.map_err(|e| Error::new(code(&e), "the template cannot be opened").because(e))
@@ -174,8 +168,9 @@ fn start_hypervisor(
         memory: match &config.memory {
             MonitorMemory::Boot => Memory::Anonymous,
             MonitorMemory::Park { memory, .. } => Memory::Parked(of_template(OpenOptions::new().read(true).write(true).open(memory))?),
-            MonitorMemory::Fork { memory, devices } => {
-                Memory::Forked { memory: of_template(File::open(memory))?, devices: of_template(File::open(devices))? }
+            MonitorMemory::Fork => {
+                let template = template.ok_or_else(|| odd("a template"))?;
+                Memory::Forked { memory: of_template(template.memory())?, devices: of_template(template.devices())? }
             }
             MonitorMemory::Restore { memory, devices } => Memory::Restored {
                 memory: open("memory of what it is a copy of", File::open(memory))?,

@@ -41,13 +41,18 @@ pub(super) struct Vmm {
     pub(super) out: Outgoing,
     stream: QmpStream,
     next_id: u64,
+    /// It has said hello; another is no reason to answer again.
+    greeted: bool,
     open: bool,
 }
+
+/// Bytes that may wait for a hypervisor that does not read; a command has a hundred.
+const MOST_WAITING: usize = 256 << 10;
 
 impl Vmm {
     /// Takes over a session, with what was read of it already.
     pub(super) fn new(socket: UnixStream, stream: QmpStream) -> Self {
-        Self { socket, out: Outgoing::default(), stream, next_id: 0, open: true }
+        Self { socket, out: Outgoing::default(), stream, next_id: 0, greeted: false, open: true }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -74,7 +79,11 @@ impl Vmm {
         let mut news = Vec::new();
         for message in messages {
             match message {
-                QmpMessage::Greeting => self.say("qmp_capabilities"),
+                QmpMessage::Greeting => {
+                    if !std::mem::replace(&mut self.greeted, true) {
+                        self.say("qmp_capabilities");
+                    }
+                }
                 QmpMessage::Event { name, data } => news.extend(News::of(&name, &data)),
                 QmpMessage::Return { id: Some(id), value } => news.push(News::Answered(id, Ok(value))),
                 QmpMessage::Error { id: Some(id), description } => news.push(News::Answered(id, Err(description))),
@@ -98,7 +107,10 @@ impl Vmm {
     pub(super) fn ask(&mut self, name: &str, arguments: Option<Value>) -> u64 {
         self.next_id += 1;
         let line = command(name, arguments, self.next_id);
-        self.out.buffer().extend_from_slice(&line);
+        // One that does not read would not do it either, and is killed by whoever needs it to end.
+        if self.out.len() < MOST_WAITING {
+            self.out.buffer().extend_from_slice(&line);
+        }
         self.next_id
     }
 

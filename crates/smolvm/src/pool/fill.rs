@@ -49,6 +49,15 @@ pub struct Filled {
     pub removed: Vec<SandboxId>,
 }
 
+/// What becomes of those that wait and that an order does not name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unasked {
+    /// They go.
+    Remove,
+    /// They stay, for others may ask for them: who fills behind a command knows only what that was told.
+    Leave,
+}
+
 impl Smolvm {
     /// Brings the pool to what is wanted; waits for another that is at it.
     pub fn fill_pool(&self, pool: &[PoolWanted]) -> Result<Filled, Error> {
@@ -57,13 +66,24 @@ impl Smolvm {
         // Who took one meanwhile left the filling to whoever held the lock, which is here.
         loop {
             let alone = self.pool_lock(FILL_WAIT)?;
-            let more = self.fill(&wanted)?;
+            let more = self.fill(&wanted, Unasked::Remove)?;
             drop(alone);
+            let goes_on = self.goes_on(&more, &wanted)?;
             filled.made.extend(more.made);
             filled.removed.extend(more.removed);
-            if !self.lacks(&wanted)? {
+            if !goes_on {
                 return Ok(filled);
             }
+        }
+    }
+
+    /// Whether there is more to do after a round: fewer wait than are wanted, because some were taken. Where one of those that
+    /// were just made does not wait and was not taken, the next would fare no better, and that is an error.
+    pub(super) fn goes_on(&self, round: &Filled, wanted: &[(Spec, usize)]) -> Result<bool, Error> {
+        match self.pooled_that(|verdict| *verdict != Verdict::Current)?.into_iter().find(|(id, _)| round.made.contains(id)) {
+            Some((id, _)) => Err(Error::new(ErrorCode::GuestError, format!("\"{id}\" ended as soon as it waited in the pool"))
+                .hint(format!("smolvm logs {id}"))),
+            None => self.lacks(wanted),
         }
     }
 
@@ -99,16 +119,23 @@ impl Smolvm {
     }
 
     /// The same under the pool's lock.
-    pub(super) fn fill(&self, wanted: &[(Spec, usize)]) -> Result<Filled, Error> {
+    pub(super) fn fill(&self, wanted: &[(Spec, usize)], unasked: Unasked) -> Result<Filled, Error> {
         let mut lacking = BTreeMap::new();
         for (spec, size) in wanted {
             lacking.insert(self.pool_key(spec)?, (spec, *size));
         }
         let mut filled = Filled::default();
+        for (id, _) in self.dead()? {
+            // One that cannot be removed keeps nobody from filling: it is stale, and `cleanup` says what is the matter.
+            filled.removed.extend(self.remove_pooled(&id).ok().flatten());
+        }
         for (id, key) in self.waiting()? {
             match lacking.get_mut(&key) {
                 Some((_, size)) if *size > 0 => *size -= 1,
-                Some(_) | None => filled.removed.extend(self.remove_pooled(&id)?),
+                Some(_) | None if unasked == Unasked::Remove || self.is_of_old_image(&id, wanted)? => {
+                    filled.removed.extend(self.remove_pooled(&id)?);
+                }
+                Some(_) | None => {}
             }
         }
         for (key, (spec, size)) in lacking {
@@ -119,16 +146,31 @@ impl Smolvm {
         Ok(filled)
     }
 
+    /// Whether it was made of what an image was before that became another: nobody can ask for it any more.
+    fn is_of_old_image(&self, id: &SandboxId, wanted: &[(Spec, usize)]) -> Result<bool, Error> {
+        let Some((record, _)) = self.look()?.map(|store| store.sandbox(id)).transpose()?.flatten() else { return Ok(false) };
+        let of = &record.spec;
+        Ok(wanted.iter().any(|(spec, _)| spec.image == of.image && spec.image_digest != of.image_digest))
+    }
+
     /// Those that wait and are what they are recorded as.
     pub(super) fn waiting(&self) -> Result<Vec<(SandboxId, String)>, Error> {
+        self.pooled_that(|verdict| *verdict == Verdict::Current)
+    }
+
+    /// Those that wait on record alone: their process is gone.
+    pub(crate) fn dead(&self) -> Result<Vec<(SandboxId, String)>, Error> {
+        self.pooled_that(|verdict| *verdict == Verdict::Stale)
+    }
+
+    fn pooled_that(&self, fits: impl Fn(&Verdict) -> bool) -> Result<Vec<(SandboxId, String)>, Error> {
         let Some(store) = self.look()? else { return Ok(Vec::new()) };
-        let mut waiting = store.pooled()?;
-        let current = |id: &SandboxId| match store.sandbox(id) {
-            Ok(Some((record, entries))) => self.verdict(&record, &entries, Looker::Passer) == Verdict::Current,
+        let mut pooled = store.pooled()?;
+        pooled.retain(|(id, _)| match store.sandbox(id) {
+            Ok(Some((record, entries))) => fits(&self.verdict(&record, &entries, Looker::Passer)),
             Ok(None) | Err(_) => false,
-        };
-        waiting.retain(|(id, _)| current(id));
-        Ok(waiting)
+        });
+        Ok(pooled)
     }
 
     /// The same, each with the moment it was made, in milliseconds since 1970 UTC.
@@ -188,5 +230,81 @@ impl Smolvm {
             Some((_, e)) if matches!(e.code, ErrorCode::Busy | ErrorCode::Changed) => Ok(None),
             Some((_, e)) => Err(e),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test starts a process of its own, which hangs")]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use smolvm_host::store::NewSandbox;
+    use smolvm_model::ledger::{Entry, Kind, ProcessIdentity, Status};
+    use smolvm_model::spec::NetworkMode;
+    use smolvm_model::state::State;
+
+    use super::*;
+    use crate::installation::Settings;
+    use crate::paths::Paths;
+    use crate::testing;
+
+    const TOKEN: &str = "11111111-1111-4111-8111-111111111111";
+
+    /// A process with the words of a hypervisor.
+    fn process() -> Child {
+        Command::new("/bin/sh").args(["-s", "-", "-", TOKEN]).stdin(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// One that waits, and whose process this is.
+    fn pooled(vm: &Smolvm, process: &Child) -> SandboxId {
+        let id: SandboxId = "vm-a".parse().unwrap();
+        let pid = process.id();
+        let start_ticks = smolvm_host::proc::identity::look(vm.proc(), pid).unwrap().unwrap().start_ticks;
+        let identity = Some(ProcessIdentity { pid, start_ticks, boot_id: vm.boot_id.clone(), token: TOKEN.to_owned() });
+        let spec = testing::spec(NetworkMode::None);
+        let entry = Entry { sandbox: id.clone(), kind: Kind::Process, key: TOKEN.to_owned(), status: Status::Held, identity };
+        let mut store = vm.store().unwrap();
+        store
+            .write(Commit::Create, |w| {
+                w.insert_sandbox(&NewSandbox { id: &id, spec: &spec, created_ms: 0, expires_ms: None })?;
+                w.set_run(&id, &testing::run("kind"))?;
+                w.insert_entry(&entry)?;
+                w.force_state(&id, State::Pooled)
+            })
+            .unwrap();
+        id
+    }
+
+    #[test]
+    fn what_died_while_it_waited_is_removed_and_not_made_again_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let vm = Smolvm::open(Settings::new(Paths::beneath(dir.path()))).unwrap();
+        let mut process = process();
+        let dead = pooled(&vm, &process);
+        process.kill().unwrap();
+        process.wait().unwrap();
+        let round = Filled { made: vec![dead.clone()], removed: Vec::new() };
+        assert_eq!(vm.goes_on(&round, &[]).unwrap_err().code, ErrorCode::GuestError);
+        assert!(!vm.goes_on(&Filled::default(), &[]).unwrap());
+        assert_eq!(vm.fill(&[], Unasked::Leave).unwrap(), Filled { made: Vec::new(), removed: vec![dead.clone()] });
+        assert!(vm.list().unwrap().sandboxes.is_empty());
+        // Removed is not died.
+        assert!(!vm.goes_on(&round, &[]).unwrap());
+    }
+
+    #[test]
+    fn who_fills_behind_a_command_takes_nothing_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let vm = Smolvm::open(Settings::new(Paths::beneath(dir.path()))).unwrap();
+        let mut process = process();
+        let id = pooled(&vm, &process);
+        assert_eq!(vm.waiting().unwrap(), [(id.clone(), "kind".to_owned())]);
+        assert_eq!(vm.fill(&[], Unasked::Leave).unwrap(), Filled::default());
+        assert_eq!(vm.waiting().unwrap().len(), 1);
+        process.kill().unwrap();
+        process.wait().unwrap();
+        let spec = testing::spec(NetworkMode::None);
+        assert!(!vm.is_of_old_image(&id, &[(spec.clone(), 1)]).unwrap());
+        assert!(vm.is_of_old_image(&id, &[(Spec { image_digest: "new".to_owned(), ..spec }, 1)]).unwrap());
     }
 }

@@ -19,6 +19,7 @@ use smolvm_model::error_code::ErrorCode;
 use smolvm_model::spec::{ImageName, Spec};
 
 use super::PoolWanted;
+use super::fill::Unasked;
 use crate::error::{Error, io_code};
 use crate::installation::{Settings, Smolvm};
 
@@ -72,7 +73,8 @@ impl Smolvm {
         // The pipe holds the whole of any order that is ever given, so nobody waits here.
         let told = child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(&text));
         // This process may live for hours yet, and whoever ends meanwhile shall not stay a zombie.
-        std::thread::spawn(move || child.wait());
+        // Without a thread it does until this process has ended, too, which is no reason to end a run.
+        let _ = std::thread::Builder::new().spawn(move || child.wait());
         told.map_err(fail)
     }
 }
@@ -101,10 +103,10 @@ fn carry_out() -> Result<(), Error> {
     let held = |e: std::io::Error| Error::new(io_code(&e), "the pool's lock cannot be used").because(e);
     let lock = File::from(std::io::stdout().as_fd().try_clone_to_owned().map_err(held)?);
     loop {
-        vm.fill(&wanted)?;
+        let round = vm.fill(&wanted, Unasked::Leave)?;
         lock.unlock().map_err(held)?;
         // Who took one while the lock was held left the filling to this process: nothing of it is missed by a look without the lock.
-        if !vm.lacks(&wanted)? || lock.try_lock().is_err() {
+        if !vm.goes_on(&round, &wanted)? || lock.try_lock().is_err() {
             return Ok(());
         }
     }

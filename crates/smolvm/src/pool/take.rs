@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use smolvm_host::effect::perform;
+use smolvm_host::lock::Lock;
 use smolvm_host::store::{NewSandbox, Run, SandboxRecord, Store};
 use smolvm_model::effect::{Commit, Effect};
 use smolvm_model::error_code::ErrorCode;
@@ -15,6 +16,7 @@ use smolvm_proto::MonitorRequest;
 use super::PoolWanted;
 use crate::clock::now_ms;
 use crate::create::{CreateRequest, Init, Made};
+use crate::delete::Deletion;
 use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::observe::Looker;
@@ -46,16 +48,30 @@ impl Smolvm {
             if state != State::Pooled || run.pooled != key || self.verdict(&record, &entries, Looker::Holder) != Verdict::Current {
                 continue;
             }
-            let made = Made { id: id.clone(), seq: record.seq };
-            match self.hand_over(&mut store, &record, &spec, run, (request.ttl, steps)) {
-                Ok(()) => return Ok(Some(made)),
-                Err(e) => {
-                    drop((lock, store));
-                    return Err(self.take_back(std::slice::from_ref(&made), e));
-                }
-            }
+            return self.take_this((&mut store, lock), &record, &spec, run, (request.ttl, steps)).map(Some);
         }
         Ok(None)
+    }
+
+    /// Takes one whose lock is held; what does not come is gone before anybody else can have the lock, and take it.
+    fn take_this(
+        &self,
+        (store, lock): (&mut Store, Lock),
+        record: &SandboxRecord,
+        spec: &Spec,
+        run: Run,
+        rest: (Option<Span>, Steps),
+    ) -> Result<Made, Error> {
+        let id = &record.id;
+        let Err(cause) = self.hand_over(store, record, spec, run, rest) else { return Ok(Made { id: id.clone(), seq: record.seq }) };
+        let mut deletion = Deletion::default();
+        let deleted = self.delete_held(store, vec![(id.clone(), lock)], &mut deletion);
+        let waits_on = || matches!(store.sandbox(id), Ok(Some((record, _))) if record.state == State::Pooled);
+        // One that still waits is whoever's comes next.
+        if (deleted.is_ok() && deletion.failed.is_empty()) || waits_on() {
+            return Err(cause);
+        }
+        Err(cause.hint(format!("what was made could not be taken back: smolvm delete {id}")))
     }
 
     fn hand_over(
@@ -94,4 +110,58 @@ impl Smolvm {
 /// The state after an event that can happen now.
 pub(super) fn after(id: &SandboxId, state: State, event: Event) -> Result<State, Error> {
     next(state, event).ok_or_else(|| Error::new(ErrorCode::InvalidState, format!("\"{id}\" is {state}, which it cannot be here")))
+}
+
+#[cfg(test)]
+mod tests {
+    use smolvm_host::lock;
+    use smolvm_model::spec::NetworkMode;
+
+    use super::*;
+    use crate::installation::Settings;
+    use crate::paths::Paths;
+    use crate::testing;
+
+    /// No monitor answers for it, so whoever takes it fails after it was assigned; another waits for its lock all the time.
+    #[test]
+    fn one_that_does_not_come_is_gone_before_another_can_have_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings::new(Paths::beneath(dir.path()));
+        let vm = Smolvm::open(settings.clone()).unwrap();
+        let (id, spec) = ("vm-a".parse::<SandboxId>().unwrap(), testing::spec(NetworkMode::None));
+        let mut store = vm.store().unwrap();
+        store
+            .write(Commit::Create, |w| {
+                w.insert_sandbox(&NewSandbox { id: &id, spec: &spec, created_ms: 0, expires_ms: None })?;
+                w.set_run(&id, &testing::run("kind"))?;
+                w.force_state(&id, State::Pooled)
+            })
+            .unwrap();
+        let lock = vm.lock_existing(&store, &id, Duration::ZERO).unwrap().unwrap();
+        let (record, _) = store.sandbox(&id).unwrap().unwrap();
+        let (ready, go) = std::sync::mpsc::channel();
+        let other = std::thread::spawn({
+            let id = id.clone();
+            move || {
+                let vm = Smolvm::open(settings).unwrap();
+                let mut store = vm.store().unwrap();
+                let path = vm.paths().lock(&id);
+                ready.send(()).unwrap();
+                let held = std::iter::repeat_with(|| lock::take(&path, Duration::ZERO)).find_map(Result::ok).unwrap();
+                let waits = store.sandbox(&id).unwrap().is_some();
+                if waits {
+                    store.write(Commit::Taken, |w| w.force_state(&id, State::Running)).unwrap();
+                } else {
+                    held.remove().unwrap();
+                }
+                waits
+            }
+        });
+        go.recv().unwrap();
+        let run = record.run.clone().unwrap();
+        vm.take_this((&mut store, lock), &record, &spec, run, (None, Steps::begin())).unwrap_err();
+        let taken = other.join().unwrap();
+        assert_eq!(store.sandbox(&id).unwrap().is_some(), taken, "what another took was deleted");
+        assert!(!taken);
+    }
 }

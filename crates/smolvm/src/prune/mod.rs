@@ -156,11 +156,13 @@ impl Smolvm {
 
     /// Sandboxes that wait for somebody, and have for long.
     fn prune_pool(&self, request: PruneRequest, report: &mut PruneReport) -> Result<(), Error> {
-        for (id, since_ms) in self.waiting_since()? {
-            let idle = Duration::from_millis(u64::try_from(now_ms().saturating_sub(since_ms)).unwrap_or(0));
-            if idle < request.idle {
-                continue;
-            }
+        let idle = |since_ms| Duration::from_millis(u64::try_from(now_ms().saturating_sub(since_ms)).unwrap_or(0));
+        let waiting = self.waiting_since()?.into_iter().map(|(id, since_ms)| (id, idle(since_ms)));
+        let waiting = waiting.filter(|(_, idle)| *idle >= request.idle);
+        let waiting = waiting.map(|(id, idle)| (id, format!("nobody took it for {}", choose::span(idle.as_secs()))));
+        // Nobody can take one whose process is gone.
+        let dead = self.dead()?.into_iter().map(|(id, _)| (id, "it has ended".to_owned()));
+        for (id, why) in waiting.chain(dead) {
             let bytes = smolvm_host::fsx::disk_usage(&self.paths().sandbox(&id))?;
             if request.mode == Mode::Remove {
                 match self.remove_pooled(&id) {
@@ -175,7 +177,6 @@ impl Smolvm {
                     }
                 }
             }
-            let why = format!("nobody took it for {}", choose::span(idle.as_secs()));
             report.removed.push(Pruned { part: "pool", name: id.to_string(), bytes, why });
         }
         Ok(())

@@ -14,7 +14,6 @@ use smolvm_model::spec::Spec;
 use super::unusable;
 use super::verdict::accelerator_of;
 use crate::capacity;
-use crate::copy::REMOVAL_WAIT;
 use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::start::{CopyOf, DEADLINE, Machine, Patience, StartOptions};
@@ -70,8 +69,7 @@ impl Smolvm {
                 let accelerator = Some(AcceleratorRequest::Auto);
                 let options = StartOptions { deadline: request.deadline, accelerator, ..StartOptions::default() };
                 if let Err(e) = self.start_unless(&made.id, options, signals) {
-                    let _ = self.delete_made_within(&made, REMOVAL_WAIT);
-                    return Err(e);
+                    return Err(self.take_back(std::slice::from_ref(&made), e));
                 }
                 made
             }

@@ -7,7 +7,7 @@ use smolvm_host::engine::accel;
 use smolvm_host::engine::probe::Engine;
 use smolvm_host::image::Digest;
 use smolvm_host::image::snapshot::Files;
-use smolvm_host::image::template::{DiskState, Draft, Facts, Template};
+use smolvm_host::image::template::{DiskState, Draft, Facts, Opened};
 use smolvm_host::store::{Run, SandboxRecord, Surroundings};
 use smolvm_host::{image, random};
 use smolvm_model::engine::{AcceleratorRequest, MachineShape, NetKind, common_argv, decide};
@@ -37,8 +37,8 @@ pub(crate) struct StartPlan {
     pub(crate) request: AcceleratorRequest,
     /// What a template of such a machine is made of.
     pub(crate) facts: Facts,
-    /// What the data disk is made a copy of, before anything runs.
-    pub(super) disk_from: Option<PathBuf>,
+    /// What it is forked from; a fresh data disk becomes a copy of the one there, before anything runs.
+    pub(super) template: Option<Opened>,
     /// Where its memory comes from; it boots unless something else is decided.
     pub(super) memory: MonitorMemory,
 }
@@ -50,10 +50,9 @@ impl StartPlan {
     }
 
     /// Is forked from a template.
-    pub(crate) fn forks(self, template: &Template) -> Self {
-        let memory = MonitorMemory::Fork { memory: template.memory(), devices: template.devices() };
-        let plan = self.from(memory, FORKED, format!("template {}", template.key));
-        Self { disk_from: template.disk(), ..plan }
+    pub(crate) fn forks(self, template: Opened) -> Self {
+        let reason = format!("template {}", self.facts.key());
+        Self { template: Some(template), ..self.from(MonitorMemory::Fork, FORKED, reason) }
     }
 
     /// Boots, to be parked.
@@ -84,7 +83,7 @@ impl StartPlan {
     }
 
     pub(super) fn is_fork(&self) -> bool {
-        matches!(self.memory, MonitorMemory::Fork { .. })
+        matches!(self.memory, MonitorMemory::Fork)
     }
 }
 
@@ -204,7 +203,7 @@ impl Smolvm {
             disk_bytes: spec.disk.bytes(),
             request,
             facts,
-            disk_from: None,
+            template: None,
             memory: MonitorMemory::Boot,
         })
     }

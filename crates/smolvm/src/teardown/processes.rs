@@ -28,13 +28,13 @@ impl HostEffects<'_> {
     pub(super) fn end_processes(&self, entries: &[&Entry]) -> Vec<Outcome> {
         let mut outcomes = vec![Outcome::AlreadyGone; entries.len()];
         let (mut targets, mut handles): (Vec<usize>, Vec<OwnedFd>) = (Vec::new(), Vec::new());
-        for (i, meant) in self.processes_of(entries).into_iter().enumerate() {
+        for ((i, entry), meant) in entries.iter().enumerate().zip(self.processes_of(entries)) {
             let unprovable = |message| Outcome::Failed { code: ErrorCode::Refused, message };
             match meant {
                 Err(evidence) => outcomes[i] = unprovable(evidence),
                 Ok(identities) => {
                     for identity in &identities {
-                        match self.target(identity) {
+                        match self.target(entry, identity) {
                             Target::Gone => {}
                             Target::Unprovable(evidence) => outcomes[i] = unprovable(evidence),
                             Target::Alive(handle) => {
@@ -77,7 +77,7 @@ impl HostEffects<'_> {
         }
     }
 
-    fn target(&self, identity: &ProcessIdentity) -> Target {
+    fn target(&self, entry: &Entry, identity: &ProcessIdentity) -> Target {
         if identity.pid == self.own_pid {
             // A monitor that takes its own sandbox down ends right after this.
             return Target::Gone;
@@ -90,8 +90,17 @@ impl HostEffects<'_> {
         match self.vm.presence(identity) {
             Presence::Alive => Target::Alive(handle),
             Presence::Gone | Presence::Recycled => Target::Gone,
+            Presence::Unknown { .. } if self.has_its_uid(entry, identity) => Target::Alive(handle),
             Presence::Unknown { evidence } => Target::Unprovable(format!("whose process it is cannot be proven: {evidence}")),
         }
+    }
+
+    /// A hypervisor that has overwritten its own words is known by what it cannot change: the kernel's word that it is the process
+    /// that was started, and a uid that is reserved for this sandbox alone.
+    fn has_its_uid(&self, entry: &Entry, identity: &ProcessIdentity) -> bool {
+        let uid = || identity::effective_uid(self.vm.proc(), identity.pid).ok().flatten();
+        let reserved = || self.reserved_uids(entry).unwrap_or_default();
+        self.vm.is_same_process(identity) && uid().is_some_and(|uid| reserved().contains(&uid))
     }
 
     /// The processes each entry means. One whose start was intended and never recorded is found by mark and token.
@@ -156,8 +165,13 @@ impl HostEffects<'_> {
 
     /// The uids under which a sandbox's processes run: this user's, and the one that is reserved for its hypervisor.
     fn own_uids(&self, entry: &Entry) -> Result<Vec<u32>, String> {
+        Ok([vec![geteuid().as_raw()], self.reserved_uids(entry)?].concat())
+    }
+
+    /// The one that is reserved for its hypervisor, where there is one.
+    fn reserved_uids(&self, entry: &Entry) -> Result<Vec<u32>, String> {
         let unknown = |e: crate::error::Error| format!("its hypervisor's uid cannot be read: {}", e.one_line());
-        let mut uids = vec![geteuid().as_raw()];
+        let mut uids = Vec::new();
         if let Some(store) = self.vm.store_if_any().map_err(unknown)? {
             let recorded = store.sandbox(&entry.sandbox).map_err(|e| unknown(e.into()))?;
             let entries = recorded.into_iter().flat_map(|(_, entries)| entries);
@@ -220,6 +234,11 @@ mod tests {
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command, Stdio};
 
+    use smolvm_host::store::NewSandbox;
+    use smolvm_model::effect::Commit;
+    use smolvm_model::name::SandboxId;
+    use smolvm_model::spec::NetworkMode;
+
     use super::*;
     use crate::installation::{Settings, Smolvm};
     use crate::paths::Paths;
@@ -278,5 +297,48 @@ mod tests {
         assert_eq!(effects.end_processes(&[&entry]), [Outcome::AlreadyGone]);
         // A name that was only ever reserved means no process at all.
         assert_eq!(effects.end_processes(&[&Entry { status: Status::Reserved, ..entry }]), [Outcome::AlreadyGone]);
+    }
+
+    /// What a hypervisor could do that a guest has broken out into: its words are its own memory. Run as root.
+    #[test]
+    fn who_overwrites_its_words_is_ended_by_its_uid_and_never_taken_for_gone() {
+        const UID: u32 = 1_987_600_001;
+        let dir = tempfile::tempdir().unwrap();
+        let vm = Smolvm::open(Settings::new(Paths::beneath(dir.path()))).unwrap();
+        let id: SandboxId = "vm-a".parse().unwrap();
+        let mut store = vm.store().unwrap();
+        let spec = crate::testing::spec(NetworkMode::None);
+        let entry = |kind, key: &str, identity| Entry { sandbox: id.clone(), kind, key: key.to_owned(), status: Status::Held, identity };
+        store
+            .write(Commit::Create, |w| {
+                w.insert_sandbox(&NewSandbox { id: &id, spec: &spec, created_ms: 0, expires_ms: None })?;
+                w.insert_entry(&entry(Kind::Uid, &UID.to_string(), None))
+            })
+            .unwrap();
+        let other = "22222222-2222-4222-8222-222222222222";
+        let recorded = |process: &Marked, ticks_off: u64| {
+            let pid = process.0.id();
+            let seen = identity::look(vm.proc(), pid).unwrap().unwrap();
+            let start_ticks = seen.start_ticks + ticks_off;
+            let identity = ProcessIdentity { pid, start_ticks, boot_id: vm.boot_id.clone(), token: TOKEN.to_owned() };
+            entry(Kind::Process, TOKEN, Some(identity))
+        };
+        let effects = HostEffects::new(&vm, Patience::Short);
+        // Under the sandbox's own uid it can only be its own.
+        let mut escaped = Marked::spawn(&vm.mark(&id), other, UID);
+        let known = recorded(&escaped, 0);
+        assert!(matches!(effects.look_again(&[&known])[..], [Sight::There(_)]), "it was proven to be gone");
+        assert_eq!(effects.end_processes(&[&known]), [Outcome::Released]);
+        assert!(!escaped.lives());
+        assert_eq!(effects.look_again(&[&known]), [Sight::Gone]);
+        // Under any other it is neither killed nor gone.
+        let mut unclear = Marked::spawn(&vm.mark(&id), other, NOBODY);
+        let known = recorded(&unclear, 0);
+        assert!(matches!(effects.end_processes(&[&known])[..], [Outcome::Failed { code: ErrorCode::Refused, .. }]));
+        assert!(matches!(effects.look_again(&[&known])[..], [Sight::There(_)]));
+        // And one that got the number of another is a stranger, whoever it runs as.
+        let mut stranger = Marked::spawn(&vm.mark(&id), TOKEN, UID);
+        assert_eq!(effects.end_processes(&[&recorded(&stranger, 1)]), [Outcome::AlreadyGone]);
+        assert!(unclear.lives() && stranger.lives());
     }
 }

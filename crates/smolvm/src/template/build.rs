@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use smolvm_host::fsx::copy_sparse;
-use smolvm_host::image::template::{self, DiskState, Draft, Template};
+use smolvm_host::image::template::{self, DiskState, Draft, Opened, Template};
 use smolvm_host::lock::LockError;
 use smolvm_host::{image, random};
 use smolvm_model::error_code::ErrorCode;
@@ -52,21 +52,22 @@ impl Smolvm {
         match from {
             StartFrom::Boot => Ok(plan.boots("asked for".to_owned())),
             StartFrom::Template => match self.template_for(spec, &plan, patience.half()) {
-                Ok(template) => Ok(plan.forks(&template)),
+                Ok(template) => Ok(plan.forks(template)),
                 Err(e) if e.code == ErrorCode::Interrupted => Err(e),
                 Err(e) => Ok(plan.boots(format!("no template could be made: {}", e.one_line()))),
             },
         }
     }
 
-    fn template_for(&self, spec: &Spec, plan: &StartPlan, patience: Patience<'_>) -> Result<Template, Error> {
-        match template::find(&self.paths().cache, &plan.facts.key()).map_err(unusable)? {
-            Some(template) => {
-                template.touch();
-                Ok(template)
-            }
-            None => self.make_template(spec, plan, patience),
+    fn template_for(&self, spec: &Spec, plan: &StartPlan, patience: Patience<'_>) -> Result<Opened, Error> {
+        if let Some(template) = template::find(&self.paths().cache, &plan.facts.key()).map_err(unusable)?
+            // One that is being removed at this moment is none.
+            && let Ok(opened) = template.open()
+        {
+            template.touch();
+            return Ok(opened);
         }
+        self.make_template(spec, plan, patience)?.open().map_err(unusable)
     }
 
     fn make_template(&self, spec: &Spec, plan: &StartPlan, patience: Patience<'_>) -> Result<Template, Error> {

@@ -75,6 +75,8 @@ impl Relay {
                 let bytes = &self.guest.partial[frame.clone()];
                 match network::judge(bytes, &self.policy) {
                     Verdict::Pass => self.world.push(bytes),
+                    // Who asks and does not read gets no answer, so it need not be found.
+                    Verdict::NameQuery { .. } if !self.guest.has_room() => {}
                     Verdict::Drop => {}
                     Verdict::NameQuery { port, question } => {
                         answers.extend(bytes.get(question).and_then(|question| self.names.ask(port, question, now)));
@@ -90,7 +92,11 @@ impl Relay {
             }
             self.world.forget_frames();
         }
+        // Whom a packet does not reach asks again: what finds no room is dropped, as on any wire.
         for answer in answers {
+            if !self.guest.has_room() {
+                break;
+            }
             if let Some(frame) = network::name_reply(&self.policy, answer.to, &answer.message) {
                 self.guest.push(&frame);
             }
@@ -214,6 +220,10 @@ fn split(bytes: &[u8]) -> (Vec<Range<usize>>, bool) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use smolvm_model::name::MacAddr;
+
     use super::*;
 
     #[test]
@@ -226,5 +236,49 @@ mod tests {
         assert_eq!(ends(&[0, 0, 0, 2, 7, 7, 0, 0, 0, 0, 0, 0, 0, 3, 1]), (vec![(4, 6), (10, 10)], false));
         assert_eq!(ends(&[0, 0, 0, 1, 7, 0, 2, 0, 0]), (vec![(4, 5)], true));
         assert_eq!(ends(&[0xff; 5]), (vec![], true));
+    }
+
+    /// A guest that asks and never reads: each question is answered at once, for there is no name server.
+    #[test]
+    fn answers_for_a_guest_that_does_not_read_are_not_kept() {
+        let ((mut hypervisor, guest), (world, _passt)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        let policy = FramePolicy {
+            guest_mac: MacAddr::local([0, 0, 0, 0, 1]),
+            guest_address: Ipv4Addr::new(10, 0, 2, 15),
+            gateway: Ipv4Addr::new(10, 0, 2, 2),
+            host: Vec::new(),
+        };
+        let spec = UserSpec {
+            guest_mac: policy.guest_mac,
+            guest_address: policy.guest_address,
+            gateway: policy.gateway,
+            run_as: None,
+            resolv_conf: "/dev/null".into(),
+        };
+        let question = [&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], b"\x01a\x00\x00\x01\x00\x01"].concat();
+        let mut frame = network::name_reply(&policy, 53, &question).unwrap();
+        frame[6..12].copy_from_slice(&policy.guest_mac.0);
+        frame[26..30].copy_from_slice(&policy.guest_address.octets());
+        frame[30..34].copy_from_slice(&policy.gateway.octets());
+        let framed = [&u32::try_from(frame.len()).unwrap().to_be_bytes()[..], &frame].concat();
+        let mut relay = Relay::new(guest, world, policy, &spec).unwrap();
+        let most = MAX_QUEUED + MAX_FRAME + PREFIX;
+        let mut largest = 0;
+        // Some 20 times what may be kept, and what the kernel keeps.
+        for _ in 0..200 {
+            hypervisor.write_all(&framed.repeat(200)).unwrap();
+            assert_eq!(relay.turn(Instant::now()), Health::Up);
+            largest = largest.max(relay.guest.queue.len());
+        }
+        assert!((1..=most).contains(&largest), "{largest} bytes wait");
+        // One that reads again is answered again.
+        let mut read = vec![0; 1 << 20];
+        hypervisor.set_nonblocking(true).unwrap();
+        while hypervisor.read(&mut read).is_ok() {
+            relay.turn(Instant::now());
+        }
+        hypervisor.write_all(&framed).unwrap();
+        relay.turn(Instant::now());
+        assert!(relay.guest.has_room() && hypervisor.read(&mut read).unwrap() > 0);
     }
 }

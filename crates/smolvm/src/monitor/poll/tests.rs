@@ -484,3 +484,95 @@ fn only_layers_between_the_lowest_and_the_highest_can_have_been_merged() {
         assert_eq!(orders(serving).iter().filter(|order| *order == "blockdev-del").count(), 4);
     });
 }
+
+#[test]
+fn a_guest_that_is_to_be_halted_while_it_goes_on_is_halted_then() {
+    serving(|serving, ends| {
+        serving.phase = Phase::Running;
+        serving.motion = Motion::Paused;
+        serving.resume(1);
+        let (other, _end) = UnixStream::pair().unwrap();
+        serving.clients.push(Client::new(2, other));
+        serving.pause(2);
+        let of_other =
+            |serving: &mut Loop<'_>| frames(&mut serving.clients[1].out).pop().map(|f| decode::<MonitorReply>(&f.payload).unwrap());
+        serving.heard_of_vmm(News::Resumed);
+        says(ends, &AgentMessage::Clock { time: super::super::ready::now() });
+        serving.hear_guest().unwrap();
+        assert_eq!((last(serving), of_other(serving)), (Some(MonitorReply::Resumed), None));
+        assert_eq!(orders(serving), ["cont"]);
+        says(ends, &AgentMessage::Frozen { seq: 1 });
+        serving.hear_guest().unwrap();
+        assert_eq!(orders(serving), ["stop"]);
+        serving.heard_of_vmm(News::Stopped);
+        assert_eq!((last(serving), of_other(serving)), (None, Some(MonitorReply::Paused)));
+        // And who has it go on after all has the last word.
+        serving.resume(1);
+        serving.pause(2);
+        serving.resume(1);
+        serving.heard_of_vmm(News::Resumed);
+        says(ends, &AgentMessage::Clock { time: super::super::ready::now() });
+        serving.hear_guest().unwrap();
+        assert_eq!((last(serving), of_other(serving)), (Some(MonitorReply::Resumed), Some(MonitorReply::Resumed)));
+        assert_eq!((serving.motion, serving.pausers.len()), (Motion::Running, 0));
+    });
+}
+
+#[test]
+fn a_hypervisor_cannot_make_the_monitor_answer_for_ever() {
+    serving(|serving, _| {
+        serving.phase = Phase::Running;
+        for _ in 0..1000 {
+            serving.heard_of_vmm(News::Resumed);
+        }
+        assert!(serving.guest.out.is_empty(), "it runs, and is told so a thousand times");
+        // Each of these is news, but the guest takes none of it.
+        for _ in 0..200_000 {
+            serving.heard_of_vmm(News::Stopped);
+            serving.heard_of_vmm(News::Resumed);
+        }
+        assert!(serving.guest.is_closed() && serving.guest.out.is_empty());
+    });
+    serving(|serving, ends| {
+        let mut qmp = &ends._rest.0;
+        for _ in 0..2000 {
+            qmp.write_all(b"{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n").unwrap();
+            serving.hear_vmm();
+        }
+        assert_eq!(orders(serving), ["qmp_capabilities"]);
+        for _ in 0..20_000 {
+            serving.vmm.say("stop");
+        }
+        assert!(serving.vmm.out.len() < 1 << 20);
+    });
+}
+
+#[test]
+fn the_end_of_a_command_is_told_to_a_client_that_reads_slowly() {
+    serving(|serving, ends| {
+        serving.phase = Phase::Running;
+        let stream = serving.relay.open(1, 9).unwrap();
+        // Within its window, and every byte in a frame of its own.
+        let frame = Frame::data(stream, Channel::Stdout, vec![0; 1]);
+        (0..smolvm_proto::INITIAL_WINDOW).for_each(|_| serving.deliver(frame.clone()));
+        let another = serving.relay.open(1, 10).unwrap();
+        serving.deliver(Frame::on_stream(FrameKind::Exit, stream, b"{}".to_vec()));
+        serving.deliver(Frame::on_stream(FrameKind::Exit, another, b"{}".to_vec()));
+        serving.reply(1, &MonitorReply::Resumed);
+        assert_eq!((serving.clients.len(), serving.relay.has_streams(1)), (1, false), "it was dropped");
+        let told = frames(&mut serving.clients[0].out);
+        assert_eq!(told.len(), usize::try_from(smolvm_proto::INITIAL_WINDOW).unwrap() + 3);
+        assert!(serving.clients[0].flush());
+        // What it leaves unread from then on counts as before.
+        let large = encode_large();
+        while !serving.clients.is_empty() && serving.clients[0].out.len() < 4 << 20 {
+            serving.answer(1, &large);
+        }
+        assert!(serving.clients.is_empty());
+        drop(ends.client.shutdown(std::net::Shutdown::Both));
+    });
+}
+
+fn encode_large() -> Frame {
+    Frame::control(vec![b' '; 60_000])
+}
