@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
-use support::{BOOT, Place, SOON, assert_ends};
+use support::{BOOT, DRAWING, Place, SOON, assert_ends, assert_nothing_shared, until_drawn};
 use testkit::Cmd;
 use testkit::process::Process;
 
@@ -91,6 +91,75 @@ fn copies_go_on_with_all_of_it_and_share_nothing_that_tells_them_apart() {
     place.ok(&["stop", "copy-1"]);
     place.said(&["start", "copy-1"]);
     assert_eq!(place.in_guest("copy-1", "cat /root/file /etc/hostname; ls /dev/shm"), "changed\ncopy-1\n");
+    place.cleanup(&["--all", "--force"]);
+    oracle.assert_clean();
+}
+
+/// Whoever runs while a copy is not yet itself draws what its twins draw: nobody does, before seed, name and clock are new.
+#[test]
+fn nothing_runs_in_a_copy_before_it_is_another_guest() {
+    let place = Place::without_network();
+    let oracle = place.oracle();
+    place.create("src", &["--cpus", "2", "--memory", "256M"]);
+    place.boot_made(&["src"]);
+    place.in_guest("src", DRAWING);
+    until_drawn(&place, "src", 100);
+    let (told, _) = now();
+    place.ok(&["fork", "src", "--count", "2", "--name", "copy"]);
+    assert_nothing_shared(&place, "src", &["copy-1", "copy-2"], told);
+    // Nobody is left in another group than the one it was in, whichever of them it is.
+    for id in ["src", "copy-1", "copy-2"] {
+        let groups = "mkdir -p /tmp/groups && mount -t cgroup2 none /tmp/groups && ls -d /tmp/groups/*/ 2> /dev/null; cat /proc/[0-9]*/cgroup | sort -u";
+        assert_eq!(place.in_guest(id, groups), "0::/\n", "{id}");
+    }
+    place.cleanup(&["--all", "--force"]);
+    oracle.assert_clean();
+}
+
+/// What a guest's own init had put into groups stands still, too; and what it had stopped itself is not set going.
+#[test]
+fn groups_and_stopped_processes_of_the_guest_are_as_they_were() {
+    let place = Place::without_network();
+    let oracle = place.oracle();
+    place.boot(&["src"]);
+    let groups =
+        "mkdir /tmp/groups && mount -t cgroup2 none /tmp/groups && cd /tmp/groups && mkdir -p own/below held && echo 1 > held/cgroup.freeze
+        (echo 0 > own/below/cgroup.procs; while :; do echo x >> /dev/shm/own; sleep 0.1; done) > /dev/null 2>&1 &
+        (echo 0 > held/cgroup.procs; while :; do echo x >> /dev/shm/held; sleep 0.1; done) > /dev/null 2>&1 &
+        sleep 100000 > /dev/null 2>&1 & echo $! > /dev/shm/stopped; kill -STOP $!";
+    place.in_guest("src", groups);
+    let seen = "cat /tmp/groups/own/cgroup.freeze /tmp/groups/held/cgroup.freeze; cut -d ' ' -f 3 /proc/$(cat /dev/shm/stopped)/stat; \
+                ls -d /tmp/groups/*/; ls /dev/shm/held 2>&1; true";
+    let wanted = place.in_guest("src", seen);
+    place.said(&["fork", "src", "--name", "copy"]);
+    for id in ["src", "copy"] {
+        assert_eq!(place.in_guest(id, seen), wanted, "{id}");
+        let beats = || place.in_guest(id, "wc -l < /dev/shm/own").trim().parse::<u32>().unwrap();
+        let first = beats();
+        testkit::until(&format!("what is in a group of {id}"), SOON, || (beats() > first).then_some(()));
+    }
+    assert!(wanted.starts_with("0\n1\nT\n"), "{wanted}");
+    place.ok(&["delete", "src", "copy"]);
+    oracle.assert_clean();
+}
+
+/// Ever new processes, so that there is always one more to be stopped: either way nobody waits for ever or stays behind.
+#[test]
+fn a_guest_that_forks_without_end_is_copied_or_refused_and_runs_on() {
+    let place = Place::without_network();
+    let oracle = place.oracle();
+    place.create("src", &["--cpus", "2", "--memory", "256M"]);
+    place.boot_made(&["src"]);
+    place.in_guest("src", "echo 'echo $$ > /dev/shm/last; sh /dev/shm/again > /dev/null 2>&1 &' > /dev/shm/again; for i in 1 2 3 4 5 6 7 8; do sh /dev/shm/again; done");
+    let answer = place.envelope(&["fork", "src", "--name", "copy"]);
+    let code = answer["error"]["code"].as_str().unwrap_or("ok");
+    assert!(code == "ok" || code == "guest_error", "{answer:#}");
+    for id in place.ids() {
+        let last = || place.in_guest(&id, "cat /dev/shm/last");
+        let first = last();
+        testkit::until(&format!("another process in {id}"), SOON, || (last() != first).then_some(()));
+    }
+    assert!(place.ids().contains(&"src".to_owned()));
     place.cleanup(&["--all", "--force"]);
     oracle.assert_clean();
 }

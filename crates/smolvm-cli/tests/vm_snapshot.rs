@@ -4,8 +4,10 @@
 
 mod support;
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use serde_json::Value;
-use support::Place;
+use support::{DRAWING, Place, assert_nothing_shared, until_drawn};
 
 #[track_caller]
 fn code(place: &Place, args: &[&str]) -> String {
@@ -62,6 +64,24 @@ fn a_machine_goes_on_where_it_was_saved_as_often_as_one_likes() {
     place.ok(&["snapshot", "delete", "src-1", "second", "again-1"]);
     assert_eq!(place.in_guest("later", "cat /dev/shm/file; ls / > /dev/null && echo reads"), "later\nreads\n");
     place.cleanup(&["--all", "--force"]);
+    oracle.assert_clean();
+}
+
+/// The same moment twice: what ran in it draws other numbers in each, and never under the name that was saved.
+#[test]
+fn nothing_runs_in_what_is_restored_before_it_is_another_guest() {
+    let place = Place::without_network();
+    let oracle = place.oracle();
+    place.boot(&["src"]);
+    place.in_guest("src", DRAWING);
+    until_drawn(&place, "src", 100);
+    place.ok(&["snapshot", "create", "src", "--name", "one"]);
+    let told = SystemTime::now().checked_sub(Duration::from_millis(100)).unwrap().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    place.said(&["snapshot", "restore", "one", "--name", "again-1"]);
+    place.said(&["snapshot", "restore", "one", "--name", "again-2"]);
+    assert_nothing_shared(&place, "src", &["again-1", "again-2"], told);
+    place.cleanup(&["--all", "--force"]);
+    place.ok(&["snapshot", "delete", "one"]);
     oracle.assert_clean();
 }
 

@@ -1,5 +1,7 @@
 //! The real guest behind the [`Guest`] seam.
 
+use std::time::Instant;
+
 use rustix::process::Pid;
 use rustix::system::RebootCommand;
 use smolvm_proto::{BootConfig, NetworkConfig, Ready, UnixTime};
@@ -7,9 +9,10 @@ use smolvm_proto::{BootConfig, NetworkConfig, Ready, UnixTime};
 use super::identity::{Layer, Placed};
 use super::modules::Group;
 use super::overlay::{Disk, Upper};
+use super::standstill::Standstill;
 use super::steps::Steps;
 use super::{entropy, failed, identity, modules, mounts, network, overlay};
-use crate::serve::{BootFailure, Guest};
+use crate::serve::{BootFailure, Guest, Rest};
 
 /// What pid 1 holds between boot and power-off.
 pub(super) struct Machine {
@@ -26,12 +29,24 @@ pub(super) struct Machine {
     has_root: bool,
     /// The network it was given.
     network: Option<NetworkConfig>,
+    /// What stops its processes.
+    standstill: Option<Result<Standstill, BootFailure>>,
 }
 
 impl Machine {
     /// A guest that can be talked to.
     pub(super) fn new(steps: Steps) -> Self {
-        Self { image: None, raised: None, has_loopback: false, steps, disk: None, layer: None, has_root: false, network: None }
+        Self {
+            image: None,
+            raised: None,
+            has_loopback: false,
+            steps,
+            disk: None,
+            layer: None,
+            has_root: false,
+            network: None,
+            standstill: None,
+        }
     }
 
     /// What the guest is, as the kernel and its files say.
@@ -78,10 +93,15 @@ impl Guest for Machine {
         self.steps.done("hello");
         self.image.get_or_insert_with(overlay::mount_image);
         self.steps.done("image");
+        self.standstill.get_or_insert_with(Standstill::open);
+        self.steps.done("standstill");
     }
 
     fn park(&mut self, network: bool, fresh_disk: bool) -> Result<(), BootFailure> {
         self.image.get_or_insert_with(overlay::mount_image).clone()?;
+        if let Ok(standstill) = self.standstill.get_or_insert_with(Standstill::open) {
+            standstill.make_quick();
+        }
         network::loopback()?;
         self.has_loopback = true;
         if network {
@@ -145,6 +165,19 @@ impl Guest for Machine {
 
     fn sync(&mut self) {
         rustix::fs::sync();
+    }
+
+    fn stop_all(&mut self, until: Instant) -> Result<Rest, BootFailure> {
+        match self.standstill.get_or_insert_with(Standstill::open) {
+            Ok(standstill) => standstill.stop(until),
+            Err(failure) => Err(failure.clone()),
+        }
+    }
+
+    fn let_all_go_on(&mut self) {
+        if let Some(Ok(standstill)) = &mut self.standstill {
+            standstill.go_on();
+        }
     }
 
     fn restore(&mut self, config: &BootConfig) -> Result<Ready, BootFailure> {

@@ -25,6 +25,7 @@ mod mounts;
 mod network;
 mod overlay;
 mod port;
+mod standstill;
 mod steps;
 
 use rustix::io::Errno;

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use rustix::process::WaitOptions;
 use smolvm_proto::{
     AgentMessage, AttachRequest, BootConfig, Channel, ExecErrorKind, ExecExit, ExecRequest, Frame, FrameKind, FrameRef, HostMessage,
-    StreamControl, UnixTime, decode,
+    StreamControl, decode,
 };
 
+use super::Server;
 use super::init::Init;
 use super::link::Incoming;
-use super::{BootFailure, Server};
 
 /// How long one rehearsed command may take: python needs half a second when it is translated.
 const REHEARSAL: Duration = Duration::from_secs(10);
@@ -64,12 +64,10 @@ impl Server<'_> {
             Request::Host(HostMessage::Park { network, fresh_disk, rehearse }) => self.park(network, fresh_disk, &rehearse),
             Request::Host(HostMessage::Freeze { sync, seq }) => self.freeze(sync, seq),
             Request::Host(HostMessage::Restore(config)) => self.restore(&config),
-            Request::Host(HostMessage::Clock { time }) => {
-                self.frozen = false;
-                self.set_clock(time);
-            }
+            Request::Host(HostMessage::Clock { time }) => self.set_clock(time),
             Request::Host(HostMessage::Ping { seq }) => self.say(&AgentMessage::Pong { seq }),
             Request::Host(HostMessage::Shutdown { grace_ms }) => {
+                self.forget_to_rest();
                 let act = self.phase.ask(Duration::from_millis(grace_ms), Instant::now());
                 self.act(act);
             }
@@ -84,6 +82,7 @@ impl Server<'_> {
     }
 
     fn attach(&mut self, request: &AttachRequest) {
+        self.forget_to_rest();
         self.drop_streams();
         let reply = request.answer();
         self.link.outbox.push_raw(&reply.to_bytes());
@@ -112,33 +111,6 @@ impl Server<'_> {
             Some(Err(failure)) => AgentMessage::Failed { step: failure.step.to_owned(), message: failure.message.clone() },
             None => return,
         };
-        self.say(&answer);
-    }
-
-    /// What is sent behind the answer would be half here and half there; so nothing is.
-    fn freeze(&mut self, sync: bool, seq: u64) {
-        if !self.has_booted() || self.phase.has_begun() {
-            return;
-        }
-        if sync {
-            self.guest.sync();
-        }
-        self.say(&AgentMessage::Frozen { seq });
-        self.frozen = true;
-    }
-
-    /// Makes another guest of a copy. The commands of the host side that froze it went when this one attached.
-    fn restore(&mut self, config: &BootConfig) {
-        let outcome = if std::mem::take(&mut self.frozen) {
-            self.guest.restore(config)
-        } else {
-            Err(BootFailure { step: "restore", message: "the guest was not frozen".to_owned() })
-        };
-        let answer = match &outcome {
-            Ok(ready) => AgentMessage::Ready(ready.clone()),
-            Err(failure) => AgentMessage::Failed { step: failure.step.to_owned(), message: failure.message.clone() },
-        };
-        self.boot = Some(outcome);
         self.say(&answer);
     }
 
@@ -181,14 +153,6 @@ impl Server<'_> {
             }
         }
         self.reap();
-    }
-
-    fn set_clock(&mut self, time: UnixTime) {
-        match self.guest.set_clock(time) {
-            Ok(time) => self.say(&AgentMessage::Clock { time }),
-            // Unanswered, it is the host's to decide what becomes of such a guest.
-            Err(failure) => crate::log::line(failure),
-        }
     }
 
     pub(super) fn has_booted(&self) -> bool {

@@ -1,5 +1,7 @@
 //! The seam between serving and the machine that is served.
 
+use std::time::Instant;
+
 use rustix::process::Pid;
 use smolvm_proto::{BootConfig, Ready, UnixTime};
 
@@ -11,6 +13,15 @@ pub(crate) struct BootFailure {
     pub(crate) step: &'static str,
     /// What the kernel said, about what.
     pub(crate) message: String,
+}
+
+/// How an attempt to stop all processes of a guest went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// None of them runs.
+    Reached,
+    /// Some could not be stopped in time: all go on.
+    Missed,
 }
 
 /// What only pid 1 of a real guest may do.
@@ -36,6 +47,12 @@ pub(crate) trait Guest {
 
     /// Writes to the disks what is held back.
     fn sync(&mut self);
+
+    /// Stops every process of the guest but the agent, by this moment or not at all.
+    fn stop_all(&mut self, until: Instant) -> Result<Rest, BootFailure>;
+
+    /// Lets those go on that were stopped.
+    fn let_all_go_on(&mut self);
 
     /// Makes another guest of a copy: all that tells one from another is new.
     fn restore(&mut self, config: &BootConfig) -> Result<Ready, BootFailure>;
@@ -91,6 +108,13 @@ impl Guest for Bystander {
     }
 
     fn sync(&mut self) {}
+
+    /// Nor are the processes here.
+    fn stop_all(&mut self, _until: Instant) -> Result<Rest, BootFailure> {
+        Ok(Rest::Reached)
+    }
+
+    fn let_all_go_on(&mut self) {}
 
     fn restore(&mut self, config: &BootConfig) -> Result<Ready, BootFailure> {
         self.boot(config)

@@ -20,6 +20,7 @@ mod leftovers;
 mod link;
 mod outbox;
 mod output;
+mod rest;
 mod shutdown;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,10 +32,11 @@ use rustix::process::WaitOptions;
 use smolvm_proto::{AgentMessage, Frame, FrameKind, Ready, encode};
 
 use exec::{Exec, Starter};
-pub(crate) use guest::{BootFailure, Bystander, Guest};
+pub(crate) use guest::{BootFailure, Bystander, Guest, Rest};
 use init::Init;
 use leftovers::Leftovers;
 use link::Link;
+use rest::Motion;
 use shutdown::{Act, OWN_GRACE, Phase};
 
 /// How often a port without a host is looked at: it is always "ready", so it cannot be polled.
@@ -61,8 +63,8 @@ pub(crate) struct Server<'a> {
     prepared: bool,
     /// Whether the way of a command was gone once.
     warm: bool,
-    /// The guest is being copied: nothing is sent until it is told which of them it is.
-    frozen: bool,
+    /// Whether the guest is at rest, to be copied: nothing is sent until it is told which of them it is.
+    motion: Motion,
     /// How the boot went; it is tried once.
     boot: Option<Result<Ready, BootFailure>>,
     /// Who gets to fill the outbox first; goes round, so that one flood does not silence the rest.
@@ -71,24 +73,30 @@ pub(crate) struct Server<'a> {
 
 /// Serves until the guest powers off or, where that ends it, the host goes.
 pub(crate) fn serve(line: OwnedFd, signals: OwnedFd, guest: &mut dyn Guest) -> Result<(), Errno> {
-    let starter = Starter::new()?;
-    let mut server = Server {
-        guest,
-        link: Link::new(line),
-        signals,
-        starter,
-        execs: Vec::new(),
-        leftovers: Leftovers::new(),
-        phase: Phase::Running,
-        init: None,
-        prepared: false,
-        warm: false,
-        frozen: false,
-        boot: None,
-        turn: 0,
-    };
+    let mut server = Server::new(line, signals, guest)?;
     while server.round()? {}
     Ok(())
+}
+
+impl<'a> Server<'a> {
+    fn new(line: OwnedFd, signals: OwnedFd, guest: &'a mut dyn Guest) -> Result<Self, Errno> {
+        let starter = Starter::new()?;
+        Ok(Self {
+            guest,
+            link: Link::new(line),
+            signals,
+            starter,
+            execs: Vec::new(),
+            leftovers: Leftovers::new(),
+            phase: Phase::Running,
+            init: None,
+            prepared: false,
+            warm: false,
+            motion: Motion::Running,
+            boot: None,
+            turn: 0,
+        })
+    }
 }
 
 impl Server<'_> {
@@ -103,13 +111,14 @@ impl Server<'_> {
             self.link.hang_up();
         }
         self.dispatch();
+        self.try_again_to_rest();
         if woken.signals {
             self.take_signals();
         }
         if woken.leftovers {
             self.leftovers.drain();
         }
-        if self.frozen {
+        if self.is_at_rest() {
             self.link.flush()?;
             return Ok(true);
         }
@@ -139,8 +148,8 @@ impl Server<'_> {
         let line = self.link_interest();
         // Polled even when nothing is wanted from it it would say "hung up" for ever, so then it is left out.
         let polls_link = !self.link.is_hung_up() && !line.is_empty();
-        let takes_data = self.link.outbox.takes_data() && !self.frozen;
-        let feeds = !self.frozen;
+        let takes_data = self.link.outbox.takes_data() && !self.is_at_rest();
+        let feeds = !self.is_at_rest();
         let mut fds = Vec::with_capacity(2 + 3 * self.execs.len());
         fds.push(PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN));
         if polls_link {
@@ -196,8 +205,8 @@ impl Server<'_> {
 
     fn timeout(&self) -> Option<Timespec> {
         let now = Instant::now();
-        let deadlines = self.execs.iter().filter(|_| !self.frozen).filter_map(|e| e.wakes_at(now));
-        let mut soonest = deadlines.chain(self.phase.wakes_at()).min();
+        let deadlines = self.execs.iter().filter(|_| !self.is_at_rest()).filter_map(|e| e.wakes_at(now));
+        let mut soonest = deadlines.chain(self.phase.wakes_at()).chain(self.motion.wakes_at()).min();
         if self.link.is_hung_up() {
             let check = now + HANG_UP_CHECK;
             soonest = Some(soonest.map_or(check, |at| at.min(check)));

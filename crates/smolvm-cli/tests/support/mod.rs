@@ -4,6 +4,7 @@
 //!   Place       a home of its own, images in it, a private network or none; the real binary
 //!   answer      which code and exit status a command may end with
 //!   Cleaned     what `cleanup --json` said, its shape checked field by field
+//!   drawn       a process that draws numbers all the time, and what its copies drew
 //!   Pty         the binary on a terminal of its own: read, type, end
 //!   rows        the ledger, read and written behind the product's back
 //!   Impostor    a process with a mark at the hypervisor's place that is no hypervisor
@@ -22,6 +23,7 @@
 
 pub(crate) mod answer;
 mod cleaned;
+mod drawn;
 mod impostor;
 pub(crate) mod matrix;
 mod pty;
@@ -41,6 +43,7 @@ use testkit::process::Process;
 use testkit::{Cmd, LeakOracle, Netns, NetnsHost, Ran, Scope, SealedEnv, prerequisite};
 
 pub(crate) use cleaned::Cleaned;
+pub(crate) use drawn::{DRAWING, assert_nothing_shared, until_drawn};
 pub(crate) use impostor::Impostor;
 pub(crate) use pty::Pty;
 pub(crate) use tree::tree;

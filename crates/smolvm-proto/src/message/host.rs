@@ -26,8 +26,8 @@ pub enum HostMessage {
         /// The host's clock when it sent the message.
         time: UnixTime,
     },
-    /// Come to rest, so that the machine can be copied as it stands: answered by `frozen`, behind which nothing is sent until
-    /// `clock` or `restore` comes. The host sends nothing between this and that, either: so both sides of a copy begin with
+    /// Come to rest, so that the machine can be copied as it stands: answered by `frozen`, behind which no process runs and
+    /// nothing is sent until `clock` or `restore` comes. The host sends nothing between this and that, either: so both sides of a copy begin with
     /// a line on which no message is half way.
     Freeze {
         /// Whether all that was written is to be on the disk first.
