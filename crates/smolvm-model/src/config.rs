@@ -363,6 +363,7 @@ impl Config {
     }
 
     /// What would be settled if nobody beyond this layer had said anything.
+    #[must_use]
     pub fn up_to(&self, most: Layer) -> Self {
         let mut config = Self::default();
         for ((layer, key), value) in self.said.iter().filter(|((layer, _), _)| *layer <= most) {

@@ -242,12 +242,12 @@ impl Smolvm {
     fn renew_disk(&self, id: &SandboxId, from: &File, bytes: u64) -> Result<(), Error> {
         let (copy, disk) = (self.paths().new_disk(id), self.paths().disk(id));
         let make = || File::options().write(true).create_new(true).mode(0o600).open(&copy);
-        let made = match make() {
+        let opened = match make() {
             // Left by a start that was killed.
             Err(e) if e.kind() == ErrorKind::AlreadyExists => std::fs::remove_file(&copy).and_then(|()| make()),
             other => other,
         };
-        let target = made.map_err(FsError::on("make", &copy))?;
+        let target = opened.map_err(FsError::on("make", &copy))?;
         copy_data(from, &target, bytes).map_err(FsError::on("copy into", &copy))?;
         Ok(std::fs::rename(&copy, &disk).map_err(FsError::on("replace", &disk))?)
     }

@@ -145,7 +145,7 @@ mod tests {
 
         assert!(resolve_reference(cache, &cut.0).is_err(), "who asks for one is told");
         let names = |found: Vec<NamedImage>| found.into_iter().map(|named| named.reference).collect::<Vec<_>>();
-        assert_eq!(names(references(cache).unwrap()), [whole.0.clone()]);
+        assert_eq!(names(references(cache).unwrap()), std::slice::from_ref(&whole.0));
         assert_eq!(broken_references(cache).unwrap(), [&cut.0, &gone.0, &lost.0, &odd.0].map(Reference::clone));
         let pointed: Vec<_> = pointers(cache).unwrap().into_iter().map(|pointer| pointer.digest).collect();
         assert_eq!(pointed, [Some(cut.1.clone()), Some(gone.1.clone()), None, Some(odd.1.clone()), Some(whole.1.clone())]);

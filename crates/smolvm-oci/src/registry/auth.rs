@@ -81,8 +81,7 @@ pub(super) fn token(
     }
     let (realm, service, scope) = challenge;
     let bad = || RegistryError::Challenge { registry: registry.clone() };
-    // A login must not go where everybody can read it; the agent refuses plain places as well.
-    if !realm.starts_with("https://") && !registry.is_loopback() {
+    if !may_be_asked(realm) {
         return Err(bad());
     }
     let scope = scope.map_or_else(|| format!("repository:{repository}:pull"), str::to_owned);
@@ -112,9 +111,27 @@ pub(super) fn token(
     Ok(Secret::new(format!("Bearer {token}")))
 }
 
+/// A login must not go where everybody can read it: whatever the registry is, the place that gives tokens has TLS or is this host.
+fn may_be_asked(realm: &str) -> bool {
+    let plain = || realm.strip_prefix("http://").map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
+    realm.starts_with("https://") || plain().is_some_and(|host| host.parse::<Registry>().is_ok_and(|host| host.is_loopback()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_login_goes_nowhere_in_plain_text_but_to_this_host() {
+        for realm in ["https://auth.docker.io/token", "http://127.0.0.1:5001/token", "http://localhost:5001?x", "http://localhost/"] {
+            assert!(may_be_asked(realm), "{realm}");
+        }
+        for realm in
+            ["http://192.0.2.2:5798/token", "http://127.0.0.1@192.0.2.2/", "http://localhost.evil/t", "http:///t", "ftp://localhost/", "t"]
+        {
+            assert!(!may_be_asked(realm), "{realm}");
+        }
+    }
 
     #[test]
     fn challenges_are_read() {
