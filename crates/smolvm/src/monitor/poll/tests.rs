@@ -500,7 +500,7 @@ fn a_guest_that_is_to_be_halted_while_it_goes_on_is_halted_then() {
         says(ends, &AgentMessage::Clock { time: super::super::ready::now() });
         serving.hear_guest().unwrap();
         assert_eq!((last(serving), of_other(serving)), (Some(MonitorReply::Resumed), None));
-        assert_eq!(orders(serving), ["cont"]);
+        assert_eq!(orders(serving), ["cont", "remove-fd"]);
         says(ends, &AgentMessage::Frozen { seq: 1 });
         serving.hear_guest().unwrap();
         assert_eq!(orders(serving), ["stop"]);
