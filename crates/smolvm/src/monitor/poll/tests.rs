@@ -13,7 +13,7 @@ use crate::paths::Paths;
 struct Ends {
     agent: UnixStream,
     client: UnixStream,
-    _rest: (UnixStream, UnixStream, OwnedFd),
+    rest: (UnixStream, UnixStream, OwnedFd),
 }
 
 fn config(home: &Path) -> MonitorConfig {
@@ -75,7 +75,7 @@ fn serving(test: impl FnOnce(&mut Loop<'_>, &mut Ends)) {
     client_end.write_all(&AttachRequest::new(Nonce([1; 16])).to_bytes()).unwrap();
     serving.hear_client(1);
     serving.clients[0].out = super::super::outgoing::Outgoing::default();
-    test(&mut serving, &mut Ends { agent: agent_end, client: client_end, _rest: (qmp_end, console_end, report) });
+    test(&mut serving, &mut Ends { agent: agent_end, client: client_end, rest: (qmp_end, console_end, report) });
 }
 
 fn bytes(frame: &Frame) -> Vec<u8> {
@@ -534,7 +534,7 @@ fn a_hypervisor_cannot_make_the_monitor_answer_for_ever() {
         assert!(serving.guest.is_closed() && serving.guest.out.is_empty());
     });
     serving(|serving, ends| {
-        let mut qmp = &ends._rest.0;
+        let mut qmp = &ends.rest.0;
         for _ in 0..2000 {
             qmp.write_all(b"{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n").unwrap();
             serving.hear_vmm();
