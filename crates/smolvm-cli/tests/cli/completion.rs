@@ -69,7 +69,7 @@ fn every_shell_asks_for_names() {
     // Every positional that is a sandbox, in both forms of the command line.
     let zsh = run(&env, &["completion", "zsh"]).stdout;
     assert_eq!(zsh.matches(":_smolvm_names'").count(), 22, "nine verbs and two aliases, each in two forms");
-    assert_eq!(zsh.matches(":_smolvm_images'").count(), 12, "run and create in two forms, a template, five verbs of images, two aliases");
+    assert_eq!(zsh.matches(":_smolvm_images'").count(), 13, "run and create in two forms, a template, six verbs of images, two aliases");
     assert!(zsh.find("_smolvm_names() {").unwrap() < zsh.find("if [ \"$funcstack[1]\"").unwrap(), "defined before it is called");
 }
 
