@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 
+use rustix::process::geteuid;
 use smolvm_host::lock;
-use smolvm_host::proc::identity::{Presence, Recorded, is_same_process, presence};
+use smolvm_host::proc::identity::{Presence, Recorded, effective_uid, presence};
 use smolvm_host::proc::scan;
 use smolvm_host::store::SandboxRecord;
 use smolvm_model::ledger::{Entry, Kind, ProcessIdentity};
+use smolvm_model::name::SandboxId;
 use smolvm_model::state::{Observed, State, Verdict, judge};
 
 use crate::error::Error;
@@ -61,7 +63,7 @@ impl Smolvm {
 
     fn observe(&self, pids: &Pids, record: &SandboxRecord, process: Option<&ProcessIdentity>, looker: Looker) -> Result<Observed, Error> {
         if let Some(identity) = process.filter(|identity| pids.may_live(identity.pid)) {
-            match self.presence(identity) {
+            match self.presence(&record.id, identity) {
                 Presence::Alive => return Ok(Observed::Alive),
                 Presence::Unknown { evidence } => return Ok(Observed::Unknown { evidence }),
                 Presence::Gone | Presence::Recycled => {}
@@ -75,13 +77,35 @@ impl Smolvm {
         Ok(if at_work { Observed::AtWork } else { Observed::Gone })
     }
 
-    pub(crate) fn presence(&self, identity: &ProcessIdentity) -> Presence {
-        presence(self.proc(), &recorded(identity), &self.boot_id)
+    /// Whether a process that is recorded of a sandbox is there.
+    pub(crate) fn presence(&self, sandbox: &SandboxId, identity: &ProcessIdentity) -> Presence {
+        presence(self.proc(), &recorded(identity), &self.boot_id, || self.presence_by_uid(sandbox, identity.pid))
     }
 
-    /// Whether the kernel says that it is that process, whatever its words are now.
-    pub(crate) fn is_same_process(&self, identity: &ProcessIdentity) -> bool {
-        is_same_process(self.proc(), &recorded(identity), &self.boot_id).unwrap_or(false)
+    /// The same of one that the kernel says it is, and that does not have the words it was started with.
+    fn presence_by_uid(&self, sandbox: &SandboxId, pid: u32) -> Presence {
+        let unknown =
+            |why: String| Presence::Unknown { evidence: format!("process {pid} has other words than it was started with, {why}") };
+        let uid = match effective_uid(self.proc(), pid) {
+            Ok(Some(uid)) => uid,
+            Ok(None) => return Presence::Gone,
+            Err(e) => return unknown(format!("and its uid cannot be read: {e}")),
+        };
+        match self.reserved_uids(sandbox) {
+            Ok(reserved) => match whose(uid, &reserved, geteuid().as_raw()) {
+                Whose::Its => Presence::Alive,
+                Whose::Strangers => Presence::Recycled,
+                Whose::Unclear => unknown("and this user's uid, under which anything may run".to_owned()),
+            },
+            Err(e) => unknown(format!("and which uid is its own cannot be read: {}", e.one_line())),
+        }
+    }
+
+    /// The uid that is reserved for a sandbox's hypervisor, where there is one.
+    pub(crate) fn reserved_uids(&self, sandbox: &SandboxId) -> Result<Vec<u32>, Error> {
+        let Some(store) = self.store_if_any()? else { return Ok(Vec::new()) };
+        let entries = store.sandbox(sandbox)?.into_iter().flat_map(|(_, entries)| entries);
+        Ok(entries.filter(|e| e.kind == Kind::Uid).filter_map(|e| e.key.parse().ok()).collect())
     }
 
     fn somebody_at(&self, record: &SandboxRecord, looker: Looker) -> Result<bool, Error> {
@@ -93,6 +117,28 @@ impl Smolvm {
 
     fn monitor_lives(&self, record: &SandboxRecord) -> Result<bool, Error> {
         Ok(lock::is_held(&self.paths().monitor_lock(&record.id))?)
+    }
+}
+
+/// Whose a process can be, by its uid: without capabilities it cannot take another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    /// The sandbox's, for nobody else has that uid.
+    Its,
+    /// It may be the sandbox's, and anything else that this user runs.
+    Unclear,
+    /// Not the sandbox's.
+    Strangers,
+}
+
+/// `reserved` are the uids that only this sandbox has; a user without rights starts hypervisors under `own`.
+fn whose(uid: u32, reserved: &[u32], own: u32) -> Whose {
+    if reserved.contains(&uid) {
+        Whose::Its
+    } else if reserved.is_empty() && uid == own && own != 0 {
+        Whose::Unclear
+    } else {
+        Whose::Strangers
     }
 }
 
@@ -111,7 +157,7 @@ mod tests {
     fn a_list_of_processes_says_what_a_look_at_each_says() {
         let dir = tempfile::tempdir().unwrap();
         let vm = Smolvm::open(Settings::new(Paths::beneath(dir.path()))).unwrap();
-        let me = std::process::id();
+        let (me, sandbox) = (std::process::id(), "vm-a".parse().unwrap());
         let (few, many) = (Pids::for_records(&vm, 1), Pids::for_records(&vm, LIST_FROM));
         assert!(few.0.is_none() && many.0.as_ref().unwrap().contains(&me));
         for pids in [few, many] {
@@ -120,9 +166,22 @@ mod tests {
                 |pid, start_ticks| ProcessIdentity { pid, start_ticks, boot_id: vm.boot_id.clone(), token: "none of its words".to_owned() };
             // Above every pid that a kernel hands out, and one that was handed out again.
             for gone in [identity((1 << 22) + 1, 1), identity(me, 1)] {
-                let alive = Some(&gone).filter(|i| pids.may_live(i.pid)).is_some_and(|i| vm.presence(i) == Presence::Alive);
+                let alive = Some(&gone).filter(|i| pids.may_live(i.pid)).is_some_and(|i| vm.presence(&sandbox, i) == Presence::Alive);
                 assert!(!alive, "{gone:?}");
             }
         }
+    }
+
+    /// A hypervisor can overwrite its words, and not its uid.
+    #[test]
+    fn whose_a_process_is_by_its_uid() {
+        const RESERVED: u32 = 1_987_600_001;
+        assert_eq!(whose(RESERVED, &[RESERVED], 0), Whose::Its);
+        for (uid, reserved, own) in
+            [(0, &[RESERVED][..], 0), (RESERVED + 1, &[RESERVED], 0), (1000, &[RESERVED], 1000), (0, &[], 0), (7, &[], 1000)]
+        {
+            assert_eq!(whose(uid, reserved, own), Whose::Strangers, "{uid} {reserved:?} {own}");
+        }
+        assert_eq!(whose(1000, &[], 1000), Whose::Unclear);
     }
 }

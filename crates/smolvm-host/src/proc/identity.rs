@@ -5,8 +5,8 @@
 //! what cannot be read is *unknown*, never "gone".
 //!
 //! The first three are the kernel's word, which no process changes. The token lies in the process's own memory, which a
-//! hypervisor that a guest has broken out into may overwrite: so a token that is missing proves nothing against the other three,
-//! and such a process is neither ours nor gone.
+//! hypervisor that a guest has broken out into may overwrite: where it is missing and the other three fit, the caller judges
+//! by what such a process cannot change either, its uid.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -74,8 +74,9 @@ fn text_of(path: &Path) -> std::io::Result<String> {
     std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Compares the record with what is there now.
-pub fn presence(proc: &Path, recorded: &Recorded<'_>, boot_id: &str) -> Presence {
+/// Compares the record with what is there now; `with_other_words` judges a process that is the recorded one by the kernel's word,
+/// and not by its own.
+pub fn presence(proc: &Path, recorded: &Recorded<'_>, boot_id: &str, with_other_words: impl FnOnce() -> Presence) -> Presence {
     if recorded.boot_id != boot_id {
         return Presence::Gone;
     }
@@ -98,18 +99,11 @@ pub fn presence(proc: &Path, recorded: &Recorded<'_>, boot_id: &str) -> Presence
         Ok(args) if args.get(TOKEN_AT).is_some_and(|token| token == recorded.token) => Presence::Alive,
         // Same pid, same start, no memory any more: it is exiting, and its files are closed after its memory.
         Ok(args) if args.is_empty() => Presence::Alive,
-        // The kernel says that it is, its own words that it is not: words can be overwritten, and a pid that comes again within
-        // the same tick of the clock would look like this, too.
-        Ok(_) => Presence::Unknown { evidence: format!("process {} does not have the words that it was started with", recorded.pid) },
+        // A pid that comes again within the same tick of the clock looks like this, too.
+        Ok(_) => with_other_words(),
         Err(e) if e.kind() == ErrorKind::NotFound => Presence::Gone,
         Err(e) => unknown("cmdline", &e),
     }
-}
-
-/// Whether the kernel says that it is still that process and no zombie, whatever its words are now.
-pub fn is_same_process(proc: &Path, recorded: &Recorded<'_>, boot_id: &str) -> std::io::Result<bool> {
-    let seen = look(proc, recorded.pid)?;
-    Ok(recorded.boot_id == boot_id && seen.is_some_and(|seen| seen.start_ticks == recorded.start_ticks && !seen.zombie))
 }
 
 /// A process's argument vector, capped; every element at its place, empty ones too.
@@ -193,33 +187,33 @@ mod tests {
             (stat("qemu", 'S', 42), b"x\0\0\0\0tok\0".to_vec(), Presence::Alive),
         ];
         for (stat, cmdline, want) in table {
-            assert_eq!(presence(fake(&stat, &cmdline).path(), &RECORD, "b"), want, "{stat}");
+            assert_eq!(presence(fake(&stat, &cmdline).path(), &RECORD, "b", || Presence::Recycled), want, "{stat}");
         }
     }
 
     /// Its words are its own memory, and it may write there what it likes.
     #[test]
-    fn who_changes_its_words_is_not_gone() {
+    fn who_changes_its_words_is_judged_by_something_else() {
         // The token at another place than its own proves nothing, and empty words move nothing.
         for words in [&b"x\0-name\0m\0-uuid\0tok2\0"[..], b"x\0tok\0", b"x\0\0-name\0m\0-uuid\0tok\0", b"innocent\0"] {
-            let dir = fake(&stat("qemu", 'S', 42), words);
-            assert!(matches!(presence(dir.path(), &RECORD, "b"), Presence::Unknown { .. }), "{words:?}");
-            assert!(is_same_process(dir.path(), &RECORD, "b").unwrap());
-        }
-        for other in [stat("qemu", 'S', 43), stat("qemu", 'Z', 42)] {
-            assert!(!is_same_process(fake(&other, OURS).path(), &RECORD, "b").unwrap(), "{other}");
+            let judged = |stat: &str, by: Presence| presence(fake(stat, words).path(), &RECORD, "b", || by);
+            for by in [Presence::Alive, Presence::Recycled] {
+                assert_eq!(judged(&stat("qemu", 'S', 42), by.clone()), by, "{words:?}");
+                assert_eq!(judged(&stat("qemu", 'S', 43), by.clone()), Presence::Recycled);
+                assert_eq!(judged(&stat("qemu", 'Z', 42), by), Presence::Gone);
+            }
         }
     }
 
     #[test]
     fn another_boot_is_gone_whatever_runs() {
-        assert_eq!(presence(fake(&stat("qemu", 'S', 42), OURS).path(), &RECORD, "other"), Presence::Gone);
+        assert_eq!(presence(fake(&stat("qemu", 'S', 42), OURS).path(), &RECORD, "other", || Presence::Recycled), Presence::Gone);
     }
 
     #[test]
     fn unreadable_evidence_is_unknown_and_absence_is_gone() {
-        assert!(matches!(presence(fake("garbage", b"").path(), &RECORD, "b"), Presence::Unknown { .. }));
-        assert_eq!(presence(tempfile::tempdir().unwrap().path(), &RECORD, "b"), Presence::Gone);
+        assert!(matches!(presence(fake("garbage", b"").path(), &RECORD, "b", || Presence::Recycled), Presence::Unknown { .. }));
+        assert_eq!(presence(tempfile::tempdir().unwrap().path(), &RECORD, "b", || Presence::Recycled), Presence::Gone);
     }
 
     #[test]
@@ -235,7 +229,7 @@ mod tests {
         let dir = fake("", OURS);
         let stat = [b"7 (\xff\xfe) ".as_slice(), b"S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 43 20 21"].concat();
         std::fs::write(dir.path().join("7/stat"), stat).unwrap();
-        assert_eq!(presence(dir.path(), &RECORD, "b"), Presence::Recycled);
+        assert_eq!(presence(dir.path(), &RECORD, "b", || Presence::Recycled), Presence::Recycled);
         std::fs::write(dir.path().join("7/status"), b"Name:\t\xff\nUid:\t1\t2\t1\t1\n").unwrap();
         assert_eq!(effective_uid(dir.path(), 7).unwrap(), Some(2));
     }

@@ -26,7 +26,7 @@ impl HostEffects<'_> {
         entries
             .iter()
             .map(|entry| match entry.kind {
-                Kind::Process | Kind::Monitor => meant.next().map_or(Sight::Gone, |meant| self.process_still_there(&meant, &pids)),
+                Kind::Process | Kind::Monitor => meant.next().map_or(Sight::Gone, |meant| self.process_still_there(entry, &meant, &pids)),
                 Kind::NftElements => sight(&elements, entry, "nft element"),
                 Kind::Tap => sight(&taps, entry, "network device"),
                 Kind::RunDir | Kind::StateDir => dirs::still_there(self.vm, entry).map_or(Sight::Gone, Sight::There),
