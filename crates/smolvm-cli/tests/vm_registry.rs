@@ -18,9 +18,10 @@ const PORT: u16 = 5001;
 const CLOSED: &str = "127.0.0.1:5001";
 /// The same from outside.
 const FAR: &str = "registry.test:5001";
-const PASSWORD: &str = "hunter2";
+/// A word that no file of an image has: those are looked through, too.
+const PASSWORD: &str = "vexhunterzq2";
 /// What is nowhere to be seen: passwords, and what they look like in headers and files.
-const SECRETS: [&str; 5] = ["hunter", "bWU6aHVudGVyMg", "bWU6aHVudGVyMw", "bWU6aHVudGVyNg", "aHVudGVy"];
+const SECRETS: [&str; 5] = ["vexhunterzq", "bWU6dmV4aHVudGVyenEy", "bWU6dmV4aHVudGVyenEz", "bWU6dmV4aHVudGVyenE2", "dmV4aHVudGVyen"];
 
 fn place() -> Place {
     let place = Place::with_network();
@@ -89,7 +90,7 @@ fn logins_are_found_where_podman_and_docker_keep_them_and_are_nowhere_else() {
     // Podman's file: the longest key that fits, and a wrong one for everything else.
     let podmans = place.scratch().join(".config/containers/auth.json");
     let entry = |password: &str| format!(r#"{{"auth":"{}"}}"#, base64(&place, &format!("me:{password}")));
-    let text = format!(r#"{{"auths":{{"{CLOSED}":{},"{CLOSED}/team":{}}}}}"#, entry("hunter3"), entry(PASSWORD));
+    let text = format!(r#"{{"auths":{{"{CLOSED}":{},"{CLOSED}/team":{}}}}}"#, entry("vexhunterzq3"), entry(PASSWORD));
     std::fs::write(&podmans, text).unwrap();
     pull(&team, &[], "ok");
     pull(&other, &[], "permission_denied");
@@ -122,13 +123,13 @@ fn logins_are_found_where_podman_and_docker_keep_them_and_are_nowhere_else() {
     pull(&team, &variables, "permission_denied");
     // From outside there is a proxy, which wants a password as well.
     let to = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
-    let proxy = TunnelProxy::start(place.net(), to, &format!("Basic {}", base64(&place, "me:hunter6")));
+    let proxy = TunnelProxy::start(place.net(), to, &format!("Basic {}", base64(&place, "me:vexhunterzq6")));
     let through = |password: &str| PathBuf::from(format!("http://me:{password}@{}", proxy.address()));
     let far = format!("{FAR}/team/app:1");
     let outside = closed.auth_file(&place, FAR);
-    pull(&far, &[("REGISTRY_AUTH_FILE", &outside), ("HTTPS_PROXY", &through("hunter6"))], "ok");
+    pull(&far, &[("REGISTRY_AUTH_FILE", &outside), ("HTTPS_PROXY", &through("vexhunterzq6"))], "ok");
     assert!(!proxy.asked().is_empty() && proxy.asked().iter().all(|asked| asked.path == FAR), "{:?}", proxy.asked());
-    pull(&far, &[("REGISTRY_AUTH_FILE", &outside), ("https_proxy", &through("hunter7"))], "unreachable");
+    pull(&far, &[("REGISTRY_AUTH_FILE", &outside), ("https_proxy", &through("vexhunterzq7"))], "unreachable");
     // Nothing of it was said or kept.
     for ran in &said {
         assert!(SECRETS.iter().all(|secret| !ran.stdout.contains(secret) && !ran.stderr.contains(secret)), "{ran}");
@@ -193,7 +194,7 @@ impl Closed {
         drop(server);
         for name in ["team/app:1", "other/app:1"] {
             let (from, to) = (format!("oci-archive:{}", file.display()), format!("docker://{CLOSED}/{name}"));
-            let copy = ["--insecure-policy", "copy", "--quiet", "--dest-creds", "me:hunter2", "--dest-cert-dir"];
+            let copy = ["--insecure-policy", "copy", "--quiet", "--dest-creds", "me:vexhunterzq2", "--dest-cert-dir"];
             place.cmd("skopeo").args(&copy).arg(self.certificates(place)).args(&[&from, &to]).run().assert_ok();
         }
     }
@@ -216,7 +217,7 @@ impl Closed {
     fn auth_file(&self, place: &Place, host: &str) -> PathBuf {
         assert!(self.authority.certificate().exists());
         let file = place.scratch().join("outside.json");
-        let text = format!(r#"{{"auths":{{"{host}/team":{{"auth":"{}"}}}}}}"#, base64(place, "me:hunter2"));
+        let text = format!(r#"{{"auths":{{"{host}/team":{{"auth":"{}"}}}}}}"#, base64(place, "me:vexhunterzq2"));
         std::fs::write(&file, text).unwrap();
         file
     }
