@@ -63,7 +63,7 @@ fn words(cmdline: &[u8]) {
     assert_eq!(joined, text.strip_suffix('\0').unwrap_or(&text));
     let record = Recorded { pid: 7, start_ticks: 42, boot_id: "b", token: "tok" };
     let ours = argv.get(TOKEN_AT).is_some_and(|word| word == "tok") || argv.is_empty();
-    assert_eq!(identity::presence(proc(), &record, "b"), if ours { Presence::Alive } else { Presence::Recycled });
+    assert_eq!(identity::presence(proc(), &record, "b", || Presence::Recycled), if ours { Presence::Alive } else { Presence::Recycled });
     let Ok(install) = "0123456789".parse() else { return };
     let marked = scan::marked(proc(), &install, |_| true, |_, _| true, |_, _| true).expect("a directory that is there");
     for found in marked {
