@@ -5,7 +5,7 @@
 mod image_support;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use image_support::{Place, job, kill_job_when, shared_cache};
 use smolvm_host::image::{BuiltIn, ImageError, Renew, prepare_image, resolve, sweep, verify};
@@ -68,6 +68,14 @@ fn built_without_root_everything_still_belongs_to_root() {
     assert_eq!(std::fs::read_dir(cache.path().join("tmp")).unwrap().count(), 0, "the tree of a user's build stayed");
 }
 
+/// mmdebstrap outlives its builder for a while, until it meets what is no longer there.
+fn assert_swept(cache: &Path) {
+    testkit::until("nothing is left of a killed build", Duration::from_mins(2), || {
+        sweep(cache).unwrap();
+        (std::fs::read_dir(cache.join("tmp")).unwrap().count() == 0).then_some(())
+    });
+}
+
 #[test]
 fn a_killed_build_leaves_no_mount_and_nothing_that_looks_finished() {
     let cache = tempfile::tempdir().unwrap();
@@ -79,13 +87,7 @@ fn a_killed_build_leaves_no_mount_and_nothing_that_looks_finished() {
     });
     assert!(!std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(cache.path().to_str().unwrap()));
     assert!(matches!(resolve(cache.path(), "debian"), Err(ImageError::NotFound { .. })));
-    // mmdebstrap outlives its builder for a while, until it meets what is no longer there.
-    let deadline = Instant::now() + Duration::from_mins(2);
-    while std::fs::read_dir(&temporary).unwrap().count() > 0 {
-        sweep(cache.path()).unwrap();
-        assert!(Instant::now() < deadline, "something is left of a killed build");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    assert_swept(cache.path());
 }
 
 fn check_recipe(outcome: &str) {
@@ -123,13 +125,7 @@ fn a_killed_recipe_leaves_no_mount_and_nothing_that_looks_finished() {
     });
     assert!(!std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(cache.path().to_str().unwrap()));
     assert!(!cache.path().join("images").exists() && !cache.path().join("blobs").exists());
-    // mmdebstrap outlives its builder for a while, until it meets what is no longer there.
-    let deadline = Instant::now() + Duration::from_mins(2);
-    while std::fs::read_dir(&temporary).unwrap().count() > 0 {
-        sweep(cache.path()).unwrap();
-        assert!(Instant::now() < deadline, "something is left of a killed build");
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    assert_swept(cache.path());
 }
 
 #[test]

@@ -36,10 +36,10 @@ struct Row {
 impl Row {
     /// What a key is settled to; without anything, what holds then.
     fn of(config: &Config, key: &Key) -> Self {
-        let settled = config.settled().get(key);
+        let settled = config.settled(key);
         Self {
             key: key.to_string(),
-            value: settled.map(|settled| settled.value.clone()),
+            value: settled.map(|settled| settled.value.to_owned()),
             from: settled.map_or("default", |settled| settled.layer.as_str()),
         }
     }

@@ -32,7 +32,7 @@ impl Verbal for Show {
     fn run(self, context: &Context) -> Result<Reply, Problem> {
         let (config, path) = (context.config()?, context.config_file()?);
         let fixed = KEYS.iter().filter_map(|described| described.key.parse().ok());
-        let named = config.settled().keys().filter(|key| matches!(key, Key::Pool(_) | Key::Mirror(_))).cloned();
+        let named = config.keys().into_iter().filter(|key| matches!(key, Key::Pool(_) | Key::Mirror(_))).cloned();
         let rows: Vec<Row> = fixed.chain(named).map(|key| Row::of(&config, &key)).collect();
         let data = || {
             let settings: Vec<_> = rows.iter().map(Row::json).collect();

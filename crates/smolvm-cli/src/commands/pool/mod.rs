@@ -30,7 +30,7 @@ pub(crate) fn no_use(e: &smolvm::Error) -> String {
 ///
 /// Who settled how many wait settled what they are: what is said once on a line does not make another pool of the file's.
 pub(crate) fn pool(config: &Config) -> Vec<PoolWanted> {
-    let said = |image: &ImageName| config.settled().get(&Key::Pool(image.clone())).map_or(Layer::Line, |settled| settled.layer);
+    let said = |image: &ImageName| config.settled(&Key::Pool(image.clone())).map_or(Layer::Line, |settled| settled.layer);
     let wanted = |(image, size)| {
         let lasting = config.up_to(said(&image));
         PoolWanted { request: configured(image, &lasting), size }

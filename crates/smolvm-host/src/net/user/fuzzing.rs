@@ -2,25 +2,18 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Instant;
 
 use smolvm_model::network::FramePolicy;
 
-use super::UserSpec;
 use super::relay::Relay;
 
 /// Lets a guest say `chunks`, one turn of the relay after each; gives what reaches the world, and what comes back.
 pub fn relay(policy: &FramePolicy, chunks: &[&[u8]]) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
     let ((mut hypervisor, guest), (world, mut passt)) = (UnixStream::pair()?, UnixStream::pair()?);
-    let spec = UserSpec {
-        guest_mac: policy.guest_mac,
-        guest_address: policy.guest_address,
-        gateway: policy.gateway,
-        run_as: None,
-        // No name server: every question is answered at once, by the relay itself.
-        resolv_conf: "/dev/null".into(),
-    };
-    let mut relay = Relay::new(guest, world, policy.clone(), &spec)?;
+    // No name server: every question is answered at once, by the relay itself.
+    let mut relay = Relay::new(guest, world, policy.clone(), Path::new("/dev/null"))?;
     for chunk in chunks {
         // A relay that has closed this end takes no more.
         let _ = hypervisor.write_all(chunk);

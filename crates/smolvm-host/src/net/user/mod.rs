@@ -104,7 +104,7 @@ pub fn start(spec: &UserSpec) -> Result<(UserNet, OwnedFd), UserNetError> {
     let (ours, theirs) = UnixStream::pair().map_err(io("make a socket for"))?;
     let passt = Passt::start(spec, theirs.into(), &ours)?;
     let (guest, hypervisor) = UnixStream::pair().map_err(io("make a socket for"))?;
-    let relay = Relay::new(guest, ours, policy, spec).map_err(io("relay to"))?;
+    let relay = Relay::new(guest, ours, policy, &spec.resolv_conf).map_err(io("relay to"))?;
     Ok((UserNet { relay, passt, spec: spec.clone(), host_known: Instant::now() }, hypervisor.into()))
 }
 

@@ -5,12 +5,13 @@ use std::net::Shutdown;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
 use smolvm_model::network::{self, FramePolicy, MAX_NAME_REPLY, Verdict};
 
-use super::{Health, UserSpec};
+use super::Health;
 use crate::net::dns::Asker;
 
 /// The largest frame either side sends (QEMU's own bound).
@@ -48,8 +49,8 @@ enum State {
 }
 
 impl Relay {
-    pub(super) fn new(guest: UnixStream, world: UnixStream, policy: FramePolicy, spec: &UserSpec) -> io::Result<Self> {
-        let names = Asker::new(spec.gateway, &spec.resolv_conf, MAX_NAME_REPLY);
+    pub(super) fn new(guest: UnixStream, world: UnixStream, policy: FramePolicy, resolv_conf: &Path) -> io::Result<Self> {
+        let names = Asker::new(policy.gateway, resolv_conf, MAX_NAME_REPLY);
         Ok(Self { guest: End::new(guest)?, world: End::new(world)?, policy, names })
     }
 
@@ -248,20 +249,13 @@ mod tests {
             gateway: Ipv4Addr::new(10, 0, 2, 2),
             host: Vec::new(),
         };
-        let spec = UserSpec {
-            guest_mac: policy.guest_mac,
-            guest_address: policy.guest_address,
-            gateway: policy.gateway,
-            run_as: None,
-            resolv_conf: "/dev/null".into(),
-        };
         let question = [&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], b"\x01a\x00\x00\x01\x00\x01"].concat();
         let mut frame = network::name_reply(&policy, 53, &question).unwrap();
         frame[6..12].copy_from_slice(&policy.guest_mac.0);
         frame[26..30].copy_from_slice(&policy.guest_address.octets());
         frame[30..34].copy_from_slice(&policy.gateway.octets());
         let framed = [&u32::try_from(frame.len()).unwrap().to_be_bytes()[..], &frame].concat();
-        let mut relay = Relay::new(guest, world, policy, &spec).unwrap();
+        let mut relay = Relay::new(guest, world, policy, Path::new("/dev/null")).unwrap();
         let most = MAX_QUEUED + MAX_FRAME + PREFIX;
         let mut largest = 0;
         // Some 20 times what may be kept, and what the kernel keeps.

@@ -1,0 +1,104 @@
+//! Layers over the disk of a guest that runs.
+
+use super::*;
+
+/// A guest that stands still, for a client that wants a layer put over its disk; the hypervisor has answered all about it but
+/// the word to put it on, which is the command of the number that is given back.
+fn about_to_be_layered(serving: &mut Loop<'_>) -> u64 {
+    let lowest = serving.vm.paths().disk(serving.id);
+    std::fs::create_dir_all(lowest.parent().unwrap()).unwrap();
+    std::fs::File::create(&lowest).unwrap();
+    smolvm_host::disk::add_layer(&lowest, 3, 64 << 20).unwrap();
+    serving.phase = Phase::Running;
+    serving.locate(1);
+    serving.heard_of_vmm(News::Answered(1, Ok("for 0x0 (ram) is 0x7f0000000000\r\n".into())));
+    serving.freeze(1, false, Some(3));
+    // Three descriptors, the layer's file, the layer.
+    for command in 2..=6 {
+        serving.heard_of_vmm(News::Answered(command, Ok(serde_json::Value::Null)));
+    }
+    serving.motion = Motion::Paused;
+    serving.quiet = true;
+    serving.halted_for_a_copy();
+    frames(&mut serving.clients[0].out);
+    serving.vmm.out.buffer().clear();
+    // A descriptor, the devices, the descriptor again.
+    serving.heard_of_vmm(News::Answered(8, Ok(serde_json::Value::Null)));
+    assert_eq!(orders(serving), ["blockdev-snapshot"]);
+    assert_eq!(serving.disk.numbers(), [0]);
+    10
+}
+
+#[test]
+fn a_layer_that_is_put_on_is_known_to_be_even_if_nobody_waits_any_longer() {
+    for leaves in [false, true] {
+        serving(|serving, _| {
+            let command = about_to_be_layered(serving);
+            if leaves {
+                serving.drop_client(1);
+                assert_eq!(orders(serving), ["cont"], "the layer must not be closed");
+            }
+            serving.heard_of_vmm(News::Answered(command, Ok(serde_json::Value::Null)));
+            assert_eq!(serving.disk.numbers(), [0, 3]);
+            if !leaves {
+                assert_eq!(last(serving), Some(MonitorReply::Frozen { layered: true }));
+                serving.thaw(1);
+                assert_eq!(orders(serving), ["cont"]);
+            }
+            // What it was handed for writing is taken back once its guest runs, and not before.
+            serving.heard_of_vmm(News::Resumed);
+            assert_eq!(orders(serving), ["remove-fd"]);
+        });
+    }
+}
+
+#[test]
+fn a_hypervisor_that_will_not_have_a_layer_goes_on_without_and_the_client_is_told() {
+    serving(|serving, _| {
+        let command = about_to_be_layered(serving);
+        serving.heard_of_vmm(News::Answered(command, Err("no".to_owned())));
+        assert_eq!((last(serving), serving.disk.numbers()), (Some(MonitorReply::Frozen { layered: false }), vec![0]));
+        assert_eq!(orders(serving), ["blockdev-del", "blockdev-del", "remove-fd"]);
+    });
+    // One that is no layer is not even shown to it.
+    serving(|serving, _| {
+        let lowest = serving.vm.paths().disk(serving.id);
+        std::fs::create_dir_all(lowest.parent().unwrap()).unwrap();
+        std::fs::File::create(&lowest).unwrap();
+        std::fs::write(lowest.with_file_name("data.img.3"), "QFI").unwrap();
+        serving.phase = Phase::Running;
+        serving.locate(1);
+        serving.heard_of_vmm(News::Answered(1, Ok("for 0x0 (ram) is 0x7f0000000000\r\n".into())));
+        orders(serving);
+        serving.freeze(1, false, Some(3));
+        assert!(orders(serving).is_empty());
+    });
+}
+
+#[test]
+fn only_layers_between_the_lowest_and_the_highest_can_have_been_merged() {
+    serving(|serving, _| {
+        serving.disk = crate::monitor::disk::Disk::of(&[0, 2, 5, 9]);
+        serving.phase = Phase::Running;
+        serving.locate(1);
+        serving.heard_of_vmm(News::Answered(1, Ok("for 0x0 (ram) is 0x7f0000000000\r\n".into())));
+        for odd in [&[][..], &[2], &[5], &[0, 2, 5], &[2, 5, 9], &[5, 2]] {
+            serving.merged(1, odd);
+            assert!(matches!(last(serving), Some(MonitorReply::Error { code: MonitorErrorCode::Unsupported, .. })), "{odd:?}");
+        }
+        let lowest = serving.vm.paths().disk(serving.id);
+        std::fs::create_dir_all(lowest.parent().unwrap()).unwrap();
+        smolvm_host::disk::add_layer(&lowest, 5, 64 << 20).unwrap();
+        // Nobody else than who is to copy it has merged anything.
+        serving.merged(2, &[2, 5]);
+        assert_eq!(serving.disk.numbers(), [0, 2, 5, 9]);
+        serving.merged(1, &[2, 5]);
+        for command in 2..=4 {
+            serving.heard_of_vmm(News::Answered(command, Ok(serde_json::Value::Null)));
+        }
+        assert_eq!(serving.disk.numbers(), [0, 2, 5, 9], "it has not answered to the last");
+        serving.heard_of_vmm(News::Answered(5, Ok(serde_json::Value::Null)));
+        assert_eq!((last(serving), serving.disk.numbers()), (Some(MonitorReply::Merged), vec![0, 5, 9]));
+        assert_eq!(orders(serving).iter().filter(|order| *order == "blockdev-del").count(), 4);
+    });
+}
