@@ -11,15 +11,9 @@ const NAME: &str = "127.0.0.1:5000/test/app:1";
 const RUN: &str = r#"{"Entrypoint":["/bin/sh","-c"],"Cmd":["echo $GREETING; id -un; pwd"],"Env":["PATH=/bin:/usr/bin","GREETING=from the image","odd.name=x"],
     "WorkingDir":"/etc","User":"user","Labels":{"l":"v"},"ExposedPorts":{"80/tcp":{}},"Volumes":{"/data":{}},"StopSignal":"SIGQUIT"}"#;
 
-fn place() -> Place {
-    let place = Place::with_network();
-    place.own_cache(&["kernels", "disks"], &["images", "initramfs"]);
-    place
-}
-
 #[test]
 fn an_image_of_a_registry_is_a_sandbox_like_any_other() {
-    let place = place();
+    let place = Place::with_network().owning_images();
     let oracle = place.oracle();
     let server = serve(&place, &[minimal_layer(&place)], RUN);
     // A run pulls what is not here, and a second one asks nobody.
@@ -70,7 +64,7 @@ fn an_image_of_a_registry_is_a_sandbox_like_any_other() {
 /// A registry that is out of reach, and whose mirror is on this machine.
 #[test]
 fn a_mirror_is_asked_first_and_one_without_an_answer_is_passed_over() {
-    let place = place();
+    let place = Place::with_network().owning_images();
     let oracle = place.oracle();
     let server = serve(&place, &[support::registry::small_layer(&place, "one")], RUN);
     let pull = |mirror: &str, name: &str| place.envelope(&["--set", &format!("mirror.{mirror}"), "image", "pull", name]);
@@ -87,7 +81,7 @@ fn a_mirror_is_asked_first_and_one_without_an_answer_is_passed_over() {
 
 #[test]
 fn names_come_and_go_and_the_schema_holds() {
-    let place = place();
+    let place = Place::with_network().owning_images();
     let oracle = place.oracle();
     let server = serve(&place, &[support::registry::small_layer(&place, "one")], RUN);
     let pulled = place.ok(&["image", "pull", NAME]);
@@ -123,7 +117,7 @@ fn names_come_and_go_and_the_schema_holds() {
 /// A disk that changed a byte of each of them, and an image that has to be made of them once more.
 #[test]
 fn damaged_blobs_are_pulled_once_more() {
-    let place = place();
+    let place = Place::with_network().owning_images();
     let oracle = place.oracle();
     let _server = serve(&place, &[support::registry::small_layer(&place, "one")], RUN);
     let pulled = place.ok(&["image", "pull", NAME]);
@@ -152,7 +146,7 @@ fn damaged_blobs_are_pulled_once_more() {
 #[test]
 fn what_is_saved_is_read_by_others_and_what_others_save_is_loaded() {
     testkit::prerequisite::programs(&["skopeo"]);
-    let place = place();
+    let place = Place::with_network().owning_images();
     let oracle = place.oracle();
     let server = serve(&place, &[support::registry::small_layer(&place, "one"), support::registry::small_layer(&place, "two")], RUN);
     let pulled = place.ok(&["image", "pull", NAME]);
@@ -188,7 +182,7 @@ fn what_is_saved_is_read_by_others_and_what_others_save_is_loaded() {
 
 #[test]
 fn a_hostile_layer_is_refused_by_the_name_of_its_entry_and_leaves_nothing_with_a_name() {
-    let place = place();
+    let place = Place::with_network().owning_images();
     let oracle = place.oracle();
     let tar = place.scratch().join("hostile.tar");
     std::fs::write(place.scratch().join("file"), "x").unwrap();

@@ -11,12 +11,6 @@ use std::path::{Path, PathBuf};
 use support::Place;
 use support::registry::{minimal_layer, serve, small_layer};
 
-fn place() -> Place {
-    let place = Place::with_network();
-    place.own_cache(&["kernels", "disks"], &["images", "initramfs"]);
-    place
-}
-
 fn over(place: &Place, oracle: &testkit::LeakOracle<'_>) {
     place.ok(&["setup", "--remove"]);
     oracle.assert_clean();
@@ -36,7 +30,7 @@ fn text(path: &Path) -> &str {
 
 #[test]
 fn a_directory_is_an_image_like_any_other() {
-    let place = place();
+    let place = Place::with_network().owning_images();
     let oracle = place.oracle();
     let (root, _) = root_of_minimal(&place);
     std::fs::set_permissions(root.join("etc"), PermissionsExt::from_mode(0o751)).unwrap();
@@ -79,7 +73,7 @@ fn a_directory_is_an_image_like_any_other() {
 
 #[test]
 fn archives_are_taken_plain_and_packed_and_from_standard_input() {
-    let place = place();
+    let place = Place::with_network().owning_images();
     let oracle = place.oracle();
     std::fs::write(place.scratch().join("rootfs.tar"), small_layer(&place, "one")).unwrap();
     let tar = place.scratch().join("rootfs.tar");
@@ -124,7 +118,7 @@ fn archives_are_taken_plain_and_packed_and_from_standard_input() {
 
 #[test]
 fn what_is_hostile_is_refused_by_name_and_nothing_of_it_stays() {
-    let place = place();
+    let place = Place::with_network().owning_images();
     let oracle = place.oracle();
     let rootfs = place.scratch().join("rootfs");
     std::fs::create_dir(&rootfs).unwrap();
@@ -148,7 +142,7 @@ fn what_is_hostile_is_refused_by_name_and_nothing_of_it_stays() {
 
 #[test]
 fn what_nobody_needs_goes_and_the_rest_stays() {
-    let place = place();
+    let place = Place::with_network().owning_images();
     let oracle = place.oracle();
     let server = serve(&place, &[small_layer(&place, "one"), small_layer(&place, "two")], "{}");
     let name = "127.0.0.1:5000/test/app:1";

@@ -24,8 +24,7 @@ fn is_up(place: &Place, id: &str) {
 #[test]
 fn a_debian_with_systemd_is_made_of_packages_booted_and_stopped_in_order() {
     testkit::prerequisite::programs(&["mmdebstrap"]);
-    let place = Place::without_network();
-    place.own_cache(&["kernels", "disks"], &["images", "initramfs"]);
+    let place = Place::without_network().owning_images();
     let oracle = place.oracle();
     let recipe = ["image", "debootstrap", "--package", "systemd-sysv,dbus", "--name", NAME, "--json"];
     let made = place.smolvm(&recipe).timeout(Duration::from_mins(15)).run();
@@ -75,11 +74,10 @@ fn a_debian_with_systemd_is_made_of_packages_booted_and_stopped_in_order() {
 
 #[test]
 fn an_image_without_an_init_says_so() {
-    let place = Place::without_network();
+    let place = Place::without_network().owning_images();
     let oracle = place.oracle();
     let root = place.scratch().join("rootfs");
     std::fs::create_dir_all(root.join("etc")).unwrap();
-    place.own_cache(&["kernels", "disks"], &["images", "initramfs"]);
     place.ok(&["image", "import", root.to_str().unwrap(), "--name", "localhost/bare:1"]);
     let failed = place.envelope(&["create", "--image", "localhost/bare:1", "--net", "none", "--init", "--start"]);
     assert_eq!(failed["error"]["code"], "guest_error", "{failed:#}");

@@ -9,13 +9,6 @@ use std::path::Path;
 use serde_json::Value;
 use support::Place;
 
-/// A cache of its own, in which the images are copies that may go.
-fn place_of_its_own() -> Place {
-    let place = Place::without_network();
-    place.own_cache(&["kernels", "disks"], &["images", "initramfs"]);
-    place
-}
-
 /// What went, or would, as pairs of part and name.
 fn removed(data: &Value) -> Vec<(String, String)> {
     let text = |v: &Value| v.as_str().unwrap().to_owned();
@@ -36,7 +29,7 @@ fn bytes_of(usage: &Value, part: &str) -> u64 {
 
 #[test]
 fn what_nobody_needs_goes_and_what_somebody_needs_stays() {
-    let place = place_of_its_own();
+    let place = Place::without_network().owning_images();
     let oracle = place.oracle();
     place.create("made", &[]);
     let image = place.ok(&["inspect", "made"])["sandbox"]["image_digest"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
@@ -79,7 +72,7 @@ fn what_nobody_needs_goes_and_what_somebody_needs_stays() {
 
 #[test]
 fn the_sizes_are_those_of_du_and_of_proc() {
-    let place = place_of_its_own();
+    let place = Place::without_network().owning_images();
     let oracle = place.oracle();
     place.boot(&["one"]);
     place.said(&["exec", "one", "--", "sh", "-c", "head -c 20000000 /dev/urandom > /root/file; sync"]);
@@ -118,7 +111,7 @@ fn the_sizes_are_those_of_du_and_of_proc() {
 
 #[test]
 fn what_is_being_made_is_left_alone_and_wrong_words_are_told() {
-    let place = place_of_its_own();
+    let place = Place::without_network().owning_images();
     let oracle = place.oracle();
     std::fs::create_dir(place.path("cache/images").join("e".repeat(64))).unwrap();
     std::fs::create_dir_all(place.path("cache/locks")).unwrap();

@@ -23,15 +23,9 @@ const PASSWORD: &str = "vexhunterzq2";
 /// What is nowhere to be seen: passwords, and what they look like in headers and files.
 const SECRETS: [&str; 5] = ["vexhunterzq", "bWU6dmV4aHVudGVyenEy", "bWU6dmV4aHVudGVyenEz", "bWU6dmV4aHVudGVyenE2", "dmV4aHVudGVyen"];
 
-fn place() -> Place {
-    let place = Place::with_network();
-    place.own_cache(&["kernels", "disks"], &["images", "initramfs"]);
-    place
-}
-
 #[test]
 fn a_short_name_means_what_the_default_registry_has_for_every_verb() {
-    let place = place();
+    let place = Place::with_network().owning_images();
     let oracle = place.oracle();
     let _server = serve(&place, &[small_layer(&place, "one")], "{}");
     let at_home = |words: &[&str]| place.envelope(&[&["--set", "registry.default=127.0.0.1:5000"], words].concat());
@@ -68,7 +62,7 @@ fn a_short_name_means_what_the_default_registry_has_for_every_verb() {
 #[test]
 fn logins_are_found_where_podman_and_docker_keep_them_and_are_nowhere_else() {
     testkit::prerequisite::programs(&["docker-registry", "skopeo", "htpasswd"]);
-    let place = place();
+    let place = Place::with_network().owning_images();
     let oracle = place.oracle();
     let closed = Closed::start(&place);
     let mut said = Vec::new();

@@ -77,6 +77,13 @@ impl Place {
         Self { env, net: None, home }
     }
 
+    /// With images that are the place's own, so that they may be made, named and removed.
+    #[must_use]
+    pub(crate) fn owning_images(self) -> Self {
+        self.own_cache(&["kernels", "disks"], &["images", "initramfs"]);
+        self
+    }
+
     /// A second installation on the host of this one.
     pub(crate) fn second_home(&self) -> PathBuf {
         let home = self.env.scratch().join("second");

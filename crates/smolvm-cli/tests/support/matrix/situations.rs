@@ -9,9 +9,7 @@ pub(super) const OFFERED: &str = "127.0.0.1:5000/test/app:1";
 
 /// Images are pulled, named and removed: they are this place's own.
 pub(super) fn with_own_images() -> Place {
-    let place = Place::with_network();
-    place.own_cache(&["kernels", "initramfs", "disks"], &["images"]);
-    place
+    Place::with_network().owning_images()
 }
 
 /// A registry has an image of two layers. It listens as long as the test runs; each place has a loopback of its own.
