@@ -200,8 +200,9 @@ impl Smolvm {
             }
         }
         if mode == Mode::Remove {
-            for swept in [image::sweep(&self.paths().cache), snapshot::sweep(&self.paths().snapshots())] {
-                let bytes = match swept.map_err(crate::snapshot::unusable) {
+            let (cache, snapshots) = (&self.paths().cache, &self.paths().snapshots());
+            for swept in [image::sweep(cache).map_err(unusable), snapshot::sweep(snapshots).map_err(crate::snapshot::unusable)] {
+                let bytes = match swept {
                     Ok(bytes) => bytes,
                     // What went before is told all the same.
                     Err(e) => {
