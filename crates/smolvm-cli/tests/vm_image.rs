@@ -114,9 +114,9 @@ fn names_come_and_go_and_the_schema_holds() {
     oracle.assert_clean();
 }
 
-/// A disk that changed a byte of each of them, and an image that has to be made of them once more.
+/// A disk that changed a byte of each of them, and an image that has to be made of them once more, or is there.
 #[test]
-fn damaged_blobs_are_pulled_once_more() {
+fn damaged_blobs_come_once_more() {
     let place = Place::with_network().owning_images();
     let oracle = place.oracle();
     let _server = serve(&place, &[support::registry::small_layer(&place, "one")], RUN);
@@ -126,19 +126,34 @@ fn damaged_blobs_are_pulled_once_more() {
     }
     let is_blob = |entry: &std::fs::DirEntry| entry.file_name().len() == 64;
     let blobs = || std::fs::read_dir(place.path("cache/blobs")).unwrap().map(Result::unwrap).filter(is_blob);
-    for blob in blobs() {
-        let mut bytes = std::fs::read(blob.path()).unwrap();
-        bytes[0] ^= 1;
-        std::fs::write(blob.path(), bytes).unwrap();
-    }
+    let damage = || {
+        for blob in blobs() {
+            let mut bytes = std::fs::read(blob.path()).unwrap();
+            bytes[0] ^= 1;
+            std::fs::write(blob.path(), bytes).unwrap();
+        }
+    };
+    let all_are_whole = || {
+        assert_eq!(blobs().count(), 3);
+        for blob in blobs() {
+            let sum = place.cmd("sha256sum").arg(blob.path()).run();
+            assert_eq!(sum.assert_ok().stdout.split_whitespace().next().unwrap(), blob.file_name().to_str().unwrap());
+        }
+    };
+    damage();
     let again = place.ok(&["image", "pull", NAME]);
     assert_eq!((again["made"].as_bool(), &again["image"]["digest"]), (Some(true), &pulled["image"]["digest"]));
-    assert_eq!(blobs().count(), 3);
-    for blob in blobs() {
-        let sum = place.cmd("sha256sum").arg(blob.path()).run();
-        assert_eq!(sum.assert_ok().stdout.split_whitespace().next().unwrap(), blob.file_name().to_str().unwrap());
-    }
+    all_are_whole();
     place.ok(&["image", "rm", NAME]);
+    // Nobody but the next import has those of one.
+    let tar = place.scratch().join("imported.tar");
+    std::fs::write(&tar, support::registry::small_layer(&place, "two")).unwrap();
+    let import = || place.ok(&["image", "import", tar.to_str().unwrap(), "--name", "localhost/two:1"])["made"].as_bool();
+    assert_eq!(import(), Some(true));
+    damage();
+    assert_eq!(import(), Some(false));
+    all_are_whole();
+    place.ok(&["image", "rm", "localhost/two:1"]);
     place.ok(&["setup", "--remove"]);
     oracle.assert_clean();
 }
