@@ -32,7 +32,7 @@ impl Verbal for Inspect {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let found = context.open()?.inspect(&self.name)?;
+        let found = context.open_unsettled()?.inspect(&self.name)?;
         let data = || {
             let (sandbox, holds) = (&found.sandbox, &found.holds);
             json!({"sandbox": sandbox, "enforced": found.enforced, "software": found.software, "holds": holds, "steps": found.steps})

@@ -126,8 +126,8 @@ pub(super) fn load_within(
     let open = File::open(file).map_err(FsError::on("open", file))?;
     let size = open.metadata().map_err(FsError::on("read", file))?.len();
     require_space(cache, (size >> 20) + 16)?;
-    // What was unpacked by loads that were killed.
-    remove::sweep(cache)?;
+    // What was unpacked by loads that were killed. What cannot be swept is in no load's way; `prune` tells it.
+    let _ = remove::sweep(cache);
     let _using = guard::using(cache, guard::MAKER_WAIT)?;
     let suffix = random::bytes().map(u64::from_le_bytes).map_err(FsError::on("name a directory in", cache))?;
     let work = Workdir::once(cache, &format!("image-load-{suffix:016x}"), Duration::ZERO)?;
