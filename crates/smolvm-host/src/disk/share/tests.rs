@@ -155,7 +155,27 @@ fn a_layer_whose_tables_lie_is_not_merged_and_fills_no_disk() {
     for place in 0..2048 {
         layer.write_all_at(&good.to_be_bytes(), table + place * 8).unwrap();
     }
-    assert_eq!(merge(), Err("it is no layer of this disk: it has more clusters than bytes".to_owned()));
+    let twice = Err("it is no layer of this disk: it names a cluster twice".to_owned());
+    assert_eq!(merge(), twice);
+    // A file is as long as it is said to be, and has no more in it for that.
+    let length = layer.metadata().unwrap().len();
+    layer.set_len(qcow2::longest(SIZE)).unwrap();
+    assert_eq!(merge(), twice);
+    layer.write_all_at(&[0; 2048 * 8], table).unwrap();
+    // A hole costs no room, but to be read; a table of nothing but zeros to be written.
+    let hole = qcow2::longest(SIZE) / CLUSTER * CLUSTER - CLUSTER;
+    for (entry, also) in [(hole, hole), (1, 0)] {
+        layer.write_all_at(&entry.to_be_bytes(), table).unwrap();
+        layer.write_all_at(&also.to_be_bytes(), table + 8).unwrap();
+        layer.write_all_at(&word(CLUSTER).to_be_bytes(), CLUSTER + 8).unwrap();
+        assert_eq!(merge(), twice, "{entry}");
+        layer.write_all_at(&[0; 8], CLUSTER + 8).unwrap();
+    }
+    layer.write_all_at(&(good + 512).to_be_bytes(), table).unwrap();
+    assert_eq!(merge(), Err("it is no layer of this disk: it has something between two clusters".to_owned()));
+    layer.set_len(qcow2::longest(SIZE) + 1).unwrap();
+    assert_eq!(merge(), Err("it is no layer of this disk: it is longer than one can become".to_owned()));
+    layer.set_len(length).unwrap();
     layer.write_all_at(&(good | 1 << 62).to_be_bytes(), table).unwrap();
     assert_eq!(merge(), Err("it is no layer of this disk: it is compressed".to_owned()));
     // Beyond the end of the file there is nothing.
