@@ -20,18 +20,27 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// The installation that is meant. Changes nothing on the host.
+    /// The installation that is meant, with what is settled of registries: so no verb can forget what a short name means. Changes nothing on
+    /// the host.
     pub(crate) fn open(&self) -> Result<Smolvm, Problem> {
-        let settings = env::settings(self.home.clone())?;
-        check_reachable(&settings.paths)?;
-        Ok(Smolvm::open(settings)?)
+        self.open_with(&self.config()?)
     }
 
-    /// The same for who may pull images, or names one.
+    /// The same for who has read the configuration.
     pub(crate) fn open_with(&self, config: &Config) -> Result<Smolvm, Problem> {
+        let settings = self.settings()?;
+        Ok(Smolvm::open(Settings { registries: config.registries().clone(), ..settings })?)
+    }
+
+    /// The same for who takes no name of an image: it works whatever the configuration says.
+    pub(crate) fn open_unsettled(&self) -> Result<Smolvm, Problem> {
+        Ok(Smolvm::open(self.settings()?)?)
+    }
+
+    fn settings(&self) -> Result<Settings, Problem> {
         let settings = env::settings(self.home.clone())?;
         check_reachable(&settings.paths)?;
-        Ok(Smolvm::open(Settings { registries: config.registries().clone(), ..settings })?)
+        Ok(settings)
     }
 
     /// Where the configuration is.

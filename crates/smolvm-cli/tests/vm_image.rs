@@ -5,7 +5,7 @@
 mod support;
 
 use support::Place;
-use support::registry::{minimal_layer, serve};
+use support::registry::{DOCKER, minimal_layer, serve, serve_as};
 
 const NAME: &str = "127.0.0.1:5000/test/app:1";
 const RUN: &str = r#"{"Entrypoint":["/bin/sh","-c"],"Cmd":["echo $GREETING; id -un; pwd"],"Env":["PATH=/bin:/usr/bin","GREETING=from the image","odd.name=x"],
@@ -114,9 +114,9 @@ fn names_come_and_go_and_the_schema_holds() {
     oracle.assert_clean();
 }
 
-/// A disk that changed a byte of each of them, and an image that has to be made of them once more.
+/// A disk that changed a byte of each of them, and an image that has to be made of them once more, or is there.
 #[test]
-fn damaged_blobs_are_pulled_once_more() {
+fn damaged_blobs_come_once_more() {
     let place = Place::with_network().owning_images();
     let oracle = place.oracle();
     let _server = serve(&place, &[support::registry::small_layer(&place, "one")], RUN);
@@ -126,19 +126,34 @@ fn damaged_blobs_are_pulled_once_more() {
     }
     let is_blob = |entry: &std::fs::DirEntry| entry.file_name().len() == 64;
     let blobs = || std::fs::read_dir(place.path("cache/blobs")).unwrap().map(Result::unwrap).filter(is_blob);
-    for blob in blobs() {
-        let mut bytes = std::fs::read(blob.path()).unwrap();
-        bytes[0] ^= 1;
-        std::fs::write(blob.path(), bytes).unwrap();
-    }
+    let damage = || {
+        for blob in blobs() {
+            let mut bytes = std::fs::read(blob.path()).unwrap();
+            bytes[0] ^= 1;
+            std::fs::write(blob.path(), bytes).unwrap();
+        }
+    };
+    let all_are_whole = || {
+        assert_eq!(blobs().count(), 3);
+        for blob in blobs() {
+            let sum = place.cmd("sha256sum").arg(blob.path()).run();
+            assert_eq!(sum.assert_ok().stdout.split_whitespace().next().unwrap(), blob.file_name().to_str().unwrap());
+        }
+    };
+    damage();
     let again = place.ok(&["image", "pull", NAME]);
     assert_eq!((again["made"].as_bool(), &again["image"]["digest"]), (Some(true), &pulled["image"]["digest"]));
-    assert_eq!(blobs().count(), 3);
-    for blob in blobs() {
-        let sum = place.cmd("sha256sum").arg(blob.path()).run();
-        assert_eq!(sum.assert_ok().stdout.split_whitespace().next().unwrap(), blob.file_name().to_str().unwrap());
-    }
+    all_are_whole();
     place.ok(&["image", "rm", NAME]);
+    // Nobody but the next import has those of one.
+    let tar = place.scratch().join("imported.tar");
+    std::fs::write(&tar, support::registry::small_layer(&place, "two")).unwrap();
+    let import = || place.ok(&["image", "import", tar.to_str().unwrap(), "--name", "localhost/two:1"])["made"].as_bool();
+    assert_eq!(import(), Some(true));
+    damage();
+    assert_eq!(import(), Some(false));
+    all_are_whole();
+    place.ok(&["image", "rm", "localhost/two:1"]);
     place.ok(&["setup", "--remove"]);
     oracle.assert_clean();
 }
@@ -176,6 +191,32 @@ fn what_is_saved_is_read_by_others_and_what_others_save_is_loaded() {
     place.ok(&["image", "rm", NAME, "localhost/theirs:1"]);
     assert_eq!(place.envelope(&["image", "load", ours_text])["error"]["code"], "refused");
     assert_eq!(place.envelope(&["image", "save", "minimal", "-o", ours_text])["error"]["code"], "unsupported");
+    place.ok(&["setup", "--remove"]);
+    oracle.assert_clean();
+}
+
+/// Its manifest stays as it is, for its digest is its name; `skopeo` makes one of OCI's of it, which is another image.
+#[test]
+fn an_image_of_docker_s_second_schema_is_saved_for_others() {
+    testkit::prerequisite::programs(&["skopeo"]);
+    let place = Place::with_network().owning_images();
+    let oracle = place.oracle();
+    let server = serve_as(&place, DOCKER, &[support::registry::small_layer(&place, "one")], RUN);
+    let pulled = place.ok(&["image", "pull", NAME]);
+    drop(server);
+    let file = |name: &str| place.scratch().join(name).to_str().unwrap().to_owned();
+    let (ours, theirs) = (file("ours.tar"), file("theirs.tar"));
+    place.ok(&["image", "save", NAME, "-o", &ours]);
+    let skopeo = |words: &[&str]| place.cmd("skopeo").arg("--insecure-policy").args(words).run();
+    let raw = skopeo(&["inspect", "--raw", &format!("oci-archive:{ours}")]);
+    let manifest: serde_json::Value = serde_json::from_str(&raw.assert_ok().stdout).unwrap();
+    assert_eq!(manifest["mediaType"], "application/vnd.docker.distribution.manifest.v2+json");
+    skopeo(&["copy", &format!("oci-archive:{ours}"), &format!("oci-archive:{theirs}:x")]).assert_ok();
+    place.ok(&["image", "rm", NAME]);
+    let again = place.ok(&["image", "load", &ours]);
+    assert_eq!((&again["image"]["name"], &again["image"]["digest"]), (&pulled["image"]["name"], &pulled["image"]["digest"]));
+    let converted = place.ok(&["image", "load", &theirs, "--name", "localhost/theirs:1"]);
+    assert_eq!(converted["image"]["name"], "localhost/theirs:1");
     place.ok(&["setup", "--remove"]);
     oracle.assert_clean();
 }

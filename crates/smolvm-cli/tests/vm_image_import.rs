@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
@@ -36,6 +36,9 @@ fn a_directory_is_an_image_like_any_other() {
     std::fs::set_permissions(root.join("etc"), PermissionsExt::from_mode(0o751)).unwrap();
     std::fs::hard_link(root.join("etc/passwd"), root.join("etc/passwd.too")).unwrap();
     let _socket = UnixListener::bind(root.join("run.sock")).unwrap();
+    let holes = std::fs::File::create(root.join("holes")).unwrap();
+    holes.write_all_at(b"far", 1 << 26).unwrap();
+    holes.set_len((1 << 26) + 1_000_000).unwrap();
     let args = ["image", "import", text(&root), "--name", "localhost/app:1", "--message", "by hand"];
     let changes = [
         "ENTRYPOINT [\"/bin/sh\",\"-c\"]",
@@ -54,14 +57,19 @@ fn a_directory_is_an_image_like_any_other() {
     assert_eq!((again["made"].as_bool(), &again["image"]["digest"]), (Some(false), &made["image"]["digest"]), "{again:#}");
     // It runs as it says; its working directory is nowhere in it.
     assert_eq!(place.said(&["run", "--net", "none", "localhost/app:1"]), "me\n/srv/app\nuser\n");
-    let looked = ["run", "--net", "none", "-w", "/new/one", "localhost/app:1", "--", "pwd; stat -c %a,%h /etc /etc/passwd | tr '\\n' ' '"];
+    let looked =
+        ["run", "--net", "none", "-w", "/new/one", "localhost/app:1", "--", "pwd; stat -c %a,%h,%s /etc /etc/passwd /holes | tr '\\n' ' '"];
     let said = place.said(&looked);
-    assert!(said.starts_with("/new/one\n751,") && said.ends_with(",2 "), "{said}");
+    assert!(said.starts_with("/new/one\n751,") && said.contains(",2,") && said.ends_with(",1,68108864 "), "{said}");
     let steps = place.ok(&["image", "history", "localhost/app:1"]);
     let step = &steps["history"][0];
     assert_eq!((step["created_by"].as_str(), step["comment"].as_str()), (Some("smolvm image import"), Some("by hand")), "{steps:#}");
-    assert_eq!(step["layer"].as_str().unwrap().len(), 71);
-    // Others read it.
+    let layer = step["layer"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+    // Others read it, its holes too.
+    let layer = place.path("cache/blobs").join(layer);
+    assert!(std::fs::metadata(&layer).unwrap().len() < 8 << 20, "the holes are in it");
+    place.cmd("tar").arg("-C").arg(place.scratch()).arg("-xf").arg(&layer).arg("holes").run().assert_ok();
+    place.cmd("cmp").arg(place.scratch().join("holes")).arg(root.join("holes")).run().assert_ok();
     testkit::prerequisite::programs(&["skopeo"]);
     let saved = place.scratch().join("saved.tar");
     place.ok(&["image", "save", "localhost/app:1", "-o", text(&saved)]);

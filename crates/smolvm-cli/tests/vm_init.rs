@@ -34,7 +34,7 @@ fn a_debian_with_systemd_is_made_of_packages_booted_and_stopped_in_order() {
     assert!(by.starts_with("smolvm image debootstrap ") && by.ends_with("--package systemd-sysv --package dbus"), "{by}");
     // It is forked like any other; its init begins after that.
     let started = place.ok(&["create", "--name", "vm-a", "--image", NAME, "--net", "none", "--init", "--start"]);
-    assert_eq!(started["sandbox"]["started_from"], "template", "{started:#}");
+    assert_eq!((&started["sandbox"]["started_from"], &started["sandbox"]["init"]), (&"template".into(), &true.into()), "{started:#}");
     is_up(&place, "vm-a");
     let inside =
         "cat /proc/1/comm; systemctl is-active dbus; systemctl show -p Virtualization --value; hostname; cat /etc/apt/sources.list.d/*";

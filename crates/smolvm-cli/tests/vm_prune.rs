@@ -115,8 +115,9 @@ fn what_is_being_made_is_left_alone_and_wrong_words_are_told() {
     let oracle = place.oracle();
     std::fs::create_dir(place.path("cache/images").join("e".repeat(64))).unwrap();
     std::fs::create_dir_all(place.path("cache/locks")).unwrap();
-    let lock = std::fs::File::create(place.path("cache/locks/image-minimal.lock")).unwrap();
-    lock.try_lock().unwrap();
+    // As whoever makes an image, of whatever name.
+    let lock = std::fs::File::create(place.path("cache/locks/images.lock")).unwrap();
+    lock.try_lock_shared().unwrap();
     let busy = place.envelope(&["prune"]);
     assert_eq!(
         (busy["error"]["code"].as_str(), busy["data"]["failed"][0]["code"].as_str()),

@@ -38,6 +38,11 @@ fn a_short_name_means_what_the_default_registry_has_for_every_verb() {
     assert_eq!(ok(&["image", "inspect", "test/app:1"])["image"]["image"]["name"], NAME);
     assert_eq!(ok(&["image", "tag", "test/app:1", "other:2"])["image"]["name"], "127.0.0.1:5000/other:2");
     assert_eq!(ok(&["image", "tag", "other:2", "plain"])["image"]["name"], "127.0.0.1:5000/plain:latest");
+    assert_eq!(ok(&["image", "history", "test/app:1"])["history"].as_array().map(Vec::len), Some(1));
+    let tree = place.scratch().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(tree.join("file"), "x").unwrap();
+    assert_eq!(ok(&["image", "import", tree.to_str().unwrap(), "--name", "own:3"])["image"]["name"], "127.0.0.1:5000/own:3");
     // What is written down has its registry: it means the same whatever is settled tomorrow.
     let made = ok(&["create", "--name", "vm-a", "--image", "plain", "--net", "none"]);
     assert_eq!(made["sandbox"]["image"], "127.0.0.1:5000/plain:latest");
@@ -52,6 +57,7 @@ fn a_short_name_means_what_the_default_registry_has_for_every_verb() {
     inspected.assert_ok();
     place.ok(&["delete", "vm-a"]);
     ok(&["image", "rm", "plain"]);
+    ok(&["image", "rm", "own:3"]);
     assert_eq!(ok(&["image", "rm", "other:2", "test/app:1"])["removed"], serde_json::json!(["127.0.0.1:5000/other:2", NAME]));
     assert_eq!(at_home(&["--set", "registry.default=https://x", "image", "list"])["ok"], true, "a list has no short names");
     assert_eq!(at_home(&["--set", "registry.default=https://x", "image", "rm", "a"])["error"]["code"], "usage_error");

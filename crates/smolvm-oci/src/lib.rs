@@ -14,12 +14,16 @@
 //! what has which name, is decided above.
 
 pub mod archive;
+mod capped;
 pub mod digest;
 pub mod document;
 pub mod ext4;
 pub mod layer;
 pub mod registry;
 pub mod rootfs;
+mod stretches;
 pub mod tree;
 
+pub use capped::Capped;
 pub use digest::Digest;
+pub use stretches::Stretches;

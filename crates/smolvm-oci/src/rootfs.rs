@@ -12,15 +12,14 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
+use crate::capped::Capped;
 use crate::digest::{Digest, Hashing};
 use crate::ext4::{BLOCK, Ext4Error, Layout, Run};
-use crate::layer::{EntryName, Kind, Layer, LayerError, Member, Part, decompress};
+use crate::layer::{Decompressed, EntryName, Kind, Layer, LayerError, Member, Part, decompress};
+use crate::stretches::Stretches;
 use crate::tree::{MAX_ENTRIES, MAX_HELD, NodeId, Source, Tree, TreeError};
 
 const CHUNK: usize = 256 << 10;
-const ZEROS: [u8; 4096] = [0; 4096];
-/// Shorter holes are not worth an extent: 64 KiB.
-const HOLE: u64 = 16;
 
 /// The layers of an image, from below.
 pub trait Layers {
@@ -140,12 +139,12 @@ impl Plan {
                 }
                 let id = tree.apply(Source { layer: number, member }, next).map_err(refused)?;
                 if let (Some(id), Some(content)) = (id, content) {
-                    let mut seen = Seen::default();
+                    let mut seen = Stretches::all();
                     each_chunk(reader, &content, layer, |offset, bytes| {
                         seen.take(offset, bytes);
                         Ok(())
                     })?;
-                    tree.set_data(id, seen.parts, &entry).map_err(refused)?;
+                    tree.set_data(id, seen.into_blocks(), &entry).map_err(refused)?;
                 }
                 member += 1;
                 watch(unpacked + pass.bytes());
@@ -270,36 +269,6 @@ fn each_chunk<R: Read>(
     Ok(())
 }
 
-/// Which blocks of a file are not all zeros; short runs of zeros count as content.
-#[derive(Debug, Default)]
-struct Seen {
-    parts: Vec<Part>,
-}
-
-impl Seen {
-    fn take(&mut self, mut offset: u64, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let to_next = usize::try_from(BLOCK - offset % BLOCK).unwrap_or_default();
-            let (block, rest) = bytes.split_at(to_next.min(bytes.len()));
-            if *block != ZEROS[..block.len()] {
-                self.mark(offset / BLOCK);
-            }
-            (offset, bytes) = (offset + block.len() as u64, rest);
-        }
-    }
-
-    fn mark(&mut self, block: u64) {
-        if let Some(last) = self.parts.last_mut() {
-            let end = (last.offset + last.length) / BLOCK;
-            if block < end + HOLE {
-                last.length = last.length.max((block + 1) * BLOCK - last.offset);
-                return;
-            }
-        }
-        self.parts.push(Part { offset: block * BLOCK, length: BLOCK });
-    }
-}
-
 /// What a failure means: one of the stream's own is the cap.
 fn fault(layer: usize, source: LayerError) -> RootfsError {
     match source {
@@ -310,21 +279,7 @@ fn fault(layer: usize, source: LayerError) -> RootfsError {
     }
 }
 
-/// A stream that may have so many bytes and no more, whatever it was packed into.
-struct Capped<'a> {
-    inner: Box<dyn Read + Send + 'a>,
-    left: u64,
-}
-
-impl Read for Capped<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.left = self.left.checked_sub(n as u64).ok_or(io::ErrorKind::FileTooLarge)?;
-        Ok(n)
-    }
-}
-
-type Stream<'a> = Layer<Hashing<Capped<'a>>>;
+type Stream<'a> = Layer<Hashing<Capped<Decompressed<'a>>>>;
 
 /// One layer, unpacked and hashed on the way.
 struct Pass<'a> {
@@ -334,7 +289,7 @@ struct Pass<'a> {
 
 impl<'a> Pass<'a> {
     fn open(layers: &'a dyn Layers, layer: usize, left: u64) -> Result<Self, RootfsError> {
-        let open = || decompress(layers.open(layer)?).map(|inner| Capped { inner, left });
+        let open = || decompress(layers.open(layer)?).map(|inner| Capped::new(inner, left));
         let stream = open().map_err(|source| RootfsError::Open { layer: layer + 1, source })?;
         Ok(Self { layer, reader: Layer::new(Hashing::new(stream)) })
     }

@@ -41,6 +41,8 @@ pub struct SandboxView {
     pub started_from: String,
     /// Which template, or why none.
     pub started_from_reason: Option<String>,
+    /// Whether the image's own init is booted beside the agent.
+    pub init: bool,
     /// The user's labels.
     pub labels: BTreeMap<String, String>,
     /// Creation, RFC 3339.
@@ -148,6 +150,7 @@ pub(crate) fn view(record: &SandboxRecord, holds: &Holds, verdict: &Verdict) -> 
         disk_bytes: record.spec.disk.bytes(),
         started_from: started_from.unwrap_or_else(|| BOOTED.to_owned()),
         started_from_reason,
+        init: record.spec.init.is_some(),
         labels: record.spec.labels.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
         created_at: crate::time::rfc3339(record.created_ms),
         expires_at: record.expires_ms.map(crate::time::rfc3339),

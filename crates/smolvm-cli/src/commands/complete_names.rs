@@ -35,7 +35,7 @@ impl CompleteNames {
 }
 
 fn sandboxes(context: &Context) -> Option<Vec<String>> {
-    Some(context.open().ok()?.list().ok()?.sandboxes.into_iter().map(|sandbox| sandbox.id).collect())
+    Some(context.open_unsettled().ok()?.list().ok()?.sandboxes.into_iter().map(|sandbox| sandbox.id).collect())
 }
 
 /// Each by its whole name, and by the short one if it has one.

@@ -39,7 +39,7 @@ impl Verbal for Delete {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let vm = context.open()?;
+        let vm = context.open_unsettled()?;
         let if_missing = if self.ignore_missing { IfMissing::Ignore } else { IfMissing::Fail };
         let progress = Progress::of(self.format(), self.common.quiet, "Deleting");
         let deletion = vm.delete(&self.names, if_missing)?;

@@ -31,7 +31,7 @@ impl Verbal for Df {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let usage = context.open()?.disk_usage()?;
+        let usage = context.open_unsettled()?.disk_usage()?;
         Ok(Reply::new(self.format(), || json!(usage), || table(&usage)))
     }
 }

@@ -42,7 +42,7 @@ impl Verbal for Doctor {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let vm = context.open()?;
+        let vm = context.open_unsettled()?;
         let fixed = if self.fix { vm.doctor_fix()? } else { Vec::new() };
         let progress = Progress::of(self.format(), false, "Looking at this machine");
         let checks = vm.doctor();

@@ -83,7 +83,7 @@ impl Verbal for Exec {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let vm = context.open()?;
+        let vm = context.open_unsettled()?;
         let spec = self.options.spec(self.command, collect(&self.env));
         let signals = SignalPipe::ending()?;
         let stdin = self.options.interactive.then(rustix::stdio::stdin);

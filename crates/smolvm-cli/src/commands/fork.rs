@@ -53,7 +53,7 @@ impl Verbal for Fork {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let vm = context.open()?;
+        let vm = context.open_unsettled()?;
         let signals = SignalPipe::ending()?;
         let progress = Progress::of(self.format(), self.common.quiet, format!("Copying \"{}\"", self.source));
         let request = ForkRequest {

@@ -3,6 +3,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 use smolvm::inspect::Inspection;
+use smolvm::view::SandboxView;
 use smolvm_model::name::SandboxId;
 use smolvm_model::quantity::display_bytes;
 
@@ -31,7 +32,7 @@ impl Verbal for Inspect {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let found = context.open()?.inspect(&self.name)?;
+        let found = context.open_unsettled()?.inspect(&self.name)?;
         let data = || {
             let (sandbox, holds) = (&found.sandbox, &found.holds);
             json!({"sandbox": sandbox, "enforced": found.enforced, "software": found.software, "holds": holds, "steps": found.steps})
@@ -43,23 +44,38 @@ impl Verbal for Inspect {
 
 fn text(found: &Inspection, verbose: bool) -> String {
     let s = &found.sandbox;
+    let mut facts = what_it_is(s);
+    facts.extend(how_it_started(found));
+    facts.extend(what_it_runs_in(found));
+    facts.extend(how_it_ended(s));
+    if verbose {
+        facts.push(("digest", s.image_digest.clone()));
+        facts.extend(found.holds.iter().map(|held| ("holds", format!("{} {} ({})", held.kind, held.key, held.status))));
+    }
+    pairs(&facts)
+}
+
+/// A word and what is to be said of it.
+type Fact = (&'static str, String);
+
+fn what_it_is(s: &SandboxView) -> Vec<Fact> {
     let mut facts = vec![("id", s.id.clone()), ("state", state(s)), ("image", s.image.clone())];
     facts.extend(s.unknown.clone().map(|evidence| ("unknown", evidence)));
-    facts.push((
-        "size",
-        format!(
-            "{} {}, {} memory, {} disk",
-            s.cpus,
-            if s.cpus == 1 { "cpu" } else { "cpus" },
-            display_bytes(u64::from(s.memory_mib) << 20),
-            display_bytes(s.disk_bytes)
-        ),
-    ));
+    let memory = display_bytes(u64::from(s.memory_mib) << 20);
+    let cpus = if s.cpus == 1 { "cpu" } else { "cpus" };
+    facts.push(("size", format!("{} {cpus}, {memory} memory, {} disk", s.cpus, display_bytes(s.disk_bytes))));
+    facts.extend(s.init.then(|| ("init", "the image's own, beside the agent".to_owned())));
     facts.push(("created", s.created_at.clone()));
     facts.extend(s.expires_at.clone().map(|at| ("expires", at)));
     if !s.labels.is_empty() {
         facts.push(("labels", s.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")));
     }
+    facts
+}
+
+fn how_it_started(found: &Inspection) -> Vec<Fact> {
+    let s = &found.sandbox;
+    let mut facts = Vec::new();
     if let Some(accelerator) = &s.accelerator {
         let reason = s.accelerator_reason.as_deref().map(|reason| format!(" ({reason})")).unwrap_or_default();
         facts.push(("accelerator", format!("{accelerator}{reason}")));
@@ -74,29 +90,32 @@ fn text(found: &Inspection, verbose: bool) -> String {
         let all = millis(found.steps.iter().map(|step| step.us).sum());
         facts.push(("start", format!("{all} ms: {}", steps.join(", "))));
     }
+    facts
+}
+
+fn what_it_runs_in(found: &Inspection) -> Vec<Fact> {
+    let s = &found.sandbox;
+    let mut facts = Vec::new();
     if let Some(process) = &s.process {
         let monitor = process.monitor_pid.map(|pid| format!(", monitor {pid}")).unwrap_or_default();
         facts.push(("process", format!("{}{monitor}", process.pid)));
     }
-    facts.push((
-        "network",
-        s.network.as_ref().map_or_else(
-            || "none".to_owned(),
-            |network| {
-                [Some(network.mode), network.address.as_deref(), network.tap.as_deref(), network.mac.as_deref()]
-                    .into_iter()
-                    .flatten()
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            },
-        ),
-    ));
+    let network = s.network.as_ref().map(|network| {
+        let parts = [Some(network.mode), network.address.as_deref(), network.tap.as_deref(), network.mac.as_deref()];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    });
+    facts.push(("network", network.unwrap_or_else(|| "none".to_owned())));
     if let Some(software) = &found.software {
         facts.push(("software", format!("kernel {}, hypervisor {}, agent {}", software.kernel, software.hypervisor, software.agent)));
     }
     if let Value::Object(enforced) = &found.enforced {
         facts.push(("jail", enforced.iter().map(|(what, how)| format!("{what} {}", word(how))).collect::<Vec<_>>().join(", ")));
     }
+    facts
+}
+
+fn how_it_ended(s: &SandboxView) -> Vec<Fact> {
+    let mut facts = Vec::new();
     if let Some(exit) = &s.exit {
         let code = exit.code.map(|code| format!(", status {code}")).unwrap_or_default();
         let signal = exit.signal.map(|signal| format!(", signal {signal}")).unwrap_or_default();
@@ -105,11 +124,7 @@ fn text(found: &Inspection, verbose: bool) -> String {
     if let Some(failure) = &s.failure {
         facts.push(("failure", format!("{} ({}): {}", failure.during, failure.code, failure.message)));
     }
-    if verbose {
-        facts.push(("digest", s.image_digest.clone()));
-        facts.extend(found.holds.iter().map(|held| ("holds", format!("{} {} ({})", held.kind, held.key, held.status))));
-    }
-    pairs(&facts)
+    facts
 }
 
 fn word(value: &Value) -> String {

@@ -37,7 +37,7 @@ impl Verbal for List {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let vm = context.open()?;
+        let vm = context.open_unsettled()?;
         let wanted = |sandbox: &SandboxView| self.filter.iter().all(|filter| filter.matches(sandbox));
         if self.common.json {
             let Parts { parts, broken, orphans } = vm.list_in_parts(|views| elements(&mut views.filter(wanted)))?;

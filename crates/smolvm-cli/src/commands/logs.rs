@@ -72,7 +72,7 @@ impl Verbal for Logs {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let bytes = context.open()?.logs(&self.name, self.source.into())?;
+        let bytes = context.open_unsettled()?.logs(&self.name, self.source.into())?;
         let mut text = Smolvm::harmless(&bytes);
         if let Some(lines) = self.tail {
             text = last(&text, lines).to_owned();

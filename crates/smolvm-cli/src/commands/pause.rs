@@ -32,7 +32,7 @@ impl Verbal for Pause {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let sandbox = context.open()?.pause(&self.name)?;
+        let sandbox = context.open_unsettled()?.pause(&self.name)?;
         Ok(Reply::new(self.format(), || json!({"sandbox": sandbox}), || format!("{}\n", sandbox.id)))
     }
 }

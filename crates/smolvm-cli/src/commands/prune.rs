@@ -50,7 +50,7 @@ impl Verbal for Prune {
     fn run(self, context: &Context) -> Result<Reply, Problem> {
         let idle = if self.all { Duration::ZERO } else { self.until.map_or(IDLE, Span::duration) };
         let mode = if self.dry_run { Mode::Say } else { Mode::Remove };
-        let report = context.open()?.prune(PruneRequest { idle, keep: self.keep, mode })?;
+        let report = context.open_unsettled()?.prune(PruneRequest { idle, keep: self.keep, mode })?;
         let (bytes, problem) = outcome(&report, mode, self.common);
         let data = || json!({"removed": report.removed, "failed": report.failed, "freed_bytes": bytes, "dry_run": self.dry_run});
         Ok(Reply::new(self.format(), data, || told(&report)).but(problem))

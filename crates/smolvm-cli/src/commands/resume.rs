@@ -32,7 +32,7 @@ impl Verbal for Resume {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let sandbox = context.open()?.resume(&self.name)?;
+        let sandbox = context.open_unsettled()?.resume(&self.name)?;
         Ok(Reply::new(self.format(), || json!({"sandbox": sandbox}), || format!("{}\n", sandbox.id)))
     }
 }

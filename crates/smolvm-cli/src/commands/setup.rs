@@ -55,7 +55,7 @@ impl Verbal for Setup {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let vm = context.open()?;
+        let vm = context.open_unsettled()?;
         match (self.check, self.remove) {
             (true, _) => Ok(self.check(&vm)),
             (false, true) => self.remove(&vm),

@@ -44,7 +44,7 @@ impl Verbal for Start {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let vm = context.open()?;
+        let vm = context.open_unsettled()?;
         let progress = Progress::of(self.format(), self.common.quiet, format!("Starting \"{}\"", self.name));
         let deadline = self.timeout.map_or(DEADLINE, Span::duration);
         let sandbox = vm.start(&self.name, StartOptions { accelerator: self.accel, from: self.origin.wanted(), deadline })?;

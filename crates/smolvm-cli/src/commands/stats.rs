@@ -36,7 +36,7 @@ impl Verbal for Stats {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let stats = context.open()?.stats(&self.names)?;
+        let stats = context.open_unsettled()?.stats(&self.names)?;
         let ids = || stats.iter().fold(String::new(), |text, s| text + &s.id + "\n");
         let text = || if self.common.quiet { ids() } else { table(&stats) };
         Ok(Reply::new(self.format(), || json!({"sandboxes": stats}), text))

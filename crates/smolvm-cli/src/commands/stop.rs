@@ -36,7 +36,7 @@ impl Verbal for Stop {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let vm = context.open()?;
+        let vm = context.open_unsettled()?;
         let progress = Progress::of(self.format(), self.common.quiet, format!("Stopping \"{}\"", self.name));
         let deadline = self.timeout.map_or(smolvm::stop::DEADLINE, Span::duration);
         let sandbox = vm.stop(&self.name, deadline)?;

@@ -92,9 +92,54 @@ fn a_bad_setting_is_one_clear_error_and_changes_nothing() {
             assert!(ran.stderr.contains(says) && ran.stderr.contains("config.toml"), "{words:?}: {ran}");
         }
     }
+}
+
+#[test]
+fn who_takes_the_name_of_an_image_reads_the_configuration_and_nobody_else_does() {
+    let env = SealedEnv::new();
+    run(&env, &["config", "set", "sandbox.cpus", "2"]).assert_ok();
+    let path = run(&env, &["config", "path"]).stdout.trim_end().to_owned();
+    std::fs::write(&path, "[registry\n").unwrap();
+    for words in [
+        &["create", "--image", "a"][..],
+        &["run", "a", "--", "true"],
+        &["template", "build", "a"],
+        &["pool", "fill"],
+        &["image", "pull", "a"],
+        &["image", "load", "a.tar"],
+        &["image", "save", "a", "-o", "a.tar"],
+        &["image", "import", "a", "--name", "a"],
+        &["image", "debootstrap", "--name", "a"],
+        &["image", "inspect", "a"],
+        &["image", "history", "a"],
+        &["image", "tag", "a", "b"],
+        &["image", "rm", "a"],
+    ] {
+        let ran = run(&env, words);
+        assert_ne!(ran.code(), Some(0), "{words:?}");
+        assert!(ran.stderr.contains("config.toml"), "{words:?}: {ran}");
+    }
     // What takes things away does not depend on it.
-    run(&env, &["list"]).assert_ok();
-    run(&env, &["cleanup", "--force"]).assert_ok();
+    for words in [
+        &["list"][..],
+        &["cleanup", "--force"],
+        &["prune"],
+        &["df"],
+        &["stats"],
+        &["snapshot", "list"],
+        &["template", "list"],
+        &["template", "delete", "--all"],
+        &["image", "list"],
+        &["image", "prune", "--all"],
+        &["delete", "--ignore-missing", "vm-a"],
+    ] {
+        run(&env, words).assert_ok();
+    }
+    for verb in ["start", "stop", "pause", "resume", "inspect", "logs", "exec", "fork"] {
+        let words = [&[verb, "vm-a"][..], if verb == "exec" { &["--", "true"] } else { &[] }].concat();
+        let ran = run(&env, &words);
+        assert!(ran.stderr.contains("vm-a") && !ran.stderr.contains("config.toml"), "{words:?}: {ran}");
+    }
 }
 
 #[test]

@@ -9,8 +9,35 @@ use super::Place;
 /// Where it listens unless a test wants it elsewhere.
 pub(crate) const PORT: u16 = 5000;
 
+/// How a registry names the parts of an image.
+#[derive(Clone, Copy)]
+pub(crate) struct Types {
+    manifest: &'static str,
+    config: &'static str,
+    layer: &'static str,
+}
+
+/// The names that OCI gave them.
+const OCI: Types = Types {
+    manifest: "application/vnd.oci.image.manifest.v1+json",
+    config: "application/vnd.oci.image.config.v1+json",
+    layer: "application/vnd.oci.image.layer.v1.tar",
+};
+
+/// Docker's, of its second schema; a layer that is not packed has none of its own.
+pub(crate) const DOCKER: Types = Types {
+    manifest: "application/vnd.docker.distribution.manifest.v2+json",
+    config: "application/vnd.docker.container.image.v1+json",
+    layer: "application/vnd.docker.image.rootfs.diff.tar",
+};
+
 /// Serves `127.0.0.1:PORT/test/app:1`: these layers, and this configuration of how it is run.
 pub(crate) fn serve(place: &Place, layers: &[Vec<u8>], run: &str) -> HttpServer {
+    serve_as(place, OCI, layers, run)
+}
+
+/// The same with other names for its parts.
+pub(crate) fn serve_as(place: &Place, types: Types, layers: &[Vec<u8>], run: &str) -> HttpServer {
     let digest = |bytes: &[u8]| {
         let file = place.scratch().join("blob");
         std::fs::write(&file, bytes).unwrap();
@@ -21,15 +48,16 @@ pub(crate) fn serve(place: &Place, layers: &[Vec<u8>], run: &str) -> HttpServer 
     let mut blob = |kind: &str, bytes: Vec<u8>| {
         let (digest, size) = (digest(&bytes), bytes.len());
         files.push((format!("/v2/test/app/blobs/{digest}"), bytes));
-        (format!(r#"{{"mediaType":"application/vnd.oci.image.{kind}","digest":"{digest}","size":{size}}}"#), digest)
+        (format!(r#"{{"mediaType":"{kind}","digest":"{digest}","size":{size}}}"#), digest)
     };
-    let layers: Vec<(String, String)> = layers.iter().map(|layer| blob("layer.v1.tar", layer.clone())).collect();
+    let layers: Vec<(String, String)> = layers.iter().map(|layer| blob(types.layer, layer.clone())).collect();
     let ids: Vec<String> = layers.iter().map(|(_, digest)| format!("{digest:?}")).collect();
     let config =
         format!(r#"{{"os":"linux","architecture":"amd64","config":{run},"rootfs":{{"type":"layers","diff_ids":[{}]}}}}"#, ids.join(","));
-    let (config, _) = blob("config.v1+json", config.into_bytes());
+    let (config, _) = blob(types.config, config.into_bytes());
     let descriptors: Vec<String> = layers.into_iter().map(|(descriptor, _)| descriptor).collect();
-    let manifest = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{}]}}"#, descriptors.join(","));
+    let manifest =
+        format!(r#"{{"schemaVersion":2,"mediaType":"{}","config":{config},"layers":[{}]}}"#, types.manifest, descriptors.join(","));
     files.push(("/v2/test/app/manifests/1".to_owned(), manifest.into_bytes()));
     let files: Vec<(&str, &[u8])> = files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));

@@ -1,8 +1,10 @@
 //! One lock on all images of a cache, so that nobody removes what somebody is just about to need.
 //!
 //! ```text
-//!   shared   whoever uses or makes an image: pull, load, save, tag, setup, snapshot; create until its row says what it needs
-//!   alone    whoever removes one: rm, prune, setup --remove; looks at names and rows once more while it is held
+//!   shared   whoever uses or makes an image: pull, load, save, import, debootstrap, tag, setup, snapshot; create until its row says what
+//!            it needs
+//!   alone    whoever removes one: rm, prune, image prune, setup --remove; looks at names and rows once more while it is held. And the sweep
+//!            of what killed commands left, by load, setup, prune and cleanup, if nobody is at work
 //! ```
 //!
 //! It is taken before the locks of single images and blobs and before the locks of sandboxes, and after those of the pool and of templates.

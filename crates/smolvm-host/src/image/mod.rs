@@ -72,6 +72,6 @@ pub use manifest::ManifestError;
 pub use minimal::MinimalError;
 pub use packages::{PackageError, Requirement, When, install_packages, missing_packages, required_tools};
 pub use progress::{Progress, Report};
-pub use reference::{NamedImage, Pointer, broken_references, name_image, pointers, references, resolve_reference, unname};
+pub use reference::{Leads, NamedImage, Pointer, broken_references, name_image, pointers, references, resolve_reference, unname};
 pub use remove::{Held, hold, remove, sweep};
 pub use store::{Image, LayerBlob, Origin, is_here, list, remove_all, resolve, resolve_digest, verify};

@@ -26,14 +26,44 @@ pub struct NamedImage {
 pub struct Pointer {
     /// The name of a registry.
     pub reference: Reference,
-    /// What its file says, if that is a digest.
-    pub digest: Option<Digest>,
+    /// What its file says.
+    pub leads: Leads,
+}
+
+/// Where a pointer leads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Leads {
+    /// To the image of this digest.
+    To(Digest),
+    /// Nowhere: it says no digest, or is gone by now.
+    Nowhere,
+    /// It cannot be read, or is too long for one: it may have been any image's.
+    Unknown,
+}
+
+impl Leads {
+    /// Where the pointer in a file leads.
+    pub(super) fn of(path: &Path) -> Self {
+        match store::pointer_at(path) {
+            Ok(Some(digest)) => Self::To(digest),
+            Ok(None) => Self::Nowhere,
+            Err(_) => Self::Unknown,
+        }
+    }
+
+    /// The digest, if it is known.
+    pub fn digest(&self) -> Option<&Digest> {
+        match self {
+            Self::To(digest) => Some(digest),
+            Self::Nowhere | Self::Unknown => None,
+        }
+    }
 }
 
 impl Pointer {
     /// The image, if it is here and whole.
     fn image(&self, cache: &Path) -> Result<Option<Image>, ImageError> {
-        let Some(digest) = &self.digest else { return Ok(None) };
+        let Some(digest) = self.leads.digest() else { return Ok(None) };
         // It has the name it was pulled under; the pointer decides.
         let image = store::unless_broken(store::open(cache, digest))?;
         Ok(image.map(|image| Image { name: self.reference.to_string(), ..image }))
@@ -74,9 +104,7 @@ pub fn broken_references(cache: &Path) -> Result<Vec<Reference>, ImageError> {
 pub fn pointers(cache: &Path) -> Result<Vec<Pointer>, ImageError> {
     let directory = layout::references(cache);
     let names = listing::names(&directory, |name| Reference::of_file_name(name).is_some())?;
-    // A file that cannot be read, or is too long for one, points nowhere.
-    let digest = |name: &str| store::pointer_at(&directory.join(name)).ok().flatten();
-    let pointer = |name: String| Some(Pointer { reference: Reference::of_file_name(&name)?, digest: digest(&name) });
+    let pointer = |name: String| Some(Pointer { reference: Reference::of_file_name(&name)?, leads: Leads::of(&directory.join(&name)) });
     Ok(names.into_iter().filter_map(pointer).collect())
 }
 
@@ -147,7 +175,7 @@ mod tests {
         let names = |found: Vec<NamedImage>| found.into_iter().map(|named| named.reference).collect::<Vec<_>>();
         assert_eq!(names(references(cache).unwrap()), std::slice::from_ref(&whole.0));
         assert_eq!(broken_references(cache).unwrap(), [&cut.0, &gone.0, &lost.0, &odd.0].map(Reference::clone));
-        let pointed: Vec<_> = pointers(cache).unwrap().into_iter().map(|pointer| pointer.digest).collect();
+        let pointed: Vec<_> = pointers(cache).unwrap().into_iter().map(|pointer| pointer.leads.digest().cloned()).collect();
         assert_eq!(pointed, [Some(cut.1.clone()), Some(gone.1.clone()), None, Some(odd.1.clone()), Some(whole.1.clone())]);
         for (image, is_whole) in [(&whole, true), (&cut, false), (&gone, false), (&odd, false), (&lost, true)] {
             assert_eq!(of_manifest(cache, &image.2).unwrap().is_some(), is_whole, "{}", image.0);

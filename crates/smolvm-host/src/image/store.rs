@@ -68,6 +68,13 @@ pub struct Origin {
     pub history: Vec<Step>,
 }
 
+impl Origin {
+    /// Everything that a registry has of it: its manifest, its configuration, its layers from below.
+    pub fn blobs(&self) -> impl Iterator<Item = &smolvm_oci::Digest> {
+        [&self.manifest, &self.config].into_iter().chain(self.layers.iter().map(|layer| &layer.digest))
+    }
+}
+
 /// One layer as it lies in a registry.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LayerBlob {

@@ -5,8 +5,8 @@
 //!   kernels, initramfs    others are current                               downloads   package lists, archives
 //! ```
 //!
-//! Whoever makes one of these holds its lock until it has a name; while somebody does, that part is left alone. Whoever makes or uses an
-//! image holds the [lock of all of them](guard) as well: that one is there before anybody begins.
+//! Whoever makes a kernel, an archive or a download holds its lock until it has a name; while somebody does, that part is left alone. Whoever
+//! makes or uses an image holds the [lock of all of them](guard): that one is there before anybody begins. A template has a lock of its own.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use smolvm_model::effect::Effect;
-use smolvm_model::reference::Reference;
 
 use super::error::ImageError;
+use super::reference::{self, Leads};
 use super::template::{self, TemplateKey};
 use super::{guard, layout, listing, manifest, store};
 use crate::effect::perform;
@@ -51,18 +51,6 @@ impl Part {
             Self::Initramfs => "initramfs",
             Self::Downloads => "downloads",
             Self::Blob => "blob",
-        }
-    }
-
-    /// Whether a lock of this name is held by somebody who makes one.
-    fn is_made_under(self, artefact: &str) -> bool {
-        match self {
-            Self::Template => artefact.starts_with("template-"),
-            // Whoever pulls holds the lock of the image.
-            Self::Image | Self::Blob => artefact.starts_with("image-"),
-            Self::Kernel => artefact == "kernel",
-            Self::Initramfs => artefact == "initramfs",
-            Self::Downloads => artefact == "apt",
         }
     }
 }
@@ -126,20 +114,20 @@ pub fn idle_parts(cache: &Path) -> Result<(Vec<Lock>, Vec<Part>), ImageError> {
     if !cache.is_dir() {
         return Ok((held, PARTS.to_vec()));
     }
-    // The others are files that may be made after the directory was read; this one keeps away who would make them.
     match guard::removing(cache, REMOVAL_WAIT) {
         Ok(lock) => held.push(lock),
         Err(ImageError::Lock(LockError::Busy { .. })) => busy.extend([Part::Image, Part::Blob]),
         Err(error) => return Err(error),
     }
-    for name in listing::names(&layout::locks(cache), |name| name.strip_suffix(".lock").is_some_and(|name| name != guard::NAME))? {
-        let artefact = name.trim_end_matches(".lock");
-        let parts = PARTS.into_iter().filter(|part| part.is_made_under(artefact));
-        match lock::take(&layout::locks(cache).join(&name), Duration::ZERO) {
-            // A template has a lock of its own, which its removal takes.
-            Ok(_) if artefact.starts_with("template-") => {}
+    for (artefact, part) in MADE_UNDER {
+        let path = layout::lock(cache, artefact)?;
+        // Where nobody has made one yet there is none to be removed.
+        if !path.exists() {
+            continue;
+        }
+        match lock::take(&path, Duration::ZERO) {
             Ok(lock) => held.push(lock),
-            Err(LockError::Busy { .. }) => busy.extend(parts.filter(|part| *part != Part::Template)),
+            Err(LockError::Busy { .. }) => busy.push(part),
             Err(error) => return Err(error.into()),
         }
     }
@@ -175,6 +163,8 @@ pub fn sizes(cache: &Path) -> Result<Vec<(String, u64)>, FsError> {
 
 /// All of them.
 pub const PARTS: [Part; 6] = [Part::Template, Part::Image, Part::Kernel, Part::Initramfs, Part::Downloads, Part::Blob];
+/// Parts of which whoever makes one holds the lock of that name.
+const MADE_UNDER: [(&str, Part); 3] = [("apt", Part::Downloads), ("initramfs", Part::Initramfs), ("kernel", Part::Kernel)];
 const CURRENT: &str = "current";
 const APT: &str = "apt";
 /// Before the names of blobs that are not whole.
@@ -184,12 +174,22 @@ const REMOVAL_WAIT: Duration = Duration::from_millis(300);
 
 /// Blobs of no image that stays: of one that is gone, or of a pull that failed and may go on.
 fn unused_blobs(cache: &Path, named: &BTreeSet<String>, needed: &BTreeSet<String>) -> Result<Vec<Unused>, ImageError> {
+    blobs_of_others(cache, named.union(needed))
+}
+
+/// Blobs that no image has that is here, but for those with these digests.
+pub fn blobs_without(cache: &Path, gone: &BTreeSet<String>) -> Result<Vec<Unused>, ImageError> {
+    let here: BTreeSet<String> = listing::names(&layout::images(cache), is_digest)?.into_iter().collect();
+    blobs_of_others(cache, here.difference(gone))
+}
+
+/// Blobs that none of these images has.
+fn blobs_of_others<'a>(cache: &Path, images: impl Iterator<Item = &'a String>) -> Result<Vec<Unused>, ImageError> {
     let mut used = BTreeSet::new();
-    for digest in named.union(needed) {
+    for digest in images {
         let image = digest.parse().ok().and_then(|digest| store::open(cache, &digest).ok().flatten());
         let Some(origin) = image.and_then(|image| image.origin) else { continue };
-        used.extend([origin.manifest.hex().to_owned(), origin.config.hex().to_owned()]);
-        used.extend(origin.layers.iter().map(|layer| layer.digest.hex().to_owned()));
+        used.extend(origin.blobs().map(|digest| digest.hex().to_owned()));
     }
     Ok(blobs(cache)?.into_iter().filter(|blob| !used.contains(&blob.name)).collect())
 }
@@ -229,15 +229,8 @@ pub(super) fn sweep_store(cache: &Path) -> Result<u64, ImageError> {
     }
     let manifests = layout::manifests(cache);
     let mut dangling = listing::names(&manifests, is_digest)?;
-    let mut leads_nowhere = Ok(());
-    dangling.retain(|name| match store::pointer_at(&manifests.join(name)) {
-        Ok(digest) => !digest.is_some_and(|digest| store::is_here(cache, &digest)),
-        Err(error) => {
-            leads_nowhere = Err(error);
-            false
-        }
-    });
-    leads_nowhere?;
+    // What one that cannot be read led to is made again, and so is the pointer.
+    dangling.retain(|name| !Leads::of(&manifests.join(name)).digest().is_some_and(|digest| store::is_here(cache, digest)));
     freed += drop_all(&manifests, &dangling)?;
     for name in listing::names(&layout::locks(cache), is_lock_of_one)? {
         match lock::take(&layout::locks(cache).join(name), Duration::ZERO) {
@@ -261,11 +254,11 @@ fn drop_all(directory: &Path, names: &[String]) -> Result<u64, ImageError> {
     Ok(freed)
 }
 
-/// Of a blob, or of an image that a registry or an archive has: those are made once, and nobody asks for their locks again.
+/// Of a blob, or of an image that comes from a registry, an archive or a file system: those are made once, and nobody asks for their locks again.
 fn is_lock_of_one(name: &str) -> bool {
     let hex = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let Some(artefact) = name.strip_suffix(".lock") else { return false };
-    ["blob-", "image-load-", "image-"].iter().any(|kind| artefact.strip_prefix(kind).is_some_and(hex))
+    ["blob-", "image-load-", "image-import-", "image-"].iter().any(|kind| artefact.strip_prefix(kind).is_some_and(hex))
 }
 
 /// Of use since it was last changed.
@@ -283,18 +276,24 @@ fn is_digest(name: &str) -> bool {
     name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
-/// The digests that names point at.
+/// The digests that names lead to: any that is here, where it is not known of one of them.
 fn named_images(cache: &Path) -> Result<BTreeSet<String>, ImageError> {
-    let own = listing::names(&layout::names(cache), store::is_name)?.into_iter().map(|name| layout::names(cache).join(name));
-    let is_reference = |name: &str| Reference::of_file_name(name).is_some();
-    let references = listing::names(&layout::references(cache), is_reference)?.into_iter().map(|name| layout::references(cache).join(name));
-    // One that went meanwhile points at nothing.
-    let digests = own.chain(references).map(|path| store::pointer_at(&path)).collect::<Result<Vec<_>, _>>()?;
-    Ok(digests.into_iter().flatten().map(|digest| digest.hex().to_owned()).collect())
+    let own = store::names(cache)?.into_iter().map(|name| Leads::of(&layout::names(cache).join(name)));
+    let mut named = BTreeSet::new();
+    for leads in own.chain(reference::pointers(cache)?.into_iter().map(|pointer| pointer.leads)) {
+        match leads {
+            Leads::To(digest) => named.extend([digest.hex().to_owned()]),
+            Leads::Nowhere => {}
+            Leads::Unknown => named.extend(listing::names(&layout::images(cache), is_digest)?),
+        }
+    }
+    Ok(named)
 }
 
 #[cfg(test)]
 mod tests {
+    use smolvm_model::reference::Reference;
+
     use super::*;
     use crate::image::workdir::Workdir;
 
@@ -343,13 +342,13 @@ mod tests {
     #[test]
     fn what_is_being_made_is_left_alone() {
         let cache = cache();
-        let build = Workdir::new(cache.path(), "image-minimal", Duration::ZERO).unwrap();
+        let build = Workdir::new(cache.path(), "kernel", Duration::ZERO).unwrap();
         let (held, idle) = idle_parts(cache.path()).unwrap();
-        assert_eq!(idle, [Part::Template, Part::Kernel, Part::Initramfs, Part::Downloads]);
+        assert_eq!(idle, [Part::Template, Part::Image, Part::Initramfs, Part::Downloads, Part::Blob]);
         drop((held, build));
         let (held, idle) = idle_parts(cache.path()).unwrap();
         assert_eq!((held.len(), idle.len()), (2, 6));
-        assert!(Workdir::new(cache.path(), "image-minimal", Duration::ZERO).is_err(), "nobody begins meanwhile");
+        assert!(Workdir::new(cache.path(), "kernel", Duration::ZERO).is_err(), "nobody begins meanwhile");
     }
 
     #[test]
@@ -383,7 +382,7 @@ mod tests {
             std::fs::write(path, &digest).unwrap();
         }
         std::fs::write(&stale, format!("sha256:{}\n", "9".repeat(64))).unwrap();
-        let locks = ["blob-0a", "image-00ff", "image-load-12"].map(|name| at("locks").join(format!("{name}.lock")));
+        let locks = ["blob-0a", "image-00ff", "image-load-12", "image-import-34"].map(|name| at("locks").join(format!("{name}.lock")));
         for lock in &locks {
             std::fs::write(lock, "").unwrap();
         }
@@ -398,6 +397,53 @@ mod tests {
         let gone = [&left, &blob, &stale].into_iter().chain(&locks);
         assert!(gone.into_iter().all(|path| !path.exists()));
         assert!(reference.exists() && whole.exists());
+    }
+
+    /// An image that has these parts as a registry has it: `1` is its manifest, `2` its configuration, `3` its layer.
+    fn pulled(cache: &Path, hex: &str) {
+        let part = |digit: &str| format!("sha256:{}", digit.repeat(64)).parse().unwrap();
+        let origin = store::Origin {
+            manifest: part("1"),
+            config: part("2"),
+            layers: vec![store::LayerBlob { digest: part("3"), size_bytes: 1 }],
+            architecture: String::new(),
+            created: None,
+            run: smolvm_oci::document::RunConfig::default(),
+            history: Vec::new(),
+        };
+        let directory = layout::images(cache).join(hex);
+        let manifest = serde_json::json!({
+            "version": 1, "name": "x", "digest": format!("sha256:{hex}"), "created_unix": 0, "default_memory_mib": 128, "env": {},
+            "size_bytes": std::fs::metadata(directory.join("image.ext4")).unwrap().len(), "origin": origin,
+        });
+        std::fs::write(directory.join("manifest.json"), manifest.to_string()).unwrap();
+        std::fs::create_dir_all(layout::blobs(cache)).unwrap();
+        for digit in ["1", "2", "3"] {
+            std::fs::write(layout::blobs(cache).join(digit.repeat(64)), digit).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_pointer_that_cannot_be_read_may_lead_anywhere_and_stops_nothing() {
+        let cache = cache();
+        pulled(cache.path(), &"c".repeat(64));
+        let needed = BTreeSet::from(["b".repeat(64)]);
+        let bad = [layout::references(cache.path()).join("docker.io+library+bad:1"), layout::names(cache.path()).join("bad")];
+        for path in &bad {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, vec![b'x'; 1 << 20]).unwrap();
+            let found = unused(cache.path(), "boot", &needed).unwrap();
+            let want = [(Part::Template, "00"), (Part::Initramfs, "cc"), (Part::Downloads, "ap")];
+            assert_eq!(names(&found), want, "it may lead to the image without a name, and to what that was made of");
+            std::fs::remove_file(path).unwrap();
+        }
+        assert_eq!(names(&unused(cache.path(), "boot", &needed).unwrap())[1], (Part::Image, "cc"));
+        // What was made of a manifest can be made again.
+        let manifest = layout::manifests(cache.path()).join("d".repeat(64));
+        std::fs::create_dir_all(manifest.parent().unwrap()).unwrap();
+        std::fs::write(&manifest, vec![b'x'; 1 << 20]).unwrap();
+        std::fs::create_dir_all(layout::locks(cache.path())).unwrap();
+        assert!(sweep_store(cache.path()).unwrap() > 0 && !manifest.exists());
     }
 
     #[test]

@@ -22,5 +22,7 @@ mod write;
 pub use decompress::{Decompressed, Packing, decompress};
 pub use error::{EntryName, LayerError};
 pub use member::{Kind, Member, Meta, Part, Time};
+pub use pax::stays_behind;
 pub use reader::Layer;
-pub use write::LayerWriter;
+pub use sparse::MAX_PARTS;
+pub use write::{LayerWriter, WriteError};

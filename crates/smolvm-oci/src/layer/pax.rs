@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::error::{EntryName, LayerError};
 use super::member::Time;
 
-const XATTR: &str = "SCHILY.xattr.";
+pub(super) const XATTR: &str = "SCHILY.xattr.";
 /// All attributes of a file are kept in one block of the file system: less its own header, and the four bytes at the end of the list.
 const XATTR_ROOM: usize = 4096 - 32 - 4;
 /// What each takes there beside its name and its value.
@@ -16,7 +16,12 @@ const MAX_XATTR_NAME: usize = 255;
 const SPACES: [&str; 3] = ["user.", "trusted.", "security."];
 const ACCESS_LISTS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
 /// Attributes of the host that made the layer, and the overlay's own, which would be orders to the guest's overlay.
-const DROPPED: [&str; 3] = ["security.selinux", "trusted.overlay.", "user.overlay."];
+const DROPPED: [&[u8]; 3] = [b"security.selinux", b"trusted.overlay.", b"user.overlay."];
+
+/// Whether an attribute of this name is one that no layer carries.
+pub fn stays_behind(xattr: &[u8]) -> bool {
+    DROPPED.iter().any(|dropped| xattr.starts_with(dropped))
+}
 
 /// What an extended header says; later ones win.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -80,7 +85,7 @@ impl Pax {
     fn take_xattr(&mut self, name: &str, value: &[u8]) {
         let is_list = ACCESS_LISTS.contains(&name);
         let known = is_list || SPACES.iter().any(|space| name.strip_prefix(space).is_some_and(|rest| !rest.is_empty()));
-        if !known || DROPPED.iter().any(|dropped| name.starts_with(dropped)) {
+        if !known || stays_behind(name.as_bytes()) {
             return;
         }
         let space = |value: &[u8]| XATTR_ENTRY + name.len().next_multiple_of(4) + value.len().next_multiple_of(4);

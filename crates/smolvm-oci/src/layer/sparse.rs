@@ -9,7 +9,7 @@ use super::member::Part;
 use super::pax::decimal;
 
 /// More parts than any file has that somebody meant.
-const MAX_PARTS: usize = 65_536;
+pub const MAX_PARTS: usize = 65_536;
 const BLOCK: usize = 512;
 
 /// Parts that ascend, lie within `size`, and of which `stored` bytes are in the stream.
@@ -69,6 +69,19 @@ pub(super) fn new(content: &mut impl Read, entry: &EntryName) -> Result<(Vec<Par
         parts.push(Part { offset: lines.number()?, length: lines.number()? });
     }
     Ok((parts, lines.taken))
+}
+
+/// The way back: what [`new`] reads.
+pub(super) fn written(parts: &[Part], size: u64) -> Vec<u8> {
+    let end = parts.last().map_or(0, |last| last.offset + last.length);
+    // Other programs see from a last part without content that the file ends with a hole.
+    let hole = (end < size).then_some(Part { offset: size, length: 0 });
+    let mut map = format!("{}\n", parts.len() + usize::from(hole.is_some())).into_bytes();
+    for part in parts.iter().copied().chain(hole) {
+        map.extend_from_slice(format!("{}\n{}\n", part.offset, part.length).as_bytes());
+    }
+    map.resize(map.len().next_multiple_of(BLOCK), 0);
+    map
 }
 
 struct Lines<'a, R> {

@@ -32,7 +32,7 @@ impl Smolvm {
         drop(self.store()?);
         let loaded = load(&self.paths().cache, file, reference.as_ref(), report).map_err(|e| not_carried(file, e))?;
         let replaced = loaded.replaced.map(|digest| digest.to_string());
-        Ok(LoadedImage { image: self.view_of(loaded.pulled.image)?, made: loaded.pulled.made, replaced })
+        Ok(LoadedImage { image: self.view_of(loaded.pulled.image), made: loaded.pulled.made, replaced })
     }
 
     /// Writes an image into an archive; gives its length.

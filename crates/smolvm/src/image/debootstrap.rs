@@ -44,6 +44,6 @@ impl Smolvm {
         let recipe = DebianRecipe { suite, packages: request.packages.clone() };
         let options = ImportOptions { run, created_by, comment: None };
         let made = image::debootstrap(&self.paths().cache, &reference, &recipe, options, report).map_err(not_bootstrapped)?;
-        Ok(PulledImage { image: self.view_of(made.image)?, made: made.made })
+        Ok(PulledImage { image: self.view_of(made.image), made: made.made })
     }
 }

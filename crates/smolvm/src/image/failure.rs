@@ -52,7 +52,12 @@ fn of_import(what: &str, e: &ImportError) -> (ErrorCode, Option<String>) {
     match e {
         ImportError::Packing { tool } => (ErrorCode::UsageError, Some(format!("{tool} -dc FILE | smolvm image import - --name NAME"))),
         ImportError::IsImage => (ErrorCode::UsageError, Some(format!("smolvm image load {what}"))),
-        ImportError::Empty | ImportError::Whiteout { .. } | ImportError::Deep { .. } => (ErrorCode::Refused, None),
+        ImportError::Empty
+        | ImportError::TooLong { .. }
+        | ImportError::Unpacked { .. }
+        | ImportError::Whiteout { .. }
+        | ImportError::Xattr { .. }
+        | ImportError::Deep { .. } => (ErrorCode::Refused, None),
         ImportError::Changed { .. } => (ErrorCode::Busy, Some("try again when nobody writes to it".to_owned())),
         ImportError::Read { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => (
             ErrorCode::PermissionDenied,

@@ -81,7 +81,7 @@ impl Smolvm {
         };
         let imported = registry::import(&self.paths().cache, rootfs, &reference, options, report).map_err(|e| not_imported(&shown, e))?;
         Ok(ImportedImage {
-            image: self.view_of(imported.pulled.image)?,
+            image: self.view_of(imported.pulled.image),
             made: imported.pulled.made,
             skipped: imported.skipped.into_iter().map(|one| (one.entry, one.why.as_str())).collect(),
         })

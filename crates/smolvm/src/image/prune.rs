@@ -1,7 +1,7 @@
 //! `image prune`: images that nobody needs go.
 //!
 //! ```text
-//!   look (names, who needs them) ─► choose (pure) ─► names, templates of them, files, layers; or with --dry-run only say
+//!   look (names, who needs them) ─► choose ─► templates of them ─► images' lock ─► choose again ─► names, files, layers no image here has
 //! ```
 //!
 //! It takes what `prune` takes of images, and with [`Scope::Unused`] also what has a name and is of no use to a sandbox or a snapshot.
@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use smolvm_host::image::unused::{self, Part, Unused, Use};
-use smolvm_host::image::{self, Image, snapshot, template};
+use smolvm_host::image::{self, Image, template};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::reference::Reference;
 
@@ -21,7 +21,7 @@ use super::sizes::parts;
 use crate::clock::now_ms;
 use crate::error::Error;
 use crate::installation::Smolvm;
-use crate::prune::{IDLE, Mode, PruneReport, Pruned};
+use crate::prune::{IDLE, Mode, PruneReport, prune_one};
 
 /// Which images may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,35 +55,67 @@ struct Known {
 impl Smolvm {
     /// Removes images that nobody needs, or says which they are.
     pub fn prune_images(&self, request: ImagePruneRequest) -> Result<PruneReport, Error> {
-        let cache = &self.paths().cache;
-        let mut report = PruneReport::default();
-        // Held until the end: nobody makes what is being judged.
-        let (held, idle) = match request.mode {
-            Mode::Remove => unused::idle_parts(cache).map_err(unusable)?,
-            Mode::Say => (Vec::new(), vec![Part::Image]),
-        };
-        if image::is_linked(cache) {
+        if image::is_linked(&self.paths().cache) {
             return Err(linked("the images"));
         }
-        let being_saved = snapshot::is_at_work(&self.paths().snapshots()).map_err(unusable)?;
-        if request.mode == Mode::Remove && (!idle.contains(&Part::Image) || being_saved) {
-            report.stays("image", "all", ErrorCode::Busy, "another command makes one of them at this moment".to_owned());
-            return Ok(report);
+        let mut report = PruneReport::default();
+        // Before the images' lock: who makes a template holds its lock and comes to use an image.
+        let templates = self.templates_of(&self.going(request)?)?;
+        for (one, of) in templates {
+            let name = one.name.clone();
+            prune_one(&self.paths().cache, &one, name, format!("of {of}"), request.mode, &mut report);
         }
-        let needed = self.needed_images()?;
-        let known = self.known_images(&needed)?;
-        let now = u64::try_from(now_ms() / 1000).unwrap_or(0);
-        let (going, staying): (Vec<Known>, Vec<Known>) = known.into_iter().partition(|known| goes(known, &needed, request, now));
-        let kept: BTreeSet<String> = staying.iter().flat_map(|known| parts(&known.image)).collect();
-        let mut layers: BTreeSet<String> = BTreeSet::new();
+        match self.prune_going(request, &mut report) {
+            // What went is told, and what stood in the way of the rest.
+            Err(e) if report != PruneReport::default() => report.stays("image", "all", e.code, e.one_line()),
+            pruned => pruned?,
+        }
+        Ok(report)
+    }
+
+    /// The same with the images and their layers.
+    fn prune_going(&self, request: ImagePruneRequest, report: &mut PruneReport) -> Result<(), Error> {
+        // Held until the end: nobody makes what is being judged.
+        let (held, idle) = match request.mode {
+            Mode::Remove => unused::idle_parts(&self.paths().cache).map_err(unusable)?,
+            Mode::Say => (Vec::new(), vec![Part::Image]),
+        };
+        if !idle.contains(&Part::Image) {
+            report.stays("image", "all", ErrorCode::Busy, "another command makes one of them at this moment".to_owned());
+            return Ok(());
+        }
+        // Once more: since the first look somebody may have come to need one.
+        let going = self.going(request)?;
+        let mut gone: Vec<&Image> = Vec::new();
         for known in &going {
-            if self.prune_image(known, request.mode, &mut report)? {
-                layers.extend(parts(&known.image).difference(&kept).cloned());
+            if self.prune_image(known, request.mode, report)? {
+                gone.push(&known.image);
             }
         }
-        self.prune_layers(&layers, &kept, request, now, &mut report)?;
+        self.prune_layers(&gone, request, report)?;
         drop(held);
-        Ok(report)
+        Ok(())
+    }
+
+    /// The images that may go now.
+    fn going(&self, request: ImagePruneRequest) -> Result<Vec<Known>, Error> {
+        let needed = self.needed_images()?;
+        let now = now_unix();
+        Ok(self.known_images(&needed)?.into_iter().filter(|known| goes(known, &needed, request, now)).collect())
+    }
+
+    /// The templates of these images, each with what the image is called.
+    fn templates_of(&self, images: &[Known]) -> Result<Vec<(Unused, String)>, Error> {
+        let templates = template::list(&self.paths().cache).map_err(unusable)?;
+        let of = |known: &Known| {
+            let (digest, shown) = (known.image.digest.to_string(), known.shown());
+            let own = templates.iter().filter(move |template| template.facts.image_digest == digest);
+            own.map(move |template| {
+                let name = template.key.to_string();
+                (Unused { part: Part::Template, name, bytes: template.disk_bytes, used: Use::None }, shown.clone())
+            })
+        };
+        Ok(images.iter().flat_map(of).collect())
     }
 
     /// Every image that is here, with its names.
@@ -112,62 +144,52 @@ impl Smolvm {
         Ok(known.into_values().collect())
     }
 
-    /// Takes an image away, with its names and its templates. False if somebody is using one of them.
+    /// Takes an image away, with its names. False if it stays: somebody is using a template of it, or it cannot go.
     fn prune_image(&self, known: &Known, mode: Mode, report: &mut PruneReport) -> Result<bool, Error> {
         let cache = &self.paths().cache;
-        let digest = known.image.digest.to_string();
-        let shown = known.references.first().map_or_else(|| digest.clone(), Reference::to_string);
-        for template in template::list(cache).map_err(unusable)?.into_iter().filter(|template| template.facts.image_digest == digest) {
-            let name = template.key.to_string();
-            let one = Unused { part: Part::Template, name, bytes: template.disk_bytes, used: Use::None };
-            if mode == Mode::Remove {
-                match unused::drop_unused(cache, &one) {
-                    Ok(bytes) => report.freed_bytes += bytes,
-                    Err(image::ImageError::Lock(_)) => {
-                        report.stays("image", &shown, ErrorCode::Busy, format!("a sandbox is just being forked from {}", one.name));
-                        return Ok(false);
-                    }
-                    Err(e) => return Err(unusable(e)),
-                }
-            }
-            report.removed.push(Pruned { part: "template", name: one.name, bytes: one.bytes, why: format!("of {shown}") });
-        }
         let why = if known.references.is_empty() { "it has no name" } else { "no sandbox and no snapshot needs it" };
         if mode == Mode::Remove {
-            for reference in &known.references {
-                image::unname(cache, reference).map_err(unusable)?;
+            if let Some((template, _)) = self.templates_of(std::slice::from_ref(known))?.first() {
+                report.stays("image", &known.shown(), ErrorCode::Busy, format!("its template {} is there still, or again", template.name));
+                return Ok(false);
             }
-            let one =
-                Unused { part: Part::Image, name: known.image.digest.hex().to_owned(), bytes: known.image.size_bytes, used: Use::None };
-            report.freed_bytes += unused::drop_unused(cache, &one).map_err(unusable)?;
+            for reference in &known.references {
+                if let Err(e) = image::unname(cache, reference).map_err(unusable) {
+                    report.stays("image", &known.shown(), e.code, e.one_line());
+                    return Ok(false);
+                }
+            }
         }
-        report.removed.push(Pruned { part: "image", name: shown, bytes: known.image.size_bytes, why: why.to_owned() });
-        Ok(true)
+        let one = Unused { part: Part::Image, name: known.image.digest.hex().to_owned(), bytes: known.image.size_bytes, used: Use::None };
+        Ok(prune_one(cache, &one, known.shown(), why.to_owned(), mode, report))
     }
 
-    /// Layers of what went, and what is left of pulls that nobody took up again.
-    fn prune_layers(
-        &self,
-        going: &BTreeSet<String>,
-        kept: &BTreeSet<String>,
-        request: ImagePruneRequest,
-        now: u64,
-        report: &mut PruneReport,
-    ) -> Result<(), Error> {
+    /// Layers of what went, and what is left of pulls that nobody took up again. What an image has that is still here stays.
+    fn prune_layers(&self, gone: &[&Image], request: ImagePruneRequest, report: &mut PruneReport) -> Result<(), Error> {
         let cache = &self.paths().cache;
-        let idle = request.older_than.max(IDLE);
-        for one in unused::blobs(cache).map_err(unusable)?.into_iter().filter(|one| !kept.contains(&one.name)) {
+        let (idle, now) = (request.older_than.max(IDLE), now_unix());
+        let layers: BTreeSet<String> = gone.iter().flat_map(|image| parts(image)).collect();
+        let gone = gone.iter().map(|image| image.digest.hex().to_owned()).collect();
+        for one in unused::blobs_without(cache, &gone).map_err(unusable)? {
             let old = matches!(one.used, Use::Since(then) if now.saturating_sub(then) >= idle.as_secs());
-            if !going.contains(&one.name) && !old {
-                continue;
+            if layers.contains(&one.name) || old {
+                let name = one.name.clone();
+                prune_one(cache, &one, name, "no image needs it".to_owned(), request.mode, report);
             }
-            if request.mode == Mode::Remove {
-                report.freed_bytes += unused::drop_unused(cache, &one).map_err(unusable)?;
-            }
-            report.removed.push(Pruned { part: "blob", name: one.name, bytes: one.bytes, why: "no image needs it".to_owned() });
         }
         Ok(())
     }
+}
+
+impl Known {
+    /// What people call it.
+    fn shown(&self) -> String {
+        self.references.first().map_or_else(|| self.image.digest.to_string(), Reference::to_string)
+    }
+}
+
+fn now_unix() -> u64 {
+    u64::try_from(now_ms() / 1000).unwrap_or(0)
 }
 
 fn goes(known: &Known, needed: &BTreeSet<String>, request: ImagePruneRequest, now: u64) -> bool {
@@ -177,4 +199,104 @@ fn goes(known: &Known, needed: &BTreeSet<String>, request: ImagePruneRequest, no
         Scope::Unused => true,
     };
     may && is_old && !known.is_own && !needed.contains(known.image.digest.hex())
+}
+
+#[cfg(test)]
+mod tests {
+    use smolvm_host::image::template::{DiskState, Draft, Facts};
+    use smolvm_host::lock::{self, Lock};
+
+    use super::*;
+    use crate::installation::Settings;
+    use crate::paths::Paths;
+    use crate::testing::{digest, put_image};
+
+    const ALL: ImagePruneRequest = ImagePruneRequest { scope: Scope::Unused, older_than: Duration::ZERO, mode: Mode::Remove };
+
+    fn installation(fault: Option<&str>) -> (tempfile::TempDir, Smolvm) {
+        let dir = tempfile::tempdir().unwrap();
+        let trace = fault.map(|_| dir.path().join("trace"));
+        let settings = Settings { fault: fault.map(str::to_owned), trace, ..Settings::new(Paths::beneath(dir.path())) };
+        let vm = Smolvm::open(settings).unwrap();
+        drop(vm.store().unwrap());
+        (dir, vm)
+    }
+
+    /// A template of that image; gives its key.
+    fn put_template(vm: &Smolvm, image: char) -> String {
+        let facts = Facts {
+            image: "x".to_owned(),
+            image_digest: digest(image),
+            boot_digest: String::new(),
+            machine: String::new(),
+            accelerator: "tcg".to_owned(),
+            cpus: 1,
+            memory_mib: 1,
+            disk_bytes: 1,
+            disk: DiskState::Used,
+            rehearsed: Vec::new(),
+            network: "none".to_owned(),
+            hypervisor: String::new(),
+            boot_id: String::new(),
+        };
+        let cache = &vm.paths().cache;
+        Draft::new(cache, &facts.key(), 1, Duration::ZERO).unwrap().publish(cache, facts.clone()).unwrap();
+        facts.key().to_string()
+    }
+
+    fn blobs(vm: &Smolvm) -> String {
+        let found = unused::blobs(&vm.paths().cache).unwrap();
+        found.iter().filter_map(|blob| blob.name.chars().next()).collect()
+    }
+
+    fn hold_template(vm: &Smolvm, key: &str) -> Lock {
+        lock::take(&vm.paths().cache.join(format!("locks/template-{key}.lock")), Duration::ZERO).unwrap()
+    }
+
+    fn stays(report: &PruneReport) -> Vec<(&str, &str, &str)> {
+        report.failed.iter().map(|one| (one.part, one.name.as_str(), one.code)).collect()
+    }
+
+    fn parts(report: &PruneReport) -> Vec<(&str, String)> {
+        report.removed.iter().map(|one| (one.part, one.name.chars().take(20).collect())).collect()
+    }
+
+    #[test]
+    fn what_cannot_go_keeps_its_layers_and_the_rest_goes_and_is_told() {
+        let (_dir, vm) = installation(Some("eio@before:remove-cache#1"));
+        put_image(&vm, 'a', "12", Some("r.example/a:1"));
+        put_image(&vm, 'b', "23", Some("r.example/b:1"));
+        let report = vm.prune_images(ALL).unwrap();
+        assert_eq!(stays(&report), [("image", "r.example/a:1", "internal")]);
+        assert_eq!(parts(&report), [("image", "r.example/b:1".to_owned()), ("blob", "3".repeat(20))]);
+        assert_eq!(blobs(&vm), "12");
+    }
+
+    #[test]
+    fn an_image_whose_template_is_busy_stays_with_its_layers() {
+        let (_dir, vm) = installation(None);
+        put_image(&vm, 'a', "12", Some("r.example/a:1"));
+        put_image(&vm, 'b', "23", Some("r.example/b:1"));
+        let _forking = hold_template(&vm, &put_template(&vm, 'a'));
+        let report = vm.prune_images(ALL).unwrap();
+        assert!(stays(&report).contains(&("image", "r.example/a:1", "busy")), "{report:?}");
+        assert_eq!(parts(&report), [("image", "r.example/b:1".to_owned()), ("blob", "3".repeat(20))]);
+        assert_eq!(blobs(&vm), "12", "layers of what stays");
+    }
+
+    #[test]
+    fn templates_go_before_the_images_lock_is_asked_for() {
+        let (_dir, vm) = installation(None);
+        put_image(&vm, 'a', "12", Some("r.example/a:1"));
+        let key = put_template(&vm, 'a');
+        // As who makes a template: its lock, then the images'.
+        let making = (hold_template(&vm, &key), image::using(&vm.paths().cache, Duration::ZERO).unwrap());
+        let report = vm.prune_images(ALL).unwrap();
+        assert_eq!(stays(&report), [("template", key.as_str(), "busy"), ("image", "all", "busy")]);
+        assert_eq!((parts(&report), blobs(&vm).as_str()), (Vec::new(), "12"));
+        drop(making);
+        let report = vm.prune_images(ALL).unwrap();
+        assert_eq!((stays(&report), blobs(&vm).as_str()), (Vec::new(), ""));
+        assert_eq!(report.removed.iter().map(|one| one.part).collect::<Vec<_>>(), ["template", "image", "blob", "blob"]);
+    }
 }

@@ -1,6 +1,6 @@
 //! `image pull`, and the pull that a `run` begins with.
 
-use smolvm_host::image::registry::{PullOptions, pull};
+use smolvm_host::image::registry::{PullOptions, Pulled, pull};
 use smolvm_host::image::{BuiltIn, ImageError, Progress};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::spec::ImageName;
@@ -25,6 +25,11 @@ pub struct PulledImage {
 impl Smolvm {
     /// Pulls what a name means now.
     pub fn pull_image(&self, name: &ImageName, report: &mut dyn FnMut(ImageProgress)) -> Result<PulledImage, Error> {
+        let pulled = self.pulled(name, report)?;
+        Ok(PulledImage { image: self.view_of(pulled.image), made: pulled.made })
+    }
+
+    fn pulled(&self, name: &ImageName, report: &mut dyn FnMut(ImageProgress)) -> Result<Pulled, Error> {
         if BuiltIn::by_name(name.as_str()).is_some() {
             return Err(Error::new(ErrorCode::UsageError, format!("\"{name}\" is made on this host, and pulled from nowhere"))
                 .hint(format!("smolvm setup --image {name}; or with a tag, for the registry's: {name}:latest")));
@@ -35,8 +40,7 @@ impl Smolvm {
         let Settings { logins, registries, access, .. } = self.settings.clone();
         let options = PullOptions { logins, registries, access };
         let fail = |e: ImageError| not_pulled(&reference, e);
-        let pulled = pull(&self.paths().cache, &reference, &options, report).map_err(fail)?;
-        Ok(PulledImage { image: self.view_of(pulled.image)?, made: pulled.made })
+        pull(&self.paths().cache, &reference, &options, report).map_err(fail)
     }
 
     /// Pulls an image that is not here; one that is here stays as it is, whatever its name means by now.
@@ -44,6 +48,7 @@ impl Smolvm {
         if BuiltIn::by_name(name.as_str()).is_some() || self.image_if_any(name)?.is_some() {
             return Ok(());
         }
-        self.pull_image(name, report).map(drop)
+        // Nobody is shown it, so no other image is looked at.
+        self.pulled(name, report).map(drop)
     }
 }

@@ -6,6 +6,7 @@ use smolvm_model::error_code::ErrorCode;
 use smolvm_model::spec::ImageName;
 
 use super::failure::unusable;
+use super::sizes::parts;
 use crate::error::Error;
 use crate::installation::Smolvm;
 
@@ -39,10 +40,10 @@ impl Smolvm {
             chosen.push(pointer);
         }
         let own = image::list(cache).map_err(unusable)?;
-        for Pointer { reference, digest } in &chosen {
-            let Some(digest) = digest else { continue };
+        for Pointer { reference, leads } in &chosen {
+            let Some(digest) = leads.digest() else { continue };
             let stays = own.iter().any(|other| other.digest == *digest)
-                || pointers.iter().any(|other| other.digest.as_ref() == Some(digest) && !chosen.contains(&other));
+                || pointers.iter().any(|other| other.leads.digest() == Some(digest) && !chosen.contains(&other));
             if !stays {
                 self.must_own_images(&format!("the image \"{reference}\""))?;
                 self.check_unneeded(&reference.to_string(), digest)?;
@@ -96,11 +97,9 @@ impl Smolvm {
 /// The digests of images and of what they were made of, as far as they are known: the rest of a damaged one is for `prune`.
 fn going(cache: &std::path::Path, chosen: &[&Pointer]) -> Vec<String> {
     let mut going = Vec::new();
-    for Pointer { reference, digest } in chosen {
-        going.extend(digest.iter().map(|digest| digest.hex().to_owned()));
-        let Some(origin) = image::resolve_reference(cache, reference).ok().flatten().and_then(|image| image.origin) else { continue };
-        going.extend([origin.manifest.hex().to_owned(), origin.config.hex().to_owned()]);
-        going.extend(origin.layers.iter().map(|layer| layer.digest.hex().to_owned()));
+    for Pointer { reference, leads } in chosen {
+        going.extend(leads.digest().map(|digest| digest.hex().to_owned()));
+        going.extend(image::resolve_reference(cache, reference).ok().flatten().iter().flat_map(parts));
     }
     going
 }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use smolvm_host::image::Image;
+use smolvm_host::image::{Image, Origin};
 
 /// What one image takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -37,9 +37,7 @@ pub(super) fn sizes(images: &[Image]) -> BTreeMap<String, Sizes> {
 
 /// Digests of the parts of an image as registries have them.
 pub(super) fn parts(image: &Image) -> BTreeSet<String> {
-    let origin = image.origin.iter();
-    let parts = origin.flat_map(|o| [&o.manifest, &o.config].into_iter().chain(o.layers.iter().map(|layer| &layer.digest)));
-    parts.map(|digest| digest.hex().to_owned()).collect()
+    image.origin.iter().flat_map(Origin::blobs).map(|digest| digest.hex().to_owned()).collect()
 }
 
 fn layers(image: &Image) -> BTreeMap<&str, u64> {

@@ -24,6 +24,6 @@ impl Smolvm {
                 .hint("choose a name with a tag, or without one"));
         }
         image::name_image(&self.paths().cache, &reference, &image.digest).map_err(unusable)?;
-        Ok(ImageView { name: reference.to_string(), ..self.view_of(image)? })
+        Ok(ImageView { name: reference.to_string(), ..self.view_of(image) })
     }
 }

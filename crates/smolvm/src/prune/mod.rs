@@ -52,7 +52,7 @@ pub enum Mode {
 /// Something that went, or would.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Pruned {
-    /// `template`, `image`, `kernel`, `initramfs`, `downloads`, `pool`, `trash` or `builds`.
+    /// `template`, `image`, `kernel`, `initramfs`, `downloads`, `blob`, `pool`, `trash` or `builds`.
     pub part: &'static str,
     /// Its name.
     pub name: String,
@@ -101,8 +101,6 @@ impl Smolvm {
             Mode::Remove => unused::idle_parts(cache).map_err(unusable)?,
             Mode::Say => (Vec::new(), unused::PARTS.to_vec()),
         };
-        // What a snapshot in the making needs is on no record yet.
-        let being_saved = snapshot::is_at_work(&self.paths().snapshots()).map_err(unusable)?;
         let is_linked = image::is_linked(cache);
         let mut chosen = self.chosen(request)?;
         chosen.retain(|(one, _)| match request.mode {
@@ -113,7 +111,7 @@ impl Smolvm {
             if is_linked && is_shared(part) {
                 return Err(linked("it"));
             }
-            if !idle.contains(&part) || (part == Part::Image && being_saved && request.mode == Mode::Remove) {
+            if !idle.contains(&part) {
                 return Err(Error::new(ErrorCode::Busy, "another command makes one of them at this moment"));
             }
             Ok(())
@@ -202,8 +200,16 @@ impl Smolvm {
             }
         }
         if mode == Mode::Remove {
-            for swept in [image::sweep(&self.paths().cache), snapshot::sweep(&self.paths().snapshots())] {
-                let bytes = swept.map_err(crate::snapshot::unusable)?;
+            let (cache, snapshots) = (&self.paths().cache, &self.paths().snapshots());
+            for swept in [image::sweep(cache).map_err(unusable), snapshot::sweep(snapshots).map_err(crate::snapshot::unusable)] {
+                let bytes = match swept {
+                    Ok(bytes) => bytes,
+                    // What went before is told all the same.
+                    Err(e) => {
+                        report.stays("builds", "tmp", e.code, e.one_line());
+                        continue;
+                    }
+                };
                 report.freed_bytes += bytes;
                 if bytes > 0 {
                     report.removed.push(Pruned {
@@ -250,24 +256,49 @@ fn prune_parts(
             report.stays(one.part.as_str(), &one.name, e.code, e.one_line());
             continue;
         }
-        if mode == Mode::Remove {
-            match unused::drop_unused(cache, &one) {
-                Ok(bytes) => report.freed_bytes += bytes,
-                Err(image::ImageError::Lock(_)) => {
-                    report.stays(one.part.as_str(), &one.name, ErrorCode::Busy, "another command is at it".to_owned());
-                    continue;
-                }
-                Err(e) => {
-                    let e = Error::new(ErrorCode::Internal, "it cannot be removed").because(e);
-                    report.stays(one.part.as_str(), &one.name, e.code, e.one_line());
-                    continue;
-                }
-            }
-        }
-        report.removed.push(pruned(one, why));
+        let name = one.name.clone();
+        prune_one(cache, &one, name, why, mode, report);
     }
 }
 
-fn pruned(one: Unused, why: String) -> Pruned {
-    Pruned { part: one.part.as_str(), name: one.name, bytes: one.bytes, why }
+/// Removes one thing, which people call `name`, or only says so; whether it is gone, or would be. What cannot go is told.
+pub(crate) fn prune_one(cache: &Path, one: &Unused, name: String, why: String, mode: Mode, report: &mut PruneReport) -> bool {
+    let part = one.part.as_str();
+    if mode == Mode::Remove {
+        match unused::drop_unused(cache, one) {
+            Ok(bytes) => report.freed_bytes += bytes,
+            Err(image::ImageError::Lock(_)) => {
+                report.stays(part, &name, ErrorCode::Busy, "another command is at it".to_owned());
+                return false;
+            }
+            Err(e) => {
+                let e = Error::new(ErrorCode::Internal, "it cannot be removed").because(e);
+                report.stays(part, &name, e.code, e.one_line());
+                return false;
+            }
+        }
+    }
+    report.removed.push(Pruned { part, name, bytes: one.bytes, why });
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::installation::Settings;
+    use crate::paths::Paths;
+    use crate::testing::put_image;
+
+    #[test]
+    fn what_cannot_be_swept_hides_nothing_that_went() {
+        let dir = tempfile::tempdir().unwrap();
+        let vm = Smolvm::open(Settings::new(Paths::beneath(dir.path()))).unwrap();
+        drop(vm.store().unwrap());
+        put_image(&vm, 'a', "1", None);
+        // No lock file: a directory.
+        std::fs::create_dir_all(vm.paths().cache.join("locks/blob-0a.lock")).unwrap();
+        let report = vm.prune(PruneRequest { idle: Duration::ZERO, keep: 0, mode: Mode::Remove }).unwrap();
+        assert_eq!(report.removed.iter().map(|one| one.part).collect::<Vec<_>>(), ["image", "blob"]);
+        assert_eq!(report.failed.iter().map(|one| (one.part, one.name.as_str())).collect::<Vec<_>>(), [("builds", "tmp")]);
+    }
 }

@@ -83,7 +83,7 @@ impl Verbal for Cleanup {
     fn run(self, context: &Context) -> Result<Reply, Problem> {
         let scope = self.scope()?;
         self.refuse_to_guess()?;
-        let result = self.plan_file().and_then(|file| context.open().and_then(|vm| self.clean(&vm, &scope, file.as_ref())));
+        let result = self.plan_file().and_then(|file| context.open_unsettled().and_then(|vm| self.clean(&vm, &scope, file.as_ref())));
         result.map_err(|problem| {
             let status = exit::plain(problem.code());
             problem.exit_with(status)

@@ -40,7 +40,7 @@ impl Verbal for Set {
     fn run(self, context: &Context) -> Result<Reply, Problem> {
         let key: Key = self.key.parse().map_err(wrong)?;
         let path = context.config_file()?;
-        context.open()?.set_config(&path, &key, &self.value)?;
+        context.open_unsettled()?.set_config(&path, &key, &self.value)?;
         let row = Row::of(&context.config()?, &key);
         if row.from != "file" && !self.common.quiet && !self.common.json {
             note(&format!("the {} says {} all the same", row.from, row.shown()));

@@ -34,7 +34,7 @@ impl Verbal for Unset {
     fn run(self, context: &Context) -> Result<Reply, Problem> {
         let key: Key = self.key.parse().map_err(wrong)?;
         let path = context.config_file()?;
-        let was_there = context.open()?.unset_config(&path, &key)?;
+        let was_there = context.open_unsettled()?.unset_config(&path, &key)?;
         if !was_there && !self.common.quiet && !self.common.json {
             note("it was not there");
         }

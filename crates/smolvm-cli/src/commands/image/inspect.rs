@@ -32,7 +32,7 @@ impl Verbal for Inspect {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let details = context.open_with(&context.config()?)?.inspect_image(&self.name)?;
+        let details = context.open()?.inspect_image(&self.name)?;
         Ok(Reply::new(self.format(), || json!({"image": details}), || text(&details)))
     }
 }

@@ -29,7 +29,7 @@ impl Verbal for List {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let smolvm = context.open()?;
+        let smolvm = context.open_unsettled()?;
         let images = smolvm.images()?;
         for name in smolvm.broken_images()? {
             tell(&format!("the image {name} is damaged: smolvm image pull {name}, or image rm {name}"));

@@ -40,7 +40,7 @@ impl Verbal for Load {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let vm = context.open_with(&context.config()?)?;
+        let vm = context.open()?;
         let progress = Progress::of(self.format(), self.common.quiet, format!("Loading {}", self.file.display()));
         let loaded = vm.load_image(&self.file, self.name.as_ref(), &mut |event| progress.say(line(&event)))?;
         drop(progress);

@@ -50,7 +50,7 @@ impl Verbal for Prune {
             older_than: self.until.map_or(Duration::ZERO, Span::duration),
             mode: if self.dry_run { Mode::Say } else { Mode::Remove },
         };
-        let report = context.open()?.prune_images(request)?;
+        let report = context.open_unsettled()?.prune_images(request)?;
         let (bytes, problem) = outcome(&report, request.mode, self.common);
         let data = || json!({"removed": report.removed, "failed": report.failed, "freed_bytes": bytes, "dry_run": self.dry_run});
         Ok(Reply::new(self.format(), data, || told(&report)).but(problem))

@@ -37,7 +37,7 @@ impl Verbal for Pull {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let vm = context.open_with(&context.config()?)?;
+        let vm = context.open()?;
         let progress = Progress::of(self.format(), self.common.quiet, format!("Pulling {}", self.name));
         let pulled = vm.pull_image(&self.name, &mut |event| progress.say(line(&event)))?;
         drop(progress);

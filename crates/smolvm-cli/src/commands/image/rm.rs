@@ -32,7 +32,7 @@ impl Verbal for Rm {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let removal = context.open_with(&context.config()?)?.remove_images(&self.names)?;
+        let removal = context.open()?.remove_images(&self.names)?;
         let text = || removal.removed.iter().fold(String::new(), |text, name| text + name + "\n");
         Ok(Reply::new(self.format(), || json!({"removed": removal.removed, "freed_bytes": removal.freed_bytes}), text))
     }

@@ -37,7 +37,7 @@ impl Verbal for Save {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let vm = context.open_with(&context.config()?)?;
+        let vm = context.open()?;
         let progress = Progress::of(self.format(), self.common.quiet, format!("Saving {}", self.name));
         let bytes = vm.save_image(&self.name, &self.output)?;
         drop(progress);

@@ -33,7 +33,7 @@ impl Verbal for Tag {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let image = context.open_with(&context.config()?)?.tag_image(&self.name, &self.new)?;
+        let image = context.open()?.tag_image(&self.name, &self.new)?;
         Ok(Reply::new(self.format(), || json!({"image": image}), || format!("{}\n", image.name)))
     }
 }

@@ -42,7 +42,7 @@ impl Verbal for Create {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let vm = context.open()?;
+        let vm = context.open_unsettled()?;
         let progress = Progress::of(self.format(), self.common.quiet, format!("Saving \"{}\"", self.sandbox));
         let kind = self.disk_only.then_some(Kind::Disk);
         let saved = vm.save_snapshot(&SnapshotRequest { sandbox: self.sandbox.clone(), name: self.snapshot.clone(), kind })?;

@@ -31,7 +31,7 @@ impl Verbal for Delete {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let deletion = context.open()?.delete_snapshots(&self.names)?;
+        let deletion = context.open_unsettled()?.delete_snapshots(&self.names)?;
         if self.common.verbose {
             tell(&format!("{} of disk were freed", display_bytes(deletion.freed_bytes)));
         }

@@ -36,7 +36,7 @@ impl Verbal for Inspect {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let vm = context.open()?;
+        let vm = context.open_unsettled()?;
         let progress = Progress::of(self.format(), self.common.quiet, format!("Reading \"{}\"", self.name));
         let details = vm.inspect_snapshot(&self.name, if self.verify { Look::Content } else { Look::Manifest })?;
         drop(progress);

@@ -29,7 +29,7 @@ impl Verbal for List {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let snapshots = context.open()?.snapshots()?;
+        let snapshots = context.open_unsettled()?.snapshots()?;
         let text = || if self.common.quiet { names(&snapshots) } else { table(&snapshots) };
         Ok(Reply::new(self.format(), || json!({"snapshots": snapshots}), text))
     }

@@ -51,7 +51,7 @@ impl Verbal for Restore {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let vm = context.open()?;
+        let vm = context.open_unsettled()?;
         let signals = SignalPipe::ending()?;
         let progress = Progress::of(self.format(), self.common.quiet, format!("Restoring \"{}\"", self.snapshot));
         let request = RestoreRequest {

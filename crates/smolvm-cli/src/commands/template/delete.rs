@@ -36,7 +36,7 @@ impl Verbal for Delete {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let vm = context.open()?;
+        let vm = context.open_unsettled()?;
         let deletion = if self.all { vm.delete_all_templates()? } else { vm.delete_templates(&self.keys)? };
         if self.common.verbose {
             tell(&format!("{} of disk were freed", display_bytes(deletion.freed_bytes)));

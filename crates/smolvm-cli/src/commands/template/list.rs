@@ -34,7 +34,7 @@ impl Verbal for List {
     }
 
     fn run(self, context: &Context) -> Result<Reply, Problem> {
-        let templates = context.open()?.templates()?;
+        let templates = context.open_unsettled()?.templates()?;
         let text = || if self.common.quiet { keys(&templates) } else { table(&templates) };
         Ok(Reply::new(self.format(), || json!({"templates": templates}), text))
     }

@@ -48,7 +48,7 @@ pub fn save(cache: &Path, image: &Image, reference: &Reference, file: &Path) -> 
         let index = archive::index(&reference.to_string(), reference.tag(), said, &origin.manifest, size);
         archive::begin(&mut out, &index).map_err(fail)?;
         archive::blob(&mut out, &origin.manifest, size, manifest).map_err(fail)?;
-        let mut parts: Vec<&Digest> = std::iter::once(&origin.config).chain(origin.layers.iter().map(|layer| &layer.digest)).collect();
+        let mut parts: Vec<&Digest> = origin.blobs().filter(|digest| **digest != origin.manifest).collect();
         // A layer that is there twice is one blob.
         parts.sort();
         parts.dedup();

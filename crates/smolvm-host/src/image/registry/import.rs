@@ -9,36 +9,37 @@
 //! An archive is kept as it came, packed or not; a directory becomes a tar that says nothing of the host it was on: the same tree is the
 //! same image everywhere.
 
+mod error;
 mod walk;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Read};
+use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use smolvm_model::effect::Effect;
 use smolvm_model::reference::Reference;
-use smolvm_oci::Digest;
 use smolvm_oci::digest::Hashing;
-use smolvm_oci::document::{Config, MAX_BLOB, RunConfig, SingleLayer, Step, Top, Unread};
+use smolvm_oci::document::{Config, MAX_BLOB, Made, RunConfig, SingleLayer, Step, Top, Unread};
 use smolvm_oci::layer::{EntryName, LayerWriter, Packing, decompress};
 use smolvm_oci::rootfs::{Limits, Plan};
 use smolvm_oci::tree::Tree;
+use smolvm_oci::{Capped, Digest};
 
+use self::error::{ARCHIVE, not_taken};
+use self::walk::Target;
 use super::blobs;
 use super::build::{Parts, Stored, write};
 use super::pull::{Pulled, architecture, pointed};
-use crate::effect::perform_once;
-use crate::fsx::{FsError, create_private_dir, sync_dir};
+use crate::fsx::FsError;
 use crate::image::error::ImageError;
 use crate::image::guard;
-use crate::image::layout;
 use crate::image::progress::{Report, tell};
 use crate::image::reference::of_manifest;
 use crate::image::store::require_space;
 use crate::image::workdir::Workdir;
 
+pub use error::ImportError;
 pub use walk::{Skipped, SkippedWhy};
 
 /// How long to wait for somebody who makes an image of the same name.
@@ -82,48 +83,19 @@ pub struct Imported {
     pub skipped: Vec<Skipped>,
 }
 
-/// Why a file system cannot become an image.
-#[derive(Debug, thiserror::Error)]
-pub enum ImportError {
-    /// Packed with something that no layer may be packed with.
-    #[error("it is packed with {tool}")]
-    Packing {
-        /// The program that unpacks it.
-        tool: &'static str,
-    },
-    /// An image in a file, not the root of a file system.
-    #[error("it is the archive of an image, not of a file system")]
-    IsImage,
-    /// Nothing is in it.
-    #[error("it has no files")]
-    Empty,
-    /// It has a name that layers keep for something else.
-    #[error("{entry} has a name by which a layer would say that something is gone")]
-    Whiteout {
-        /// Which.
-        entry: EntryName,
-    },
-    /// Somebody wrote to it meanwhile.
-    #[error("{entry} was changed while it was read")]
-    Changed {
-        /// Which.
-        entry: EntryName,
-    },
-    /// Deeper or longer than any path.
-    #[error("{entry} is deeper than a path can be")]
-    Deep {
-        /// Which.
-        entry: EntryName,
-    },
-    /// It cannot be read.
-    #[error("{entry} cannot be read")]
-    Read {
-        /// Which.
-        entry: EntryName,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+/// How much is taken.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// Bytes of the layer, as it is kept.
+    layer: u64,
+    /// What may come of it.
+    rootfs: Limits,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { layer: MAX_BLOB, rootfs: Limits::default() }
+    }
 }
 
 /// A layer that lies in a directory of its own, and has no name yet.
@@ -132,6 +104,8 @@ struct Layer {
     digest: Digest,
     size: u64,
     packing: Packing,
+    /// Of what it unpacks to.
+    diff_id: Digest,
 }
 
 /// Makes an image of it, and points a reference at that.
@@ -142,10 +116,21 @@ pub fn import(
     options: ImportOptions,
     report: Report<'_>,
 ) -> Result<Imported, ImageError> {
+    import_within(cache, rootfs, reference, options, Bounds::default(), report)
+}
+
+fn import_within(
+    cache: &Path,
+    rootfs: Rootfs<'_>,
+    reference: &Reference,
+    options: ImportOptions,
+    bounds: Bounds,
+    report: Report<'_>,
+) -> Result<Imported, ImageError> {
     let _using = guard::using(cache, guard::MAKER_WAIT)?;
     let work = workdir_of(cache, reference)?;
-    let (layer, skipped) = bring(cache, &work, rootfs, report)?;
-    let pulled = make(cache, &work, &layer, reference, options, report)?;
+    let (layer, skipped) = bring(cache, &work, rootfs, bounds, report)?;
+    let pulled = make((cache, &work), &layer, reference, options, bounds.rootfs, report)?;
     Ok(Imported { pulled, skipped })
 }
 
@@ -155,41 +140,49 @@ pub(in crate::image) fn workdir_of(cache: &Path, reference: &Reference) -> Resul
     Workdir::once(cache, &format!("image-import-{}", &name.hex()[..16]), BUILD_WAIT)
 }
 
-fn bring(cache: &Path, work: &Workdir, rootfs: Rootfs<'_>, report: Report<'_>) -> Result<(Layer, Vec<Skipped>), ImageError> {
+fn bring(
+    cache: &Path,
+    work: &Workdir,
+    rootfs: Rootfs<'_>,
+    bounds: Bounds,
+    report: Report<'_>,
+) -> Result<(Layer, Vec<Skipped>), ImageError> {
     let path = work.path().join("layer");
     let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(FsError::on("make", &path))?;
-    let write = |source| ImageError::from(FsError::on("write", &path)(source));
-    let mut out = BufWriter::with_capacity(1 << 18, Hashing::new(out));
-    let skipped = match rootfs {
+    let mut out = Capped::new(BufWriter::with_capacity(1 << 18, Hashing::new(out)), bounds.layer);
+    let mut skipped = Vec::new();
+    match rootfs {
         Rootfs::At(from) if from.is_dir() => {
             tell(report, "image", "reading the directory", 0.0);
             let mut layer = LayerWriter::new(out);
-            let skipped = walk::walk(from, cache, &mut layer)?;
-            out = layer.end().map_err(write)?;
-            skipped
+            skipped = walk::walk(from, Target { cache, layer: &path }, &mut layer)?;
+            let whole = EntryName::of(b"the directory");
+            out = layer.end().map_err(|e| not_taken(e, &whole, bounds.layer, FsError::on("write", &path)))?;
         }
         Rootfs::At(from) => {
             tell(report, "image", "reading the archive", 0.0);
             let file = File::open(from).map_err(FsError::on("open", from))?;
             let size = file.metadata().map_err(FsError::on("read", from))?.len();
+            if size > bounds.layer {
+                return Err(ImportError::TooLong { entry: EntryName::of(ARCHIVE), limit: bounds.layer }.into());
+            }
             require_space(cache, size / MIB + 16)?;
-            copy(file, &mut out).map_err(FsError::on("copy", from))?;
-            Vec::new()
+            copy(file, &mut out, FsError::on("copy", from))?;
         }
         Rootfs::Stream(stream) => {
             tell(report, "image", "reading the archive", 0.0);
-            copy(stream, &mut out).map_err(write)?;
-            Vec::new()
+            copy(stream, &mut out, FsError::on("write", &path))?;
         }
-    };
-    let out = out.into_inner().map_err(|e| write(e.into_error()))?;
+    }
+    let out = out.into_inner().into_inner().map_err(|e| FsError::on("write", &path)(e.into_error()))?;
     let (digest, size) = out.finish();
-    Ok((seen(path, digest, size)?, skipped))
+    tell(report, "image", "reading the layer", 0.0);
+    Ok((seen(path, digest, size, bounds.rootfs)?, skipped))
 }
 
-fn copy(from: impl Read, out: &mut impl io::Write) -> io::Result<()> {
-    let copied = io::copy(&mut from.take(MAX_BLOB + 1), out)?;
-    if copied > MAX_BLOB { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(()) }
+fn copy<W: Write>(mut from: impl Read, out: &mut Capped<W>, host: impl FnOnce(io::Error) -> FsError) -> Result<(), ImageError> {
+    let limit = out.limit();
+    io::copy(&mut from, out).map(drop).map_err(|e| not_taken(e, &EntryName::of(ARCHIVE), limit, host))
 }
 
 /// A layer that a tool left there.
@@ -201,8 +194,10 @@ pub(in crate::image) fn layer_of_tool(
     options: ImportOptions,
     report: Report<'_>,
 ) -> Result<Pulled, ImageError> {
+    tell(report, "image", "reading the layer", 0.0);
     let (digest, size) = File::open(&path).and_then(hashed).map_err(FsError::on("read", &path))?;
-    make(cache, work, &seen(path, digest, size)?, reference, options, report)
+    let limits = Limits::default();
+    make((cache, work), &seen(path, digest, size, limits)?, reference, options, limits, report)
 }
 
 fn hashed(stream: impl Read) -> io::Result<(Digest, u64)> {
@@ -211,34 +206,43 @@ fn hashed(stream: impl Read) -> io::Result<(Digest, u64)> {
     Ok(hashing.finish())
 }
 
-fn seen(path: PathBuf, digest: Digest, size: u64) -> Result<Layer, ImageError> {
+/// What a layer is packed with, and what it unpacks to; no further than that may be.
+fn seen(path: PathBuf, digest: Digest, size: u64, limits: Limits) -> Result<Layer, ImageError> {
     let mut head = Vec::new();
     File::open(&path).and_then(|file| file.take(6).read_to_end(&mut head)).map_err(FsError::on("read", &path))?;
-    match Packing::of(&head) {
-        Packing::Foreign { tool } => Err(ImportError::Packing { tool }.into()),
-        packing @ (Packing::Plain | Packing::Gzip | Packing::Zstd) => Ok(Layer { path, digest, size, packing }),
-    }
+    let too_much = ImportError::Unpacked { limit: limits.unpacked };
+    let packing = Packing::of(&head);
+    let diff_id = match packing {
+        Packing::Foreign { tool } => return Err(ImportError::Packing { tool }.into()),
+        Packing::Plain if size > limits.unpacked => return Err(too_much.into()),
+        Packing::Plain => digest.clone(),
+        Packing::Gzip | Packing::Zstd => {
+            let unpacked = File::open(&path).and_then(|file| hashed(Capped::new(decompress(file)?, limits.unpacked)));
+            let failed = |source: io::Error| match source.kind() {
+                ErrorKind::FileTooLarge => too_much,
+                _ => ImportError::Read { entry: EntryName::of(ARCHIVE), source },
+            };
+            unpacked.map_err(failed)?.0
+        }
+    };
+    Ok(Layer { path, digest, size, packing, diff_id })
 }
 
-/// From a layer to an image with a name. Nothing is published before all of the layer was seen.
+/// From a layer to an image with a name. Nothing is published before all of the layer was seen: here, or when it became an image before.
 fn make(
-    cache: &Path,
-    work: &Workdir,
+    (cache, work): (&Path, &Workdir),
     layer: &Layer,
     reference: &Reference,
     options: ImportOptions,
+    limits: Limits,
     report: Report<'_>,
 ) -> Result<Pulled, ImageError> {
-    tell(report, "image", "reading the layer", 0.0);
-    let limits = Limits::default();
-    let unpacked = File::open(&layer.path).and_then(|file| hashed(decompress(file)?.take(limits.unpacked + 1)));
-    let (diff_id, _) = unpacked.map_err(|source| ImportError::Read { entry: EntryName::of(b"the archive"), source })?;
     let step = Step { created_by: Some(options.created_by), comment: options.comment, ..Step::default() };
     let documents = SingleLayer {
         digest: &layer.digest,
         size: layer.size,
         packing: layer.packing,
-        diff_id: &diff_id,
+        diff_id: &layer.diff_id,
         architecture: architecture(),
         run: &options.run,
         step: &step,
@@ -246,24 +250,31 @@ fn make(
     .documents();
     let config = Config::read(&documents.config, 1)?;
     let digest = Digest::of(&documents.manifest);
-    let known = of_manifest(cache, &digest)?.filter(|_| blobs::has(cache, &layer.digest, layer.size));
-    if let Some(image) = known {
+    if let Some(image) = of_manifest(cache, &digest)? {
+        keep(cache, layer, &documents)?;
         return pointed(cache, reference, &image.digest, false);
     }
     let Top::Manifest(manifest) = (Unread { bytes: &documents.manifest, architecture: architecture() }).read()? else {
         return Err(ImportError::IsImage.into());
     };
-    let unnamed = Stored { paths: vec![layer.path.clone()], ids: vec![diff_id] };
+    let unnamed = Stored { paths: vec![layer.path.clone()], ids: vec![layer.diff_id.clone()] };
     let plan = Plan::of(&unnamed, limits, &mut |_| {})?;
     check(plan.tree())?;
     require_space(cache, plan.image_bytes() / MIB + 16)?;
-    keep(cache, layer)?;
-    blobs::put(cache, &Digest::of(&documents.config), &documents.config)?;
-    blobs::put(cache, &digest, &documents.manifest)?;
+    keep(cache, layer, &documents)?;
     let stored = Stored { paths: vec![blobs::path(cache, &layer.digest)], ..unnamed };
     let image =
         write(cache, work, &reference.to_string(), Parts { digest: &digest, manifest: &manifest, config }, (&stored, &plan), report)?;
     pointed(cache, reference, &image, true)
+}
+
+/// Gives all of it its names among the blobs, unless it is there. What is damaged there is replaced: nobody else could.
+fn keep(cache: &Path, layer: &Layer, documents: &Made) -> Result<(), ImageError> {
+    if !blobs::is_whole(cache, &layer.digest, layer.size)? {
+        blobs::publish(cache, &layer.digest, &layer.path)?;
+    }
+    blobs::put(cache, &Digest::of(&documents.config), &documents.config)?;
+    blobs::put(cache, &Digest::of(&documents.manifest), &documents.manifest)
 }
 
 /// What people take for the root of a file system, and is none.
@@ -275,21 +286,5 @@ fn check(tree: &Tree) -> Result<(), ImportError> {
     if tree.walk().len() == 1 { Err(ImportError::Empty) } else { Ok(()) }
 }
 
-/// Gives a layer its name among the blobs.
-fn keep(cache: &Path, layer: &Layer) -> Result<(), ImageError> {
-    if blobs::has(cache, &layer.digest, layer.size) {
-        return Ok(());
-    }
-    // What was moved away cannot be moved again.
-    Ok(perform_once(Effect::Blob, |_| {
-        let protect = |file: File| {
-            file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o444))?;
-            file.sync_all()
-        };
-        File::open(&layer.path).and_then(protect).map_err(FsError::on("sync", &layer.path))?;
-        create_private_dir(&layout::blobs(cache))?;
-        let whole = blobs::path(cache, &layer.digest);
-        std::fs::rename(&layer.path, &whole).map_err(FsError::on("publish", &whole))?;
-        sync_dir(&layout::blobs(cache))
-    })?)
-}
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use smolvm_model::effect::Effect;
 use smolvm_model::reference::{Reference, Registry};
+use smolvm_oci::Capped;
 use smolvm_oci::archive::{self, Member, NAMES};
 use smolvm_oci::digest::Hashing;
 use smolvm_oci::document::{Descriptor, DocumentError, MAX_BLOB, Manifest, Top, Unread};
@@ -125,8 +126,8 @@ pub(super) fn load_within(
     let open = File::open(file).map_err(FsError::on("open", file))?;
     let size = open.metadata().map_err(FsError::on("read", file))?.len();
     require_space(cache, (size >> 20) + 16)?;
-    // What was unpacked by loads that were killed.
-    remove::sweep(cache)?;
+    // What was unpacked by loads that were killed. What cannot be swept is in no load's way; `prune` tells it.
+    let _ = remove::sweep(cache);
     let _using = guard::using(cache, guard::MAKER_WAIT)?;
     let suffix = random::bytes().map(u64::from_le_bytes).map_err(FsError::on("name a directory in", cache))?;
     let work = Workdir::once(cache, &format!("image-load-{suffix:016x}"), Duration::ZERO)?;
@@ -183,7 +184,7 @@ impl<'a> Unpacked<'a> {
             source => ArchiveError::Unreadable { path: file.to_owned(), source },
         };
         let stream = decompress(open).map_err(FsError::on("read", file))?;
-        let mut archive = Layer::new(Capped { inner: stream, left: limits.unpacked });
+        let mut archive = Layer::new(Capped::new(stream, limits.unpacked));
         let mut unpacked = Self { cache, work, file, index: Vec::new(), blobs: BTreeMap::new() };
         while let Some(member) = archive::next(&mut archive).map_err(unreadable)? {
             match member {
@@ -271,19 +272,5 @@ impl<'a> Unpacked<'a> {
             }
             found => Ok(found.is_some()),
         }
-    }
-}
-
-/// A stream that may have so many bytes and no more, whatever it was packed into.
-struct Capped<R> {
-    inner: R,
-    left: u64,
-}
-
-impl<R: Read> Read for Capped<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.left = self.left.checked_sub(n as u64).ok_or(io::ErrorKind::FileTooLarge)?;
-        Ok(n)
     }
 }

@@ -192,6 +192,13 @@ fn what_a_killed_load_left_goes_with_the_next_one() {
 }
 
 #[test]
+fn what_cannot_be_swept_is_in_no_loads_way() {
+    let (here, archive) = (Here::new(), Archive::of(media::CONFIG));
+    std::fs::create_dir_all(layout::lock(&here.cache(), "blob-0a").unwrap()).unwrap();
+    here.load(&archive).unwrap();
+}
+
+#[test]
 fn a_damaged_blob_is_replaced_by_the_next_load() {
     let (here, archive) = (Here::new(), Archive::of(media::CONFIG));
     let loaded = here.load(&archive).unwrap();
