@@ -139,8 +139,10 @@ fn a_hypervisor_keeps_no_descriptor_of_a_layer_that_is_given_up() {
             std::fs::File::create(&lowest).unwrap();
             smolvm_host::disk::add_layer(&lowest, 3, 64 << 20).unwrap();
             serving.phase = Phase::Running;
+            // As at every start; what it was started with is none of this.
+            serving.take_back_descriptors();
             serving.locate(1);
-            serving.heard_of_vmm(News::Answered(1, Ok("for 0x0 (ram) is 0x7f0000000000\r\n".into())));
+            serving.heard_of_vmm(News::Answered(2, Ok("for 0x0 (ram) is 0x7f0000000000\r\n".into())));
             serving.freeze(1, false, Some(3));
             if step > 0 {
                 serving.has_settled(1);
