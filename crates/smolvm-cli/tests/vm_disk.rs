@@ -103,7 +103,8 @@ fn of_many_layers_few_are_made_while_the_guest_runs() {
     let place = Place::without_network();
     let oracle = place.oracle();
     place.boot(&["src"]);
-    let mut depths = Vec::new();
+    let hypervisor = place.ok(&["inspect", "src"])["sandbox"]["process"]["pid"].as_u64().unwrap();
+    let (mut depths, mut open) = (Vec::new(), Vec::new());
     for round in 1..=11 {
         place.in_guest("src", &format!("echo {round} > /root/round-{round}; echo {round} > /root/last; sync"));
         let name = format!("c{round}");
@@ -112,6 +113,7 @@ fn of_many_layers_few_are_made_while_the_guest_runs() {
         let (source, copy) = (layers(&place, "src").len(), layers(&place, &name).len());
         assert_eq!(copy, source, "round {round}");
         depths.push(source);
+        open.push(std::fs::read_dir(format!("/proc/{hypervisor}/fd")).unwrap().count());
         let seen = place.in_guest(&name, "cat /root/round-* | wc -l; cat /root/last");
         assert_eq!(seen, format!("{round}\n{round}\n"));
         if round > 1 {
@@ -120,6 +122,7 @@ fn of_many_layers_few_are_made_while_the_guest_runs() {
     }
     // With eight it becomes the lowest, one of all between, and the highest; then another comes.
     assert_eq!(depths, [2, 3, 4, 5, 6, 7, 8, 4, 5, 6, 7]);
+    assert_eq!(open[2..6], open[7..11], "with as many layers the hypervisor has as many descriptors: {open:?}");
     // Copies of copies, too; each begins where the one before it is.
     let mut last = "c1".to_owned();
     for round in 1..=9 {
@@ -264,5 +267,32 @@ fn where_the_file_system_shares_blocks_a_disk_is_cloned() {
     place.cleanup(&["--all", "--force"]);
     place.ok(&["snapshot", "delete", "saved"]);
     place.cmd("umount").args(&[state]).run().assert_ok();
+    oracle.assert_clean();
+}
+
+/// What a killed copy had laid there goes with the next one; the sandbox need not start again for that.
+#[test]
+fn layers_of_copies_that_were_killed_do_not_pile_up() {
+    let place = Place::without_network();
+    let oracle = place.oracle();
+    place.boot(&["src"]);
+    // The third takes away what the second left, and is killed when it has laid another.
+    for (order, left) in
+        [("kill@after:disk-layer", 2), ("kill@before:freeze", 2), ("kill@after:disk-layer#2", 2), ("kill@after:disk-layer", 1)]
+    {
+        let trace = place.scratch().join("trace");
+        std::fs::write(&trace, "").unwrap();
+        let fork = place.smolvm(&["fork", "src", "--name", "never"]);
+        let killed = fork.env("SMOLVM_TEST_FAULT", order).env("SMOLVM_TEST_TRACE", &trace).run();
+        assert_eq!(layers(&place, "src").len(), left, "{order}");
+        assert_eq!(killed.signal(), Some(9), "{order}");
+    }
+    place.in_guest("src", "echo kept > /root/file; sync");
+    place.said(&["fork", "src", "--name", "copy"]);
+    let numbers = |id: &str| layers(&place, id).into_iter().map(|(number, _)| number).collect::<Vec<_>>();
+    assert_eq!((numbers("src"), numbers("copy")), (vec![0, 1], vec![0, 1]));
+    assert_own(&place, &["src", "copy"]);
+    assert_eq!(place.in_guest("copy", "cat /root/file"), "kept\n");
+    place.cleanup(&["--all", "--force"]);
     oracle.assert_clean();
 }

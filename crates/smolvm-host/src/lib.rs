@@ -3,6 +3,7 @@
 //! ```text
 //!   effect/  the gate for everything that outlives the process
 //!   proc/    run a tool, know a process, end a process
+//!   fdpass   a descriptor that goes through a socket
 //!   fsx/     files beneath a directory, atomically
 //!   lock     advisory locks
 //!   config_file  what a user settled once
@@ -22,6 +23,7 @@ pub mod disk;
 pub mod effect;
 pub mod embed;
 pub mod engine;
+pub mod fdpass;
 pub mod fsx;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;

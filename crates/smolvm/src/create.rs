@@ -244,12 +244,12 @@ impl Smolvm {
         if let Some(from) = disk {
             let disk = self.paths().disk(id);
             // On the disk before the record says that it is there: nobody could make it again.
-            return Ok(perform_once(Effect::DataDisk, |_| {
-                let own = share(&Chain::read(from)?, &disk)?;
+            return perform_once(Effect::DataDisk, |_| {
+                let own = share(&Chain::read(from)?, &disk, |bytes| self.room_for(bytes))?;
                 own.iter()
                     .try_for_each(|path| std::fs::File::open(path).and_then(|file| file.sync_all()).map_err(FsError::on("sync", path)))?;
-                sync_dir(&dir)
-            })?);
+                Ok(sync_dir(&dir)?)
+            });
         }
         perform_once(Effect::DataDisk, |permit| {
             image::make_data_disk(permit, &self.paths().cache, spec.disk.bytes(), &self.paths().disk(id)).map_err(|e| {

@@ -79,8 +79,8 @@ impl Smolvm {
         }
         let accelerator = accelerator_of(&record);
         self.refuse_another_hypervisor(&record)?;
-        let wanted = CopyWanted { kind: Kind::Machine, disks: u64::from(request.count) + 1, sync: Sync::No, signals };
-        let copied = self.copy_running(&record, &entries, &draft.files(), &wanted)?;
+        let wanted = CopyWanted { kind: Kind::Machine, sync: Sync::No, signals };
+        let copied = self.copy_running(&record, &entries, &draft.files(), wanted)?;
         drop((lock, store));
         let spec = Spec { restored_from: Some(request.source.clone()), ..record.spec };
         let machine = Machine { files: &draft.files(), of: CopyOf::Sandbox(&request.source), accelerator };

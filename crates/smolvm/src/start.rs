@@ -254,7 +254,8 @@ impl Smolvm {
 
     /// Starts the monitor in a process group of its own, out of reach of a terminal's Ctrl-C, its standard output a socket to this process.
     ///
-    /// A template goes along open: what happens to this command, and to the template, no longer matters to the fork.
+    /// A template goes along as a handle: its files are of one making, whatever takes its place meanwhile. If they are removed
+    /// before the monitor has opened them, the sandbox boots instead.
     fn spawn_monitor(
         &self,
         id: &SandboxId,

@@ -67,7 +67,6 @@ impl Server<'_> {
             Request::Host(HostMessage::Clock { time }) => self.set_clock(time),
             Request::Host(HostMessage::Ping { seq }) => self.say(&AgentMessage::Pong { seq }),
             Request::Host(HostMessage::Shutdown { grace_ms }) => {
-                self.forget_to_rest();
                 let act = self.phase.ask(Duration::from_millis(grace_ms), Instant::now());
                 self.act(act);
             }

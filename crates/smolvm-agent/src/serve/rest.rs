@@ -22,6 +22,15 @@ const ATTEMPT: Duration = Duration::from_millis(100);
 /// After how long it is tried again, at first and at most: who waits for a disk may wait for long.
 const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
 
+/// What the host wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wish {
+    /// The number of the request.
+    seq: u64,
+    /// Whether all that was written is to be on the disk: the disk alone may be what is copied.
+    sync: bool,
+}
+
 /// Whether the guest's processes run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Motion {
@@ -29,8 +38,8 @@ pub(super) enum Motion {
     Running,
     /// They do as yet: they could not all be stopped.
     Stopping {
-        /// The number of the request.
-        seq: u64,
+        /// For this.
+        wish: Wish,
         /// When it is tried again.
         at: Instant,
         /// How long it was waited for that.
@@ -42,13 +51,13 @@ pub(super) enum Motion {
 
 impl Motion {
     /// After an attempt that came to nothing.
-    fn later(self, seq: u64, now: Instant) -> Self {
+    fn later(self, wish: Wish, now: Instant) -> Self {
         let [least, most] = PAUSES;
         let pause = match self {
             Self::Stopping { pause, .. } => (pause * 2).min(most),
             Self::Running | Self::AtRest => least,
         };
-        Self::Stopping { seq, at: now + pause, pause }
+        Self::Stopping { wish, at: now + pause, pause }
     }
 
     /// When to look again.
@@ -73,35 +82,39 @@ impl Server<'_> {
         if self.is_at_rest() {
             return self.say(&AgentMessage::Frozen { seq });
         }
-        // While they run: it may take longer than anybody is to stand still.
-        if sync {
-            self.guest.sync();
-        }
         self.motion = Motion::Running;
-        self.try_to_rest(seq);
+        self.try_to_rest(Wish { seq, sync });
     }
 
     /// What is sent behind the answer would be half here and half there; so nothing is.
-    fn try_to_rest(&mut self, seq: u64) {
+    fn try_to_rest(&mut self, wish: Wish) {
+        // While they run: it may take longer than anybody is to stand still. Before each attempt, for they have run since
+        // the last one, and written.
+        if wish.sync {
+            self.guest.sync();
+        }
         let stopped = self.guest.stop_all(Instant::now() + ATTEMPT);
         if let Err(failure) = &stopped {
             crate::log::line(failure);
         }
         self.motion = match stopped {
             Ok(Rest::Reached) => {
-                self.say(&AgentMessage::Frozen { seq });
+                self.say(&AgentMessage::Frozen { seq: wish.seq });
                 Motion::AtRest
             }
-            Ok(Rest::Missed) | Err(_) => self.motion.later(seq, Instant::now()),
+            Ok(Rest::Missed) | Err(_) => self.motion.later(wish, Instant::now()),
         };
     }
 
-    /// Tries it once more, if it is time.
+    /// Tries it once more, if it is time. A guest that goes down is put to rest no more, whoever wanted it down.
     pub(super) fn try_again_to_rest(&mut self) {
-        if let Motion::Stopping { seq, at, .. } = self.motion
+        if self.phase.has_begun() {
+            return self.forget_to_rest();
+        }
+        if let Motion::Stopping { wish, at, .. } = self.motion
             && at <= Instant::now()
         {
-            self.try_to_rest(seq);
+            self.try_to_rest(wish);
         }
     }
 
@@ -305,11 +318,29 @@ mod tests {
         assert_eq!(notes, ["stop", "clock", "go on", "clock"]);
     }
 
+    /// It is to be tried again now.
+    fn it_is_time(server: &mut Server<'_>) {
+        let Motion::Stopping { at, .. } = &mut server.motion else { panic!("{:?}", server.motion) };
+        *at = Instant::now();
+    }
+
+    #[test]
+    fn a_guest_that_has_begun_to_go_down_is_not_put_to_rest() {
+        let notes = guest(2, true, |server, said| {
+            server.freeze(true, 4);
+            // As when it is the guest itself that powers off, of which no host has said anything.
+            server.phase.ask(Duration::from_secs(5), Instant::now());
+            it_is_time(server);
+            server.try_again_to_rest();
+            assert_eq!((server.motion, said(server).len()), (Motion::Running, 0));
+        });
+        assert_eq!(notes, ["sync", "miss"]);
+    }
+
     #[test]
     fn a_guest_that_cannot_be_stopped_runs_and_is_tried_again_until_the_host_gives_up() {
         let again = |server: &mut Server<'_>| {
-            let Motion::Stopping { seq, pause, .. } = server.motion else { panic!("{:?}", server.motion) };
-            server.motion = Motion::Stopping { seq, at: Instant::now(), pause };
+            it_is_time(server);
             server.try_again_to_rest();
         };
         let notes = guest(3, true, |server, said| {
@@ -321,7 +352,7 @@ mod tests {
             again(server);
             assert_eq!(said(server), [AgentMessage::Frozen { seq: 4 }]);
         });
-        assert_eq!(notes, ["sync", "miss", "miss", "stop"]);
+        assert_eq!(notes, ["sync", "miss", "sync", "miss", "sync", "stop"], "what was written in between is on the disk, too");
         for gives_up in
             [|server: &mut Server<'_>| server.set_clock(UnixTime { secs: 9, nanos: 0 }), |server: &mut Server<'_>| server.forget_to_rest()]
         {
@@ -339,7 +370,7 @@ mod tests {
         let mut motion = Motion::Running;
         let waits: Vec<u128> = (0..9)
             .map(|_| {
-                motion = motion.later(1, now);
+                motion = motion.later(Wish { seq: 1, sync: false }, now);
                 motion.wakes_at().unwrap().duration_since(now).as_millis()
             })
             .collect();

@@ -30,8 +30,11 @@ fn fcntl(file: &File, command: i32, argument: i32) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::os::fd::AsFd;
     use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::fdpass::send_with;
 
     #[test]
     fn a_writer_is_seen_and_one_who_reads_is_not() {
@@ -54,11 +57,7 @@ mod tests {
         let writer = File::create(&path).unwrap();
         let reader = File::open(&path).unwrap();
         let (one, two) = UnixStream::pair().unwrap();
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = rustix::net::SendAncillaryBuffer::new(&mut space);
-        let fds = [std::os::fd::AsFd::as_fd(&writer)];
-        assert!(control.push(rustix::net::SendAncillaryMessage::ScmRights(&fds)));
-        rustix::net::sendmsg(&one, &[std::io::IoSlice::new(b"x")], &mut control, rustix::net::SendFlags::empty()).unwrap();
+        send_with(&one, b"x", Some(writer.as_fd()), rustix::net::SendFlags::empty()).unwrap();
         drop(writer);
         assert!(!has_no_writer(&reader).unwrap(), "a descriptor on its way through a socket");
         drop((one, two));

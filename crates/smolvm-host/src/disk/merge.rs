@@ -5,26 +5,28 @@
 //! ```
 //!
 //! The layers may have been written by a hypervisor that was somebody else's. Whatever their tables say, nothing is read
-//! but these files, no more is written than they have clusters, and memory does not depend on them.
+//! but these files, and nothing twice: a cluster that a layer names a second time is refused, of data as of tables. So no more is
+//! read than they are long and no more is written than has blocks in them (a file's length costs nobody anything, and what is
+//! not zero does). Memory is a bit for each cluster that a file of this disk can have.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::qcow2::{
-    CLUSTER, CLUSTER_LEN, COMPRESSED, COPIED, COUNTS, ENTRIES, OFFSET, Shape, Tables, ZERO, check, damaged, header, read_up_to,
+    CLUSTER, CLUSTER_LEN, COMPRESSED, COPIED, COUNTS, ENTRIES, OFFSET, Shape, Tables, ZERO, check, damaged, header, longest, read_up_to,
 };
 
 /// Writes into the empty file a layer of a disk of this size that has what these have together, the lowest first.
 pub(super) fn write(target: &File, size: u64, layers: &[File]) -> io::Result<()> {
     let shape = Shape::of(size);
-    let readers = layers.iter().map(|file| Reader::open(file, shape)).collect::<io::Result<Vec<_>>>()?;
-    let mut writer = Writer { target, next: 1 + shape.l1_clusters, left: readers.iter().map(|reader| reader.clusters).sum() };
+    let mut readers = layers.iter().rev().map(|file| Reader::open(file, shape)).collect::<io::Result<Vec<_>>>()?;
+    let mut writer = Writer { target, next: 1 + shape.l1_clusters };
     let mut l1 = Vec::new();
     for (place, number) in (0..shape.l1_entries).enumerate() {
-        let tables = readers.iter().rev().map(|reader| Ok((reader, reader.table(place)?))).collect::<io::Result<Vec<_>>>()?;
+        let tables = readers.iter_mut().map(|reader| reader.table(place)).collect::<io::Result<Vec<_>>>()?;
         let in_use = (shape.clusters - number * ENTRIES).min(ENTRIES);
-        l1.push(writer.table(&tables, usize::try_from(in_use).unwrap_or(0))?);
+        l1.push(writer.table(&mut readers, &tables, usize::try_from(in_use).unwrap_or(0))?);
     }
     target.write_all_at(&bytes_of(&l1), CLUSTER)?;
     let (tables, end) = writer.refcounts()?;
@@ -46,25 +48,60 @@ enum Cluster {
 struct Reader<'a> {
     file: &'a File,
     l1: Vec<u64>,
-    clusters: u64,
+    named: Named,
 }
 
 impl<'a> Reader<'a> {
     fn open(file: &'a File, shape: Shape) -> io::Result<Self> {
         check(file, shape.size)?;
+        let length = file.metadata()?.len();
+        if length > longest(shape.size) {
+            return Err(damaged("it is longer than one can become"));
+        }
         let mut at = [0; 8];
         file.read_exact_at(&mut at, 40)?;
         let entries = usize::try_from(shape.l1_entries).map_err(|_| damaged("its table is too large"))?;
         let l1 = read_entries(file, u64::from_be_bytes(at), entries)?;
-        Ok(Self { file, l1, clusters: file.metadata()?.len().div_ceil(CLUSTER) })
+        Ok(Self { file, l1, named: Named::none_of(length)? })
     }
 
     /// The table of that place; nothing if the layer has nothing there.
-    fn table(&self, place: usize) -> io::Result<Option<Vec<u64>>> {
+    fn table(&mut self, place: usize) -> io::Result<Option<Vec<u64>>> {
         match self.l1.get(place).map_or(0, |entry| entry & OFFSET) {
             0 => Ok(None),
-            offset => read_entries(self.file, offset, CLUSTER_LEN / 8).map(Some),
+            offset if self.named.first_time(offset)? => read_entries(self.file, offset, CLUSTER_LEN / 8).map(Some),
+            _ => Ok(None),
         }
+    }
+}
+
+/// Which clusters of a file its tables have named.
+struct Named {
+    clusters: u64,
+    bits: Vec<u64>,
+}
+
+impl Named {
+    fn none_of(length: u64) -> io::Result<Self> {
+        let clusters = length.div_ceil(CLUSTER);
+        let words = usize::try_from(clusters.div_ceil(64)).map_err(|_| damaged("it is too large"))?;
+        Ok(Self { clusters, bits: vec![0; words] })
+    }
+
+    /// Takes down that one of these is named. False: it lies behind the end, where there is nothing.
+    ///
+    /// # Errors
+    /// It was named before, or lies between two, where it would be a part of both.
+    fn first_time(&mut self, offset: u64) -> io::Result<bool> {
+        if !offset.is_multiple_of(CLUSTER) {
+            return Err(damaged("it has something between two clusters"));
+        }
+        let cluster = offset / CLUSTER;
+        let word = usize::try_from(cluster / 64).ok().filter(|_| cluster < self.clusters).and_then(|word| self.bits.get_mut(word));
+        let Some(word) = word else { return Ok(false) };
+        let before = *word;
+        *word |= 1 << (cluster % 64);
+        if *word == before { Err(damaged("it names a cluster twice")) } else { Ok(true) }
     }
 }
 
@@ -81,24 +118,22 @@ struct Writer<'a> {
     target: &'a File,
     /// The next cluster that is free.
     next: u64,
-    /// Clusters of data that all layers together can have at most.
-    left: u64,
 }
 
 impl Writer<'_> {
-    /// Writes what these tables, the highest first, come to; gives the entry for L1.
-    fn table(&mut self, tables: &[(&Reader<'_>, Option<Vec<u64>>)], in_use: usize) -> io::Result<u64> {
-        if tables.iter().all(|(_, table)| table.is_none()) {
+    /// Writes what these tables of these layers, the highest first, come to; gives the entry for L1.
+    fn table(&mut self, readers: &mut [Reader<'_>], tables: &[Option<Vec<u64>>], in_use: usize) -> io::Result<u64> {
+        if tables.iter().all(Option::is_none) {
             return Ok(0);
         }
         let mut entries = vec![0; CLUSTER_LEN / 8];
         for (place, entry) in entries.iter_mut().enumerate().take(in_use) {
-            for (reader, table) in tables {
+            for (reader, table) in readers.iter_mut().zip(tables) {
                 let Some(table) = table else { continue };
                 match meaning(table.get(place).copied().unwrap_or(0))? {
                     Cluster::AsBelow => continue,
                     Cluster::Zeros => *entry = ZERO,
-                    Cluster::At(offset) => *entry = self.data(reader.file, offset)?,
+                    Cluster::At(offset) => *entry = self.data(reader, offset)?,
                 }
                 break;
             }
@@ -109,14 +144,15 @@ impl Writer<'_> {
         Ok(COPIED | self.put(&bytes_of(&entries))?)
     }
 
-    fn data(&mut self, from: &File, offset: u64) -> io::Result<u64> {
+    fn data(&mut self, from: &mut Reader<'_>, offset: u64) -> io::Result<u64> {
+        if !from.named.first_time(offset)? {
+            return Ok(ZERO);
+        }
         let mut bytes = vec![0; CLUSTER_LEN];
-        read_up_to(from, &mut bytes, offset)?;
+        read_up_to(from.file, &mut bytes, offset)?;
         if bytes.iter().all(|byte| *byte == 0) {
             return Ok(ZERO);
         }
-        // A table that names one cluster again and again would fill the host's disk.
-        self.left = self.left.checked_sub(1).ok_or_else(|| damaged("it has more clusters than bytes"))?;
         Ok(COPIED | self.put(&bytes)?)
     }
 

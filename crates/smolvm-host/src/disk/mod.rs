@@ -24,5 +24,5 @@ pub mod qcow2;
 mod share;
 
 pub use chain::Chain;
-pub use open::{OpenDisk, open_layer};
-pub use share::{add_layer, can_clone, merge_layers, share};
+pub use open::{OpenDisk, open_layer, open_writable_layer};
+pub use share::{add_layer, can_clone, merge_layers, remove_layers, share};

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::chain::Chain;
+use super::chain::{Chain, layer_path};
 use super::qcow2;
 use crate::fsx::FsError;
 
@@ -28,32 +28,47 @@ impl OpenDisk {
     /// # Errors
     /// `InvalidData` for a layer that is none of this disk; `ResourceBusy` if somebody else reads what is to be written.
     pub fn open(chain: &Chain, size: u64) -> Result<Self, FsError> {
+        let lowest = chain.path(0);
         let numbers = chain.numbers();
-        let mut below = numbers.iter().map(|number| open_layer(chain, *number, size)).collect::<Result<Vec<_>, _>>()?;
-        let read = below.pop().ok_or_else(|| FsError::on("open", &chain.path(0))(ErrorKind::NotFound.into()))?;
-        let top = chain.path(chain.top());
-        let write = for_writing(&top)?;
+        let under = numbers.iter().take(numbers.len().saturating_sub(1));
+        let below = under.map(|number| open_layer(&lowest, *number, size)).collect::<Result<Vec<_>, _>>()?;
+        let (write, read) = open_writable_layer(&lowest, chain.top(), size)?;
         Ok(Self { write, read, below, limit: qcow2::longest(size) })
     }
 }
 
-/// Opens one layer for reading, and looks what it is.
-pub fn open_layer(chain: &Chain, number: u32, size: u64) -> Result<File, FsError> {
-    let path = chain.path(number);
+/// Opens one file of the disk with this lowest one for reading, and looks what it is.
+///
+/// # Errors
+/// `InvalidData` for a layer that is none of this disk.
+pub fn open_layer(lowest: &Path, number: u32, size: u64) -> Result<File, FsError> {
+    let path = layer_path(lowest, number);
     let file = File::open(&path).map_err(FsError::on("open", &path))?;
-    if number != 0 {
-        qcow2::check(&file, size).map_err(FsError::on("use", &path))?;
-    }
-    Ok(file)
+    checked(file, &path, number, size)
 }
 
+/// Opens one file of the disk with this lowest one for writing, and once more for reading.
+///
 /// The last door: whatever led here, what others read is not written to.
-fn for_writing(path: &Path) -> Result<File, FsError> {
-    let file = File::options().read(true).write(true).open(path).map_err(FsError::on("open", path))?;
-    match file.metadata().map_err(FsError::on("look at", path))?.nlink() {
-        0 | 1 => Ok(file),
-        _ => Err(FsError::on("write to", path)(std::io::Error::new(ErrorKind::ResourceBusy, "other sandboxes or snapshots read it, too"))),
+///
+/// # Errors
+/// As [`open_layer`]; `ResourceBusy` if somebody else reads it.
+pub fn open_writable_layer(lowest: &Path, number: u32, size: u64) -> Result<(File, File), FsError> {
+    let read = open_layer(lowest, number, size)?;
+    let path = layer_path(lowest, number);
+    let write = File::options().read(true).write(true).open(&path).map_err(FsError::on("open", &path))?;
+    match write.metadata().map_err(FsError::on("look at", &path))?.nlink() {
+        0 | 1 => Ok((checked(write, &path, number, size)?, read)),
+        _ => Err(FsError::on("write to", &path)(std::io::Error::new(ErrorKind::ResourceBusy, "other sandboxes or snapshots read it, too"))),
     }
+}
+
+/// The lowest is the disk's bytes as they are; every other has a header.
+fn checked(file: File, path: &Path, number: u32, size: u64) -> Result<File, FsError> {
+    if number != 0 {
+        qcow2::check(&file, size).map_err(FsError::on("use", path))?;
+    }
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -70,7 +85,7 @@ mod tests {
         File::create(&lowest).unwrap().set_len(SIZE).unwrap();
         let open = || OpenDisk::open(&Chain::read(&lowest).unwrap(), SIZE).map(|disk| disk.below.len()).map_err(|e| e.source.kind());
         assert_eq!(open(), Ok(0));
-        share(&Chain::read(&lowest).unwrap(), &dir.path().join("other")).unwrap();
+        share(&Chain::read(&lowest).unwrap(), &dir.path().join("other"), |_| Ok::<(), FsError>(())).unwrap();
         if Chain::read(&lowest).unwrap().is_shared().unwrap() {
             assert_eq!(open(), Err(ErrorKind::ResourceBusy));
         }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::ioctl_ficlone;
@@ -71,19 +71,31 @@ pub fn can_clone(directory: &Path) -> bool {
     tried.is_ok()
 }
 
+/// Takes the names of these layers away; one that is gone already is as well. The lowest is no layer, and stays.
+pub fn remove_layers(chain: &Chain, numbers: &[u32]) -> Result<(), FsError> {
+    numbers.iter().filter(|number| **number != 0).try_for_each(|number| {
+        let path = chain.path(*number);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(FsError::on("remove", &path)(e)),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    })
+}
+
 /// Gives another disk all files of this one. The highest is cloned where that can be; whatever cannot be cloned is named a
-/// second time if the kernel says that nobody writes it, and copied otherwise.
+/// second time if the kernel says that nobody writes it, and copied otherwise: then `room` is asked first whether there is
+/// any for so many bytes, for nobody could tell before how it would come.
 ///
 /// Gives the files that were cloned or copied: they have not reached the disk yet, as the others have as far as their writer
 /// wanted it.
-pub fn share(chain: &Chain, other: &Path) -> Result<Vec<PathBuf>, FsError> {
+pub fn share<E: From<FsError>>(chain: &Chain, other: &Path, room: impl Fn(u64) -> Result<(), E>) -> Result<Vec<PathBuf>, E> {
     let mut own = Vec::new();
     for number in chain.numbers() {
         let (from, to) = (chain.path(number), layer_path(other, number));
         if number == chain.top() && clone(&from, &to)? {
             own.push(to);
         } else if !name_again(&from, &to)? {
-            copy(&from, &to)?;
+            copy(&from, &to, &room)?;
             own.push(to);
         }
     }
@@ -122,11 +134,12 @@ fn cannot_link(e: &io::Error) -> bool {
     matches!(Errno::from_io_error(e), Some(Errno::XDEV | Errno::PERM | Errno::MLINK | Errno::OPNOTSUPP | Errno::NOSYS))
 }
 
-fn copy(from: &Path, to: &Path) -> Result<(), FsError> {
+fn copy<E: From<FsError>>(from: &Path, to: &Path, room: impl Fn(u64) -> Result<(), E>) -> Result<(), E> {
     let source = File::open(from).map_err(FsError::on("open", from))?;
+    let seen = source.metadata().map_err(FsError::on("look at", from))?;
+    room(seen.blocks() * 512)?;
     let target = make(to)?;
-    let length = source.metadata().map_err(FsError::on("look at", from))?.len();
-    copy_data(&source, &target, length).map_err(FsError::on("copy into", to))
+    Ok(copy_data(&source, &target, seen.len()).map_err(FsError::on("copy into", to))?)
 }
 
 #[cfg(test)]

@@ -54,19 +54,23 @@ pub fn park(qmp: &mut Qmp, devices: impl AsFd) -> Result<(), ParkError> {
 pub type Command = (&'static str, Value);
 
 /// The commands that write the devices of a stopped machine into a file, which comes with the first of them as a
-/// descriptor that is open for writing and not for reading; the last but one says whether it is done.
+/// descriptor that is open for writing and not for reading; the second says whether it is done.
 ///
 /// The hypervisor's name for it is one of its oldest. It goes past the memory whatever that is mapped from, and leaves
 /// the machine fit to go on or to be saved again, which no migration of this version does for memory that is private.
-pub fn save() -> [Command; 3] {
+pub fn save() -> [Command; 2] {
     [
         ("add-fd", json!({ "fdset-id": SAVE_SET })),
         ("xen-save-devices-state", json!({ "filename": format!("/dev/fdset/{SAVE_SET}"), "live": false })),
-        ("remove-fd", json!({ "fdset-id": SAVE_SET })),
     ]
 }
 
-/// The number of the set that the file is in; those of the disks are 1 and 2.
+/// Closes what was handed over for that. A hypervisor does it only while its guest runs.
+pub fn let_go() -> Command {
+    ("remove-fd", json!({ "fdset-id": SAVE_SET }))
+}
+
+/// The number of the set that the file is in; those of the disks are 1, 2, and 101 and up.
 const SAVE_SET: u32 = 9;
 
 /// The command that tells where the guest's memory is in the hypervisor's.

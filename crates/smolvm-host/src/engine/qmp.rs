@@ -13,9 +13,11 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::net::SendFlags;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+
+use crate::fdpass::send_with;
 
 /// Longest line that is taken: the longest real one (`query-qmp-schema`) is about 200 KB.
 pub const LINE_CAP: usize = 1 << 20;
@@ -252,12 +254,8 @@ impl Qmp {
 
     /// Hands over a descriptor, which later commands call `name`.
     pub fn give(&mut self, name: &str, fd: BorrowedFd<'_>) -> Result<(), QmpError> {
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds = [fd];
-        control.push(SendAncillaryMessage::ScmRights(&fds));
         // A blank before the command carries the descriptor: QEMU keeps it until it is asked for.
-        sendmsg(&self.socket, &[std::io::IoSlice::new(b" ")], &mut control, SendFlags::NOSIGNAL).map_err(std::io::Error::from)?;
+        send_with(&self.socket, b" ", Some(fd), SendFlags::empty())?;
         self.execute("getfd", Some(json!({ "fdname": name }))).map(drop)
     }
 

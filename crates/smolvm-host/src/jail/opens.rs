@@ -28,7 +28,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr;
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::RecvFlags;
+
+use crate::fdpass::receive_with;
 
 /// `AUDIT_ARCH_X86_64`: 64 bits, least byte first, machine 62.
 const ARCH: u32 = 0xC000_003E;
@@ -101,14 +103,7 @@ pub struct Listener(OwnedFd);
 impl Listener {
     /// Takes the listener that [`hold`] sent.
     pub(super) fn receive(socket: BorrowedFd<'_>) -> Result<Self> {
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let mut byte = [0];
-        recvmsg(socket, &mut [std::io::IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT)?;
-        let received = control.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-            _ => None,
-        });
+        let (_, received) = receive_with(socket, &mut [0], RecvFlags::DONTWAIT)?;
         received.map(Self).ok_or_else(|| Error::other("no descriptor came"))
     }
 

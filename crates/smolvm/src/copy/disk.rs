@@ -3,15 +3,14 @@
 //! ```text
 //!   clone   the highest file, while the guest stands still          where the file system shares blocks
 //!   layer   laid beside it ahead ─► put on while it stands still ─► the files below get another name afterwards
-//!   copy    while it stands still                                   for a monitor that knows of no layers
+//!   copy    while it stands still                                   for a monitor that knows of no layers, or without room to merge
 //! ```
 //!
 //! Each copy puts a layer of its own over what it shares when it starts ([`Smolvm::own_disk`]). A disk of too many layers
 //! becomes one of two before another comes ([`MOST_LAYERS`]).
 
-use smolvm_host::disk::{Chain, add_layer, can_clone, merge_layers};
+use smolvm_host::disk::{Chain, add_layer, can_clone, merge_layers, remove_layers};
 use smolvm_host::effect::{perform, perform_once};
-use smolvm_host::fsx::FsError;
 use smolvm_host::image::snapshot::Files;
 use smolvm_host::store::SandboxRecord;
 use smolvm_model::effect::Effect;
@@ -45,10 +44,6 @@ impl Way {
             Self::Clone(chain) | Self::Layer(chain, _) | Self::Copy(chain) => chain,
         }
     }
-
-    pub(super) fn is_copied(&self) -> bool {
-        matches!(self, Self::Copy(_))
-    }
 }
 
 impl Smolvm {
@@ -57,6 +52,7 @@ impl Smolvm {
         let lowest = self.paths().disk(&record.id);
         let there = Chain::read(&lowest)?;
         let Some(chain) = Chain::of(&lowest, live) else { return Ok(Way::Copy(there)) };
+        remove_strays(&there, &chain)?;
         let clones = perform(Effect::Workdir, |_| -> Result<bool, Error> { Ok(files.disk.parent().is_some_and(can_clone)) })?;
         if clones {
             return Ok(Way::Clone(chain));
@@ -64,14 +60,12 @@ impl Smolvm {
         let chain = if chain.depth() < MOST_LAYERS {
             chain
         } else {
-            match self.merge_live(record, &chain, session) {
-                Ok(merged) => merged,
-                // It reads as before, whatever has come of it. Without room for one more layer the highest is copied.
-                Err(_) => return Ok(Way::Copy(chain)),
+            match self.merge_live(record, &chain, session)? {
+                Some(merged) => merged,
+                None => return Ok(Way::Copy(chain)),
             }
         };
-        // A layer that nobody uses may lie there, of a copy that was given up: no number is used twice.
-        let Some(next) = there.top().max(chain.top()).checked_add(1) else { return Ok(Way::Copy(chain)) };
+        let Some(next) = chain.top().checked_add(1) else { return Ok(Way::Copy(chain)) };
         Ok(Way::Layer(chain, next))
     }
 
@@ -83,19 +77,28 @@ impl Smolvm {
         Ok(Some(*number))
     }
 
-    /// Makes one layer of those between the lowest and the one that is written to, and has the hypervisor read that.
-    fn merge_live(&self, record: &SandboxRecord, chain: &Chain, session: &mut Session) -> Result<Chain, Error> {
+    /// Makes one layer of those between the lowest and the one that is written to, and has the hypervisor read that. `None`:
+    /// there is no room for it, or they cannot be read; nobody was told of anything, and the disk reads as before.
+    ///
+    /// Once the monitor was asked its answer counts: without one nobody knows any more what the hypervisor has open.
+    fn merge_live(&self, record: &SandboxRecord, chain: &Chain, session: &mut Session) -> Result<Option<Chain>, Error> {
         let numbers = chain.numbers();
-        let [_, between @ .., _] = &numbers[..] else { return Ok(chain.clone()) };
-        self.room_for_merging(chain)?;
-        perform_once(Effect::MergeLayers, |_| -> Result<Chain, Error> {
-            merge_layers(chain, between, record.spec.disk.bytes())?;
+        let [_, between @ .., _] = &numbers[..] else { return Ok(None) };
+        perform_once(Effect::MergeLayers, |_| -> Result<Option<Chain>, Error> {
+            if self.merge_with_room(chain, between, record.spec.disk.bytes()).is_err() {
+                return Ok(None);
+            }
             let request = MonitorRequest::Merged { layers: between.to_vec() };
             match ask(session, &request, &record.id)? {
-                MonitorReply::Merged => drop_layers(chain, between),
+                MonitorReply::Merged => drop_layers(chain, between).map(Some),
                 _ => Err(odd_answer()),
             }
         })
+    }
+
+    fn merge_with_room(&self, chain: &Chain, layers: &[u32], size: u64) -> Result<(), Error> {
+        self.room_for(chain.blocks_above())?;
+        Ok(merge_layers(chain, layers, size)?)
     }
 
     /// Before a start: sees to it that what is written to is this sandbox's alone, and that its layers are not too many.
@@ -104,7 +107,7 @@ impl Smolvm {
         let chain = Chain::read(&lowest)?;
         let (shared, depth) = (chain.is_shared()?, chain.depth());
         if depth > MOST_LAYERS || (shared && depth == MOST_LAYERS) {
-            self.room_for_merging(&chain)?;
+            self.room_for(chain.blocks_above())?;
             return perform(Effect::DataDisk, |_| {
                 // What a killed start merged already is one layer.
                 let chain = Chain::read(&lowest)?;
@@ -120,20 +123,25 @@ impl Smolvm {
         Ok(())
     }
 
-    fn room_for_merging(&self, chain: &Chain) -> Result<(), Error> {
-        capacity::check_copy(self.paths(), chain.blocks_above())
+    /// Whether there is room for so much that is copied, and for others to go on.
+    pub(crate) fn room_for(&self, bytes: u64) -> Result<(), Error> {
+        capacity::check_copy(self.paths(), bytes)
     }
+}
+
+/// Takes away what the hypervisor does not have open: empty layers of copies that were given up, and those that were
+/// merged into another by a command that was killed then. All reads the same without them.
+fn remove_strays(there: &Chain, live: &Chain) -> Result<(), Error> {
+    let strays = there.without(&live.numbers()).numbers().split_off(1);
+    if strays.is_empty() {
+        return Ok(());
+    }
+    Ok(perform(Effect::DiskLayer, |_| remove_layers(there, &strays))?)
 }
 
 /// Takes the names away of all but the last of these, which has all that they have.
 fn drop_layers(chain: &Chain, merged: &[u32]) -> Result<Chain, Error> {
     let gone = merged.split_last().map_or(&[][..], |(_, rest)| rest);
-    for number in gone {
-        let path = chain.path(*number);
-        match std::fs::remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(FsError::on("remove", &path)(e).into()),
-            Ok(()) | Err(_) => {}
-        }
-    }
+    remove_layers(chain, gone)?;
     Ok(chain.without(gone))
 }

@@ -8,7 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use smolvm_host::disk::{Chain, share};
+use smolvm_host::disk::share;
 use smolvm_host::effect::perform;
 use smolvm_host::engine::guest_memory::GuestMemory;
 use smolvm_host::fsx::FsError;
@@ -21,7 +21,6 @@ use smolvm_model::ledger::{Entry, Kind as Held, ProcessIdentity};
 use smolvm_model::name::SandboxId;
 use smolvm_proto::{MonitorErrorCode, MonitorReply, MonitorRequest};
 
-use crate::capacity;
 use crate::error::{Error, io_code};
 use crate::installation::Smolvm;
 use crate::run::has_signal;
@@ -35,8 +34,6 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) struct CopyWanted<'a> {
     /// What of it.
     pub(crate) kind: Kind,
-    /// How many copies of its disk there will be.
-    pub(crate) disks: u64,
     /// Whether the guest writes out its disk first.
     pub(crate) sync: Sync,
     /// Readable once the caller was told to give up.
@@ -68,20 +65,16 @@ impl Smolvm {
         record: &SandboxRecord,
         entries: &[Entry],
         files: &Files,
-        wanted: &CopyWanted<'_>,
+        wanted: CopyWanted<'_>,
     ) -> Result<Copied, Error> {
         let (id, kind) = (&record.id, wanted.kind);
         let process = process_of(entries).ok_or_else(|| not_there(id))?;
         let mut session = Session::connect(self, id)?;
         let located = located(&mut session, id)?;
         let way = self.way_of_disk(record, &located.layers, &mut session, files)?;
-        let wanted = &CopyWanted { disks: if way.is_copied() { wanted.disks } else { 0 }, ..*wanted };
         let memory = match kind {
-            Kind::Machine => Some(self.copy_ahead(record, process, &located, files, wanted)?),
-            Kind::Disk => {
-                self.require_room(record, 0, wanted.disks)?;
-                None
-            }
+            Kind::Machine => Some(self.copy_ahead(record, process, &located, files)?),
+            Kind::Disk => None,
         };
         // What is written now need not be written while the guest stands still.
         way.chain().sync_top()?;
@@ -105,7 +98,7 @@ impl Smolvm {
             }
             // What lies below a layer that is written to now stays what it is.
             if !layered {
-                share(way.chain(), &files.disk)?;
+                share(way.chain(), &files.disk, |bytes| self.room_for(bytes))?;
             }
             Ok(own_bytes)
         });
@@ -117,15 +110,9 @@ impl Smolvm {
         let own_bytes = copied?;
         thawed?;
         if layered {
-            perform(Effect::Workdir, |_| share(way.chain(), &files.disk))?;
+            perform(Effect::Workdir, |_| share(way.chain(), &files.disk, |bytes| self.room_for(bytes)))?;
         }
         Ok(Copied { own_bytes, halted })
-    }
-
-    /// Whether there is room for the memory, which takes so much, for so many copies of the disk, and for others to go on.
-    pub(crate) fn require_room(&self, record: &SandboxRecord, memory: u64, disks: u64) -> Result<(), Error> {
-        let disk = if disks == 0 { 0 } else { Chain::read(&self.paths().disk(&record.id))?.blocks() };
-        capacity::check_copy(self.paths(), memory.saturating_add(disk.saturating_mul(disks)))
     }
 
     /// Copies what the guest has while it runs on.
@@ -135,7 +122,6 @@ impl Smolvm {
         process: &ProcessIdentity,
         located: &Located,
         files: &Files,
-        wanted: &CopyWanted<'_>,
     ) -> Result<(GuestMemory, File), Error> {
         let id = &record.id;
         let &Located { pid, address, .. } = located;
@@ -151,7 +137,7 @@ impl Smolvm {
         }
         let used = usage::look(self.proc(), pid).ok().flatten().unwrap_or_default();
         let backing = memory.backing_bytes().map_err(unreadable(id))?;
-        self.require_room(record, backing.saturating_add(used.own_bytes), wanted.disks)?;
+        self.room_for(backing.saturating_add(used.own_bytes))?;
         let file = perform(Effect::Workdir, |_| -> Result<File, Error> {
             let file = Draft::make(&files.memory)?;
             memory.copy_backing(&file).and_then(|()| memory.copy_own(&file)).map_err(unreadable(id))?;

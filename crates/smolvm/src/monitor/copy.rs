@@ -24,7 +24,7 @@ use crate::error::{Error, io_code};
 
 /// What a guest gets to come to rest, with all that it holds back for its disk.
 const SETTLING: Duration = Duration::from_secs(20);
-/// How long one client may have the guest: copying 10 GiB takes less.
+/// How long one client may keep the guest from its work: copying 10 GiB takes less.
 const LONGEST: Duration = Duration::from_mins(10);
 
 /// A copy under way.
@@ -34,6 +34,7 @@ pub(super) struct Copying {
     step: Step,
     /// Whether the guest was paused before, and stays so.
     was_paused: bool,
+    /// When a client that has had it brought to rest has had its time.
     until: Instant,
 }
 
@@ -90,7 +91,6 @@ impl Loop<'_> {
         let Some(copying) = self.copying.as_mut().filter(|copying| copying.client == id) else {
             return self.refuse(id, MonitorErrorCode::Unsupported, "where the guest is was not asked");
         };
-        // What was copied ahead took no time of the guest's.
         copying.until = Instant::now() + LONGEST;
         match (copying.step, self.motion) {
             (Step::Frozen, _) => self.reply(id, &MonitorReply::Frozen { layered: false }),
@@ -137,7 +137,12 @@ impl Loop<'_> {
 
     /// When a client has had the guest for long enough.
     pub(super) fn copy_deadline(&self) -> Option<Instant> {
-        self.copying.as_ref().map(|copying| copying.until)
+        let copying = self.copying.as_ref()?;
+        match copying.step {
+            // What is merged and copied ahead takes no time of the guest's, and nobody would wait for the answer.
+            Step::Locating(_) | Step::Located => None,
+            Step::Settling | Step::Saving(_) | Step::Layering(_) | Step::Frozen => Some(copying.until),
+        }
     }
 
     /// It has.
@@ -187,9 +192,10 @@ impl Loop<'_> {
         // Open for writing only: QEMU takes no other for this.
         let file = options.write(true).create_new(true).mode(0o600).open(&path).map_err(fail)?;
         self.vmm.give(file.as_fd()).map_err(fail)?;
-        let [add, save, remove] = migration::save();
-        let numbers = [add, save, remove].map(|(name, arguments)| self.vmm.ask(name, Some(arguments)));
-        Ok(numbers[1])
+        let [add, save] = migration::save();
+        let [_, number] = [add, save].map(|(name, arguments)| self.vmm.ask(name, Some(arguments)));
+        self.take_back(migration::let_go());
+        Ok(number)
     }
 
     /// The hypervisor answers a command.

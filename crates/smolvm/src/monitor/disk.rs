@@ -14,10 +14,9 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 
-use smolvm_host::disk::{Chain, open_layer};
+use smolvm_host::disk::{open_layer, open_writable_layer};
 use smolvm_host::engine::blocks;
 use smolvm_host::engine::migration::Command;
-use smolvm_host::fsx::FsError;
 use smolvm_model::engine::DiskNode;
 use smolvm_proto::{MonitorErrorCode, MonitorReply};
 
@@ -40,8 +39,8 @@ pub(super) struct Disk {
     opened: Option<Opened>,
     /// Layers that are being put in the place of others.
     merging: Option<Merging>,
-    /// Whether its sets have descriptors for writing.
-    lends: bool,
+    /// The commands that take back descriptors it was handed, for when its guest runs.
+    lent: Vec<Command>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +53,8 @@ struct Layer {
 #[derive(Debug)]
 struct Opened {
     layer: Layer,
+    /// What was the highest: it was lent a descriptor, too.
+    over: DiskNode,
     /// The first and the last command about it; of those before the last nobody waits for the answer.
     commands: (u64, u64),
     refused: bool,
@@ -75,7 +76,8 @@ impl Disk {
     pub(super) fn of(numbers: &[u32]) -> Self {
         let layers: Vec<Layer> = numbers.iter().zip(0..).map(|(number, node)| Layer { number: *number, node: DiskNode(node) }).collect();
         let next = DiskNode(u32::try_from(layers.len()).unwrap_or(u32::MAX));
-        Self { layers, next, opened: None, merging: None, lends: true }
+        let lent = layers.last().map(|top| blocks::let_go(top.node)).into_iter().collect();
+        Self { layers, next, opened: None, merging: None, lent }
     }
 
     /// The numbers of its files, the lowest first.
@@ -98,9 +100,19 @@ impl Loop<'_> {
         if matches!(self.config.memory, MonitorMemory::Park { .. }) {
             return;
         }
-        if let Some(top) = self.disk.layers.last().copied().filter(|_| self.disk.lends) {
-            self.disk.lends = false;
-            self.say_of_disk(blocks::let_go(top.node));
+        for command in std::mem::take(&mut self.disk.lent) {
+            self.say_of_disk(command);
+        }
+    }
+
+    /// Takes back with this command what the hypervisor was handed; when the guest runs again, if it stands still: it would be
+    /// marked before, and never closed.
+    pub(super) fn take_back(&mut self, command: Command) {
+        match self.motion {
+            Motion::Pausing | Motion::Paused => self.disk.lent.push(command),
+            Motion::Running | Motion::Settling { .. } | Motion::Resuming { .. } => {
+                self.say_of_disk(command);
+            }
         }
     }
 
@@ -115,28 +127,23 @@ impl Loop<'_> {
     }
 
     fn hand_over_layer(&mut self, number: u32, top: Layer) -> Result<Opened, Error> {
-        let chain = self.chain_with(number)?;
-        let path = chain.path(number);
-        let read = open_layer(&chain, number, self.config.disk_bytes)?;
-        let write = File::options().read(true).write(true).open(&path).map_err(FsError::on("open", &path))?;
-        let top_path = chain.path(top.number);
-        let old = File::open(&top_path).map_err(FsError::on("open", &top_path))?;
+        let (lowest, size) = (self.vm.paths().disk(self.id), self.config.disk_bytes);
+        let (write, read) = open_writable_layer(&lowest, number, size)?;
+        let old = open_layer(&lowest, top.number, size)?;
         let layer = self.disk.name(number);
-        let first = self.lend(&write, layer.node)?;
-        self.lend(&read, layer.node)?;
-        let mut last = self.lend(&old, top.node)?;
+        let lent = self.lend_all([(&write, layer.node), (&read, layer.node), (&old, top.node)]);
+        let (first, mut last) = lent.inspect_err(|_| self.give_layer_up(layer, top.node))?;
         for command in blocks::add_writable(layer.node) {
             last = self.say_of_disk(command);
         }
-        Ok(Opened { layer, commands: (first, last), refused: false, putting_on: None })
+        Ok(Opened { layer, over: top.node, commands: (first, last), refused: false, putting_on: None })
     }
 
-    /// All files that the hypervisor has open, and this one.
-    fn chain_with(&self, number: u32) -> Result<Chain, Error> {
-        let numbers: Vec<u32> = self.disk.numbers().into_iter().chain([number]).collect();
-        let lowest = self.vm.paths().disk(self.id);
-        let odd = || FsError::on("use", &lowest)(std::io::ErrorKind::InvalidInput.into());
-        Ok(Chain::of(&lowest, &numbers).ok_or_else(odd)?)
+    /// Gives the first and the last command.
+    fn lend_all(&mut self, [one, two, three]: [(&File, DiskNode); 3]) -> Result<(u64, u64), Error> {
+        let first = self.lend(one.0, one.1)?;
+        self.lend(two.0, two.1)?;
+        Ok((first, self.lend(three.0, three.1)?))
     }
 
     fn lend(&mut self, file: &File, node: DiskNode) -> Result<u64, Error> {
@@ -164,7 +171,7 @@ impl Loop<'_> {
     /// A layer that was opened in vain is closed again. Its file is in nobody's way.
     pub(super) fn close_unused_layer(&mut self) {
         if let Some(opened) = self.disk.opened.take_if(|opened| opened.putting_on.is_none()) {
-            self.forget_layer(opened.layer);
+            self.give_layer_up(opened.layer, opened.over);
         }
     }
 
@@ -173,18 +180,24 @@ impl Loop<'_> {
         match self.disk.opened.take() {
             Some(opened) if on => {
                 self.disk.layers.push(opened.layer);
-                self.disk.lends = true;
+                self.disk.lent.push(blocks::let_go(opened.layer.node));
             }
-            Some(opened) => self.forget_layer(opened.layer),
+            Some(opened) => self.give_layer_up(opened.layer, opened.over),
             None => {}
         }
+    }
+
+    /// A layer does not come over that one: neither keeps what it was lent for it.
+    fn give_layer_up(&mut self, layer: Layer, over: DiskNode) {
+        self.forget_layer(layer);
+        self.take_back(blocks::let_go(over));
     }
 
     fn forget_layer(&mut self, layer: Layer) {
         for command in blocks::forget(layer.node) {
             self.say_of_disk(command);
         }
-        self.say_of_disk(blocks::let_go(layer.node));
+        self.take_back(blocks::let_go(layer.node));
     }
 
     /// A client has merged these layers: they are read as one, whose number is that of the last.
@@ -208,10 +221,7 @@ impl Loop<'_> {
             return Ok(None);
         }
         let (top, instead_of) = (*top, between.to_vec());
-        let lowest_path = self.vm.paths().disk(self.id);
-        let odd = || FsError::on("use", &lowest_path)(std::io::ErrorKind::InvalidInput.into());
-        let chain = Chain::of(&lowest_path, &[0, *last]).ok_or_else(odd)?;
-        let file = open_layer(&chain, *last, self.config.disk_bytes)?;
+        let file = open_layer(&self.vm.paths().disk(self.id), *last, self.config.disk_bytes)?;
         let layer = self.disk.name(*last);
         let first = self.lend(&file, layer.node)?;
         for command in blocks::add_below(layer.node, lowest.node) {

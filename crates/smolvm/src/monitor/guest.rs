@@ -20,6 +20,17 @@ pub(super) struct Guest {
     /// What is for a guest that is at rest: it gets that when it goes on.
     held: Option<Vec<u8>>,
     phase: Phase,
+    /// That the link is closed, until somebody was told.
+    loss: Option<Loss>,
+}
+
+/// How a link was closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Loss {
+    /// By the other end, or for what came from there.
+    Ended,
+    /// Because nothing is taken there.
+    GivenUp,
 }
 
 #[derive(Debug)]
@@ -46,7 +57,7 @@ impl Guest {
     pub(super) fn new(socket: UnixStream, nonce: Nonce) -> Self {
         let mut out = Outgoing::default();
         out.buffer().extend_from_slice(&AttachRequest::new(nonce).to_bytes());
-        Self { socket, out, held: None, phase: Phase::Attaching(ReplyScanner::new(nonce)) }
+        Self { socket, out, held: None, phase: Phase::Attaching(ReplyScanner::new(nonce)), loss: None }
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -54,10 +65,18 @@ impl Guest {
     }
 
     /// Gives the link up, and with it what still waits for the guest.
-    fn close(&mut self) {
+    fn close(&mut self, loss: Loss) {
+        if !self.is_closed() {
+            self.loss = Some(loss);
+        }
         self.phase = Phase::Closed;
         self.out = Outgoing::default();
         self.held = None;
+    }
+
+    /// Tells once that the link is closed, for whoever waits for something to come out of it.
+    pub(super) fn take_loss(&mut self) -> Option<Loss> {
+        self.loss.take()
     }
 
     /// Reads once what is there; a link that fails is closed.
@@ -67,7 +86,7 @@ impl Guest {
         }
         let read = self.read_open();
         if read.is_err() {
-            self.close();
+            self.close(Loss::Ended);
         }
         read
     }
@@ -81,7 +100,7 @@ impl Guest {
             Err(_) => 0,
         };
         if count == 0 {
-            self.close();
+            self.close(Loss::Ended);
             return Ok(Vec::new());
         }
         let mut bytes = &chunk[..count];
@@ -130,7 +149,7 @@ impl Guest {
     /// A link that takes nothing whatever happens is given up: what its other end makes this one say would grow without end.
     pub(super) fn tell(&mut self, message: &HostMessage) {
         if self.out.len() >= MOST {
-            return self.close();
+            return self.close(Loss::GivenUp);
         }
         // Our own messages are small and plain: they always encode.
         if let Ok(payload) = encode(message)
@@ -207,5 +226,6 @@ mod tests {
         guest.queue(&Frame::reset(1));
         drop(agent);
         assert!(guest.read().unwrap().is_empty() && guest.is_closed() && guest.out.is_empty());
+        assert_eq!([guest.take_loss(), guest.take_loss()], [Some(Loss::Ended), None]);
     }
 }

@@ -4,14 +4,12 @@
 //!   length (4 bytes, with the descriptor) ─► JSON
 //! ```
 
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
-use std::mem::MaybeUninit;
+use std::io::{self, Read, Write};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
+use rustix::net::{RecvFlags, SendFlags};
+use smolvm_host::fdpass::{receive_with, send_with};
 
 /// Longest configuration that is read; a real one has about 1.5 KiB.
 const CAP: u32 = 64 << 10;
@@ -19,13 +17,7 @@ const CAP: u32 = 64 << 10;
 /// Hands over a configuration, and a descriptor that stays open there whatever becomes of this process.
 pub(crate) fn send(mut socket: &UnixStream, text: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let length = u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = fd.as_slice();
-    if !fds.is_empty() {
-        control.push(SendAncillaryMessage::ScmRights(fds));
-    }
-    let sent = sendmsg(socket, &[IoSlice::new(&length)], &mut control, SendFlags::NOSIGNAL)?;
+    let sent = send_with(socket, &length, fd, SendFlags::empty())?;
     socket.write_all(&length[sent..])?;
     socket.write_all(text)
 }
@@ -33,17 +25,11 @@ pub(crate) fn send(mut socket: &UnixStream, text: &[u8], fd: Option<BorrowedFd<'
 /// What was handed over.
 pub(super) fn receive(mut socket: &UnixStream) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
     let mut length = [0; 4];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let got = recvmsg(socket, &mut [IoSliceMut::new(&mut length)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let fd = control.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    if got.bytes == 0 {
+    let (got, fd) = receive_with(socket, &mut length, RecvFlags::empty())?;
+    if got == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    socket.read_exact(&mut length[got.bytes..])?;
+    socket.read_exact(&mut length[got..])?;
     let mut text = vec![0; usize::try_from(u32::from_le_bytes(length).min(CAP)).unwrap_or(0)];
     socket.read_exact(&mut text)?;
     Ok((text, fd))

@@ -20,7 +20,7 @@ use super::config::MonitorConfig;
 use super::copy::Copying;
 use super::disk::Disk;
 use super::exit::{self, Evidence};
-use super::guest::{Guest, LinkError};
+use super::guest::{Guest, Loss};
 use super::log::CappedLog;
 use super::network::Service;
 use super::pause::Motion;
@@ -187,6 +187,7 @@ impl<'a> Loop<'a> {
             if let Some(network) = &mut self.network {
                 network.serve();
             }
+            self.notice_lost_link();
             self.drop_who_does_not_greet();
             self.look_at_the_time();
             self.end_overdue_copy();
@@ -297,7 +298,7 @@ impl<'a> Loop<'a> {
         let frames = match self.guest.read() {
             Ok(frames) => frames,
             Err(e) if self.phase == Phase::Running => {
-                self.link_is_lost(&e);
+                self.hypervisor_log.append(format!("smolvm: {e}\n").as_bytes());
                 return Ok(());
             }
             Err(e) => {
@@ -320,9 +321,15 @@ impl<'a> Loop<'a> {
         Ok(())
     }
 
-    /// A guest that garbles its link has cut itself off; the machine is stopped by whoever wants to.
-    fn link_is_lost(&mut self, why: &LinkError) {
-        self.hypervisor_log.append(format!("smolvm: {why}\n").as_bytes());
+    /// Nothing comes any more from a guest whose link was closed, in whatever way: nobody is left waiting for it. The machine
+    /// is stopped by whoever wants to.
+    fn notice_lost_link(&mut self) {
+        match self.guest.take_loss() {
+            None => return,
+            // Why was said, or its end is heard of next.
+            Some(Loss::Ended) => {}
+            Some(Loss::GivenUp) => self.hypervisor_log.append(b"smolvm: the guest takes nothing of what it is told\n"),
+        }
         for (id, stream) in self.relay.drain() {
             self.stream_ends(id);
             self.answer(id, &Frame::reset(stream));

@@ -4,9 +4,10 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
+use rustix::net::{RecvFlags, SendFlags, recv};
 use serde_json::Value;
 use smolvm_host::engine::qmp::{QmpMessage, QmpStream, command};
+use smolvm_host::fdpass::send_with;
 
 use super::outgoing::Outgoing;
 
@@ -120,12 +121,7 @@ impl Vmm {
         if !self.out.flush(&self.socket) || !self.out.is_empty() {
             return Err(std::io::ErrorKind::WouldBlock.into());
         }
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds = [fd];
-        control.push(SendAncillaryMessage::ScmRights(&fds));
         // A blank before the command carries the descriptor: QEMU keeps it until it is asked for.
-        sendmsg(&self.socket, &[std::io::IoSlice::new(b" ")], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
-        Ok(())
+        send_with(&self.socket, b" ", Some(fd), SendFlags::DONTWAIT).map(drop)
     }
 }

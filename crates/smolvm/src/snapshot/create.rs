@@ -80,12 +80,12 @@ impl Smolvm {
         let halted = if runs {
             // A paused guest cannot write anything out; one that runs does, so that its disk is of use alone, too.
             let sync = if record.state == State::Paused { Sync::No } else { Sync::First };
-            let wanted = CopyWanted { kind, disks: 1, sync, signals: None };
-            Some(self.copy_running(&record, &entries, &draft.files(), &wanted)?.halted)
+            let wanted = CopyWanted { kind, sync, signals: None };
+            Some(self.copy_running(&record, &entries, &draft.files(), wanted)?.halted)
         } else {
             // It puts a layer of its own over what it shares now when it starts again.
             let chain = Chain::read(&self.paths().disk(id))?;
-            perform(Effect::Workdir, |_| share(&chain, &draft.files().disk))?;
+            perform(Effect::Workdir, |_| share(&chain, &draft.files().disk, |bytes| self.room_for(bytes)))?;
             None
         };
         // The sandbox is free again; what is left to do is the disk's.

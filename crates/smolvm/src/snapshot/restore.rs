@@ -1,7 +1,6 @@
 //! `snapshot restore`: a sandbox that goes on where the snapshot was made.
 
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use smolvm_host::image::snapshot::Kind;
@@ -13,7 +12,6 @@ use smolvm_model::spec::Spec;
 
 use super::unusable;
 use super::verdict::accelerator_of;
-use crate::capacity;
 use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::start::{CopyOf, DEADLINE, Machine, Patience, StartOptions};
@@ -55,7 +53,6 @@ impl Smolvm {
         };
         // Neither removed nor replaced by another until the copy has its files open.
         let _held = snapshot.hold().map_err(unusable)?;
-        capacity::check_copy(self.paths(), std::fs::metadata(&files.disk).map_or(0, |disk| disk.blocks() * 512))?;
         let made = match kind {
             Kind::Machine => {
                 self.must_fit(&snapshot)?;

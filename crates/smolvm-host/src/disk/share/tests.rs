@@ -155,7 +155,27 @@ fn a_layer_whose_tables_lie_is_not_merged_and_fills_no_disk() {
     for place in 0..2048 {
         layer.write_all_at(&good.to_be_bytes(), table + place * 8).unwrap();
     }
-    assert_eq!(merge(), Err("it is no layer of this disk: it has more clusters than bytes".to_owned()));
+    let twice = Err("it is no layer of this disk: it names a cluster twice".to_owned());
+    assert_eq!(merge(), twice);
+    // A file is as long as it is said to be, and has no more in it for that.
+    let length = layer.metadata().unwrap().len();
+    layer.set_len(qcow2::longest(SIZE)).unwrap();
+    assert_eq!(merge(), twice);
+    layer.write_all_at(&[0; 2048 * 8], table).unwrap();
+    // A hole costs no room, but to be read; a table of nothing but zeros to be written.
+    let hole = qcow2::longest(SIZE) / CLUSTER * CLUSTER - CLUSTER;
+    for (entry, also) in [(hole, hole), (1, 0)] {
+        layer.write_all_at(&entry.to_be_bytes(), table).unwrap();
+        layer.write_all_at(&also.to_be_bytes(), table + 8).unwrap();
+        layer.write_all_at(&word(CLUSTER).to_be_bytes(), CLUSTER + 8).unwrap();
+        assert_eq!(merge(), twice, "{entry}");
+        layer.write_all_at(&[0; 8], CLUSTER + 8).unwrap();
+    }
+    layer.write_all_at(&(good + 512).to_be_bytes(), table).unwrap();
+    assert_eq!(merge(), Err("it is no layer of this disk: it has something between two clusters".to_owned()));
+    layer.set_len(qcow2::longest(SIZE) + 1).unwrap();
+    assert_eq!(merge(), Err("it is no layer of this disk: it is longer than one can become".to_owned()));
+    layer.set_len(length).unwrap();
     layer.write_all_at(&(good | 1 << 62).to_be_bytes(), table).unwrap();
     assert_eq!(merge(), Err("it is no layer of this disk: it is compressed".to_owned()));
     // Beyond the end of the file there is nothing.
@@ -165,6 +185,34 @@ fn a_layer_whose_tables_lie_is_not_merged_and_fills_no_disk() {
     merge().unwrap();
     assert!(content(&chain, dir.path())[..4096].iter().all(|byte| *byte == 0));
     assert!(!dir.path().join("data.img.layer").exists());
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "it stands for one that looks")]
+fn anything(_bytes: u64) -> Result<(), FsError> {
+    Ok(())
+}
+
+#[test]
+fn room_is_asked_for_what_is_copied_and_for_nothing_else() {
+    let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+    let lowest = disk(dir.path());
+    add_layer(&lowest, 4, SIZE).unwrap();
+    let chain = Chain::read(&lowest).unwrap();
+    let other = dir.path().join("disk");
+    let asked = std::cell::RefCell::new(Vec::new());
+    let none = |bytes| {
+        asked.borrow_mut().push(bytes);
+        Err(FsError::on("fill", &other)(ErrorKind::StorageFull.into()))
+    };
+    // With nobody who writes, everything is named again; no room is needed for that.
+    share(&chain, &other, none).unwrap();
+    assert_eq!(*asked.borrow(), [] as [u64; 0]);
+    remove_layers(&Chain::read(&other).unwrap(), &[0, 4, 5]).unwrap();
+    assert_eq!(Chain::read(&other).unwrap().numbers(), [0], "the lowest is no layer");
+    let _writer = OpenOptions::new().write(true).open(chain.path(4)).unwrap();
+    assert!(share(&chain, &other, none).unwrap_err().is_full());
+    assert_eq!(*asked.borrow(), [std::fs::metadata(chain.path(4)).unwrap().blocks() * 512]);
+    assert_eq!(Chain::read(&other).unwrap().numbers(), [0], "it was copied all the same");
 }
 
 #[test]
@@ -177,7 +225,7 @@ fn what_nobody_writes_is_named_again_and_what_somebody_writes_is_copied() {
     let writer = OpenOptions::new().write(true).open(chain.path(4)).unwrap();
     let other = dir.path().join("disk");
     for _twice in 0..2 {
-        let own = share(&chain, &other).unwrap();
+        let own = share(&chain, &other, anything).unwrap();
         assert_eq!(own, [dir.path().join("disk.4")]);
         let copied = Chain::read(&other).unwrap();
         assert_eq!(copied.numbers(), [0, 4]);
@@ -187,7 +235,7 @@ fn what_nobody_writes_is_named_again_and_what_somebody_writes_is_copied() {
         assert!(!copied.is_shared().unwrap() && !chain.is_shared().unwrap());
     }
     drop(writer);
-    assert_eq!(share(&chain, &other).unwrap(), [] as [PathBuf; 0]);
+    assert_eq!(share(&chain, &other, anything).unwrap(), [] as [PathBuf; 0]);
     assert_eq!(inode(dir.path().join("disk.4")), inode(chain.path(4)));
     assert!(chain.is_shared().unwrap());
     std::fs::remove_file(dir.path().join("disk.4")).unwrap();
@@ -200,7 +248,7 @@ fn another_file_system_gets_a_copy() {
     let there = tempfile::tempdir_in("/dev/shm").unwrap();
     let chain = Chain::read(&disk(here.path())).unwrap();
     let other = there.path().join("disk");
-    assert_eq!(share(&chain, &other).unwrap(), [other.as_path()]);
+    assert_eq!(share(&chain, &other, anything).unwrap(), [other.as_path()]);
     assert!(std::fs::read(&other).unwrap() == std::fs::read(chain.path(0)).unwrap());
     assert!(!can_clone(there.path()) && std::fs::read_dir(there.path()).unwrap().count() == 1);
 }

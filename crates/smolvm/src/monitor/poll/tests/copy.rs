@@ -82,3 +82,18 @@ fn a_hypervisor_that_answers_nonsense_or_refuses_is_an_error_to_who_copies() {
         });
     }
 }
+
+#[test]
+fn a_client_has_all_the_time_it_wants_as_long_as_the_guest_runs() {
+    serving(|serving, _| {
+        serving.phase = Phase::Running;
+        serving.locate(1);
+        assert_eq!(serving.copy_deadline(), None);
+        serving.heard_of_vmm(News::Answered(1, Ok("for 0x0 (ram) is 0x7f0000000000\r\n".into())));
+        assert_eq!(serving.copy_deadline(), None, "it may be merging, or reading ahead");
+        serving.freeze(1, false, None);
+        assert!(serving.copy_deadline().is_some());
+        serving.thaw(1);
+        assert_eq!(serving.copy_deadline(), None);
+    });
+}

@@ -10,11 +10,13 @@ fn about_to_be_layered(serving: &mut Loop<'_>) -> u64 {
     std::fs::File::create(&lowest).unwrap();
     smolvm_host::disk::add_layer(&lowest, 3, 64 << 20).unwrap();
     serving.phase = Phase::Running;
+    // As at every start; what comes of it nobody waits for.
+    serving.take_back_descriptors();
     serving.locate(1);
-    serving.heard_of_vmm(News::Answered(1, Ok("for 0x0 (ram) is 0x7f0000000000\r\n".into())));
+    serving.heard_of_vmm(News::Answered(2, Ok("for 0x0 (ram) is 0x7f0000000000\r\n".into())));
     serving.freeze(1, false, Some(3));
     // Three descriptors, the layer's file, the layer.
-    for command in 2..=6 {
+    for command in 3..=7 {
         serving.heard_of_vmm(News::Answered(command, Ok(serde_json::Value::Null)));
     }
     serving.motion = Motion::Paused;
@@ -22,8 +24,8 @@ fn about_to_be_layered(serving: &mut Loop<'_>) -> u64 {
     serving.halted_for_a_copy();
     frames(&mut serving.clients[0].out);
     serving.vmm.out.buffer().clear();
-    // A descriptor, the devices, the descriptor again.
-    serving.heard_of_vmm(News::Answered(8, Ok(serde_json::Value::Null)));
+    // A descriptor, the devices.
+    serving.heard_of_vmm(News::Answered(9, Ok(serde_json::Value::Null)));
     assert_eq!(orders(serving), ["blockdev-snapshot"]);
     assert_eq!(serving.disk.numbers(), [0]);
     10
@@ -47,7 +49,7 @@ fn a_layer_that_is_put_on_is_known_to_be_even_if_nobody_waits_any_longer() {
             }
             // What it was handed for writing is taken back once its guest runs, and not before.
             serving.heard_of_vmm(News::Resumed);
-            assert_eq!(orders(serving), ["remove-fd"]);
+            assert_eq!(orders(serving), ["remove-fd"; 2], "that of the devices, and those of the layer");
         });
     }
 }
@@ -58,7 +60,10 @@ fn a_hypervisor_that_will_not_have_a_layer_goes_on_without_and_the_client_is_tol
         let command = about_to_be_layered(serving);
         serving.heard_of_vmm(News::Answered(command, Err("no".to_owned())));
         assert_eq!((last(serving), serving.disk.numbers()), (Some(MonitorReply::Frozen { layered: false }), vec![0]));
-        assert_eq!(orders(serving), ["blockdev-del", "blockdev-del", "remove-fd"]);
+        assert_eq!(orders(serving), ["blockdev-del", "blockdev-del"]);
+        serving.thaw(1);
+        serving.heard_of_vmm(News::Resumed);
+        assert_eq!(orders(serving), ["cont", "remove-fd", "remove-fd", "remove-fd"], "of the devices, the layer, and the one below");
     });
     // One that is no layer is not even shown to it.
     serving(|serving, _| {
@@ -101,4 +106,54 @@ fn only_layers_between_the_lowest_and_the_highest_can_have_been_merged() {
         assert_eq!((last(serving), serving.disk.numbers()), (Some(MonitorReply::Merged), vec![0, 5, 9]));
         assert_eq!(orders(serving).iter().filter(|order| *order == "blockdev-del").count(), 4);
     });
+}
+
+/// How many descriptors the hypervisor has in each of its sets, by all that it was told; it closes them only while its guest runs.
+fn lent(serving: &mut Loop<'_>, ends: &Ends) -> std::collections::BTreeMap<u64, u32> {
+    assert!(serving.vmm.out.flush(&serving.vmm.socket));
+    ends.rest.0.set_nonblocking(true).unwrap();
+    let mut text = Vec::new();
+    let _ = std::io::Read::read_to_end(&mut &ends.rest.0, &mut text);
+    let (mut sets, mut runs) = (std::collections::BTreeMap::new(), true);
+    for line in String::from_utf8(text).unwrap().lines() {
+        let order: serde_json::Value = serde_json::from_str(line.trim()).unwrap();
+        let set = order["arguments"]["fdset-id"].as_u64().unwrap_or(0);
+        match order["execute"].as_str().unwrap() {
+            "add-fd" => *sets.entry(set).or_default() += 1,
+            "remove-fd" if runs => drop(sets.remove(&set)),
+            "stop" => runs = false,
+            "cont" => runs = true,
+            _ => {}
+        }
+    }
+    sets
+}
+
+#[test]
+fn a_hypervisor_keeps_no_descriptor_of_a_layer_that_is_given_up() {
+    // Before the guest was told to halt, while it is about to, and when it stands still.
+    for step in 0..3 {
+        serving(|serving, ends| {
+            let lowest = serving.vm.paths().disk(serving.id);
+            std::fs::create_dir_all(lowest.parent().unwrap()).unwrap();
+            std::fs::File::create(&lowest).unwrap();
+            smolvm_host::disk::add_layer(&lowest, 3, 64 << 20).unwrap();
+            serving.phase = Phase::Running;
+            // As at every start; what it was started with is none of this.
+            serving.take_back_descriptors();
+            serving.locate(1);
+            serving.heard_of_vmm(News::Answered(2, Ok("for 0x0 (ram) is 0x7f0000000000\r\n".into())));
+            serving.freeze(1, false, Some(3));
+            if step > 0 {
+                serving.has_settled(1);
+            }
+            if step > 1 {
+                serving.heard_of_vmm(News::Stopped);
+            }
+            serving.drop_client(1);
+            serving.heard_of_vmm(News::Resumed);
+            let lent = lent(serving, ends);
+            assert!(lent.is_empty(), "step {step}: {lent:?}");
+        });
+    }
 }

@@ -73,6 +73,7 @@ fn a_guest_that_garbles_its_link_loses_it() {
         for _ in 0..50 {
             ends.agent.write_all(&[0xee; 1000]).unwrap();
             serving.hear_guest().unwrap();
+            serving.notice_lost_link();
         }
         assert!(serving.guest.is_closed() && serving.guest.out.is_empty() && !serving.relay.has_streams(1));
         assert_eq!(frames(&mut serving.clients[0].out), [Frame::reset(9)]);
@@ -87,4 +88,32 @@ fn a_guest_that_garbles_its_link_loses_it() {
         serving.begin_stop(Duration::from_mins(1));
         assert!(!serving.vmm.out.is_empty() && serving.kill_at.unwrap() <= Instant::now() + AFTER_HALT);
     });
+}
+
+#[test]
+fn nobody_waits_for_a_guest_whose_link_was_given_up_or_that_left() {
+    for leaves in [false, true] {
+        serving(|serving, ends| {
+            serving.phase = Phase::Running;
+            ends.client.write_all(&bytes(&Frame::on_stream(FrameKind::Open, 9, b"{}".to_vec()))).unwrap();
+            serving.hear_client(1);
+            serving.notice_lost_link();
+            assert!(serving.relay.has_streams(1) && frames(&mut serving.clients[0].out).is_empty());
+            if leaves {
+                ends.agent.shutdown(std::net::Shutdown::Write).unwrap();
+                // Its answer to the greeting, and the end.
+                serving.hear_guest().unwrap();
+                serving.hear_guest().unwrap();
+            } else {
+                serving.guest.out.buffer().resize(16 << 20, 0);
+                serving.guest.tell(&HostMessage::Ping { seq: 1 });
+            }
+            serving.notice_lost_link();
+            assert!(serving.guest.is_closed() && !serving.relay.has_streams(1), "leaves: {leaves}");
+            assert_eq!(frames(&mut serving.clients[0].out), [Frame::reset(9)]);
+            assert_eq!(serving.hypervisor_log.last_lines(9).contains("takes nothing"), !leaves);
+            serving.notice_lost_link();
+            assert!(frames(&mut serving.clients[0].out).is_empty(), "once");
+        });
+    }
 }
