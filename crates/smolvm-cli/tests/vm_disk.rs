@@ -270,6 +270,51 @@ fn where_the_file_system_shares_blocks_a_disk_is_cloned() {
     oracle.assert_clean();
 }
 
+/// Eight files, and no room to make three of them: that is said before the guest stands still for a copy that could not start.
+#[test]
+fn without_room_to_merge_there_is_no_copy_and_the_guest_runs_on() {
+    const MANY: u64 = 400 << 20;
+    let place = Place::with_network();
+    let oracle = place.oracle();
+    let state = place.path("state");
+    std::fs::create_dir_all(&state).unwrap();
+    place.cmd("mount").args(&["-t", "tmpfs", "-o", "size=2500m", "tmpfs", state.to_str().unwrap()]).run().assert_ok();
+    let layers = || place.inside(|| layers(&place, "src").len());
+    place.boot(&["src"]);
+    while layers() < 8 {
+        place.said(&["fork", "src", "--name", "copy"]);
+        if layers() == 2 {
+            place.in_guest("src", &format!("dd if=/dev/zero of=/root/blob bs=1M count={} 2> /dev/null; sync", MANY >> 20));
+        }
+        place.ok(&["delete", "copy"]);
+    }
+    // Room for all of the guest's memory twice, but not for so much of its disk once more.
+    let filling = state.join("filling");
+    let free = || place.inside(|| rustix::fs::statvfs(&state).map(|fs| fs.f_bavail * fs.f_frsize)).unwrap();
+    let left = (128 << 20) + MANY / 4 * 3;
+    place
+        .inside(|| {
+            std::fs::File::create(&filling)
+                .and_then(|file| Ok(rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, free() - left)?))
+        })
+        .unwrap();
+    let trace = place.scratch().join("trace");
+    for words in [&["fork", "src", "--name", "copy"][..], &["snapshot", "create", "src", "--name", "saved"]] {
+        let ran = place.smolvm(&[words, &["--json"]].concat()).env("SMOLVM_TEST_TRACE", &trace).run();
+        assert_eq!(support::envelope(&ran)["error"]["code"], "resource_exhausted", "{ran}");
+    }
+    let passed = std::fs::read_to_string(&trace).unwrap();
+    assert!(!passed.is_empty() && !passed.contains("freeze"), "{passed}");
+    assert_eq!(layers(), 8);
+    place.inside(|| std::fs::remove_file(&filling)).unwrap();
+    place.said(&["fork", "src", "--name", "copy"]);
+    assert_eq!(layers(), 4);
+    assert_eq!(place.in_guest("copy", "wc -c < /root/blob"), format!("{MANY}\n"));
+    place.cleanup(&["--all", "--force"]);
+    place.cmd("umount").arg(&state).run().assert_ok();
+    oracle.assert_clean();
+}
+
 /// What a killed copy had laid there goes with the next one; the sandbox need not start again for that.
 #[test]
 fn layers_of_copies_that_were_killed_do_not_pile_up() {

@@ -245,9 +245,9 @@ impl Smolvm {
             let disk = self.paths().disk(id);
             // On the disk before the record says that it is there: nobody could make it again.
             return perform_once(Effect::DataDisk, |_| {
-                let own = share(&Chain::read(from)?, &disk, |bytes| self.room_for(bytes))?;
-                own.iter()
-                    .try_for_each(|path| std::fs::File::open(path).and_then(|file| file.sync_all()).map_err(FsError::on("sync", path)))?;
+                share(&Chain::read(from)?, &disk, |bytes| self.room_for(bytes))?;
+                // All of them: what only got another name here may have been copied on its way here.
+                Chain::read(&disk)?.sync()?;
                 Ok(sync_dir(&dir)?)
             });
         }

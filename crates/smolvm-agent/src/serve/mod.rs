@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Invariants: nothing here blocks but poll (and the boot and the last sync, when nothing else is
-//! to be done); what is polled is exactly what can make progress now, so a slow host costs nothing
+//! to be done, and the sync before the guest is put to rest, for which the host waits); what is polled is exactly what can make progress now, so a slow host costs nothing
 //! but its own patience; no descriptor survives into a command.
 
 mod dispatch;

@@ -86,9 +86,17 @@ impl Chain {
 
     /// Brings the highest to the disk, as far as it is written.
     pub fn sync_top(&self) -> Result<(), FsError> {
-        let top = self.path(self.top());
-        File::open(&top).and_then(|file| file.sync_data()).map_err(FsError::on("sync", &top))
+        sync(&self.path(self.top()))
     }
+
+    /// The same of all its files. One that has reached the disk already costs nothing.
+    pub fn sync(&self) -> Result<(), FsError> {
+        self.files().iter().try_for_each(|path| sync(path))
+    }
+}
+
+fn sync(path: &Path) -> Result<(), FsError> {
+    File::open(path).and_then(|file| file.sync_data()).map_err(FsError::on("sync", path))
 }
 
 /// The file of that number of the disk with this lowest one.

@@ -6,8 +6,9 @@
 //!
 //! The layers may have been written by a hypervisor that was somebody else's. Whatever their tables say, nothing is read
 //! but these files, and nothing twice: a cluster that a layer names a second time is refused, of data as of tables. So no more is
-//! read than they are long and no more is written than has blocks in them (a file's length costs nobody anything, and what is
-//! not zero does). Memory is a bit for each cluster that a file of this disk can have.
+//! read than they are long and no more blocks are written than they have: a file's length costs nobody anything, what is not zero
+//! does, and of a cluster only the pieces that are not zero are written. Memory is a bit for each cluster that a layer can have,
+//! as far as it names any.
 
 use std::fs::File;
 use std::io;
@@ -16,6 +17,9 @@ use std::os::unix::fs::FileExt;
 use super::qcow2::{
     CLUSTER, CLUSTER_LEN, COMPRESSED, COPIED, COUNTS, ENTRIES, OFFSET, Shape, Tables, ZERO, check, damaged, header, longest, read_up_to,
 };
+
+/// What is written or left out: a block of most file systems.
+const PIECE: usize = 4096;
 
 /// Writes into the empty file a layer of a disk of this size that has what these have together, the lowest first.
 pub(super) fn write(target: &File, size: u64, layers: &[File]) -> io::Result<()> {
@@ -156,9 +160,14 @@ impl Writer<'_> {
         Ok(COPIED | self.put(&bytes)?)
     }
 
+    /// Writes a cluster, with holes where it is zero: one that has a single block in its layer has no more here.
     fn put(&mut self, bytes: &[u8]) -> io::Result<u64> {
         let offset = self.next * CLUSTER;
-        self.target.write_all_at(bytes, offset)?;
+        for (at, piece) in (offset..).step_by(PIECE).zip(bytes.chunks(PIECE)) {
+            if piece.iter().any(|byte| *byte != 0) {
+                self.target.write_all_at(piece, at)?;
+            }
+        }
         self.next += 1;
         Ok(offset)
     }

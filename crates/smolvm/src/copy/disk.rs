@@ -3,7 +3,7 @@
 //! ```text
 //!   clone   the highest file, while the guest stands still          where the file system shares blocks
 //!   layer   laid beside it ahead ─► put on while it stands still ─► the files below get another name afterwards
-//!   copy    while it stands still                                   for a monitor that knows of no layers, or without room to merge
+//!   copy    while it stands still                                   for a monitor that knows of no layers
 //! ```
 //!
 //! Each copy puts a layer of its own over what it shares when it starts ([`Smolvm::own_disk`]). A disk of too many layers
@@ -57,14 +57,7 @@ impl Smolvm {
         if clones {
             return Ok(Way::Clone(chain));
         }
-        let chain = if chain.depth() < MOST_LAYERS {
-            chain
-        } else {
-            match self.merge_live(record, &chain, session)? {
-                Some(merged) => merged,
-                None => return Ok(Way::Copy(chain)),
-            }
-        };
+        let chain = if chain.depth() < MOST_LAYERS { chain } else { self.merge_live(record, chain, session)? };
         let Some(next) = chain.top().checked_add(1) else { return Ok(Way::Copy(chain)) };
         Ok(Way::Layer(chain, next))
     }
@@ -77,28 +70,22 @@ impl Smolvm {
         Ok(Some(*number))
     }
 
-    /// Makes one layer of those between the lowest and the one that is written to, and has the hypervisor read that. `None`:
-    /// there is no room for it, or they cannot be read; nobody was told of anything, and the disk reads as before.
+    /// Makes one layer of those between the lowest and the one that is written to, and has the hypervisor read that.
     ///
-    /// Once the monitor was asked its answer counts: without one nobody knows any more what the hypervisor has open.
-    fn merge_live(&self, record: &SandboxRecord, chain: &Chain, session: &mut Session) -> Result<Option<Chain>, Error> {
+    /// Without room for it, or with a layer that cannot be read, there is no copy: whoever starts it would have to merge
+    /// the same, with less room than there is now. The guest has not stood still for it, and its disk reads as before.
+    fn merge_live(&self, record: &SandboxRecord, chain: Chain, session: &mut Session) -> Result<Chain, Error> {
         let numbers = chain.numbers();
-        let [_, between @ .., _] = &numbers[..] else { return Ok(None) };
-        perform_once(Effect::MergeLayers, |_| -> Result<Option<Chain>, Error> {
-            if self.merge_with_room(chain, between, record.spec.disk.bytes()).is_err() {
-                return Ok(None);
-            }
+        let [_, between @ .., _] = &numbers[..] else { return Ok(chain) };
+        self.room_for(chain.blocks_above())?;
+        perform_once(Effect::MergeLayers, |_| -> Result<Chain, Error> {
+            merge_layers(&chain, between, record.spec.disk.bytes())?;
             let request = MonitorRequest::Merged { layers: between.to_vec() };
             match ask(session, &request, &record.id)? {
-                MonitorReply::Merged => drop_layers(chain, between).map(Some),
+                MonitorReply::Merged => drop_layers(&chain, between),
                 _ => Err(odd_answer()),
             }
         })
-    }
-
-    fn merge_with_room(&self, chain: &Chain, layers: &[u32], size: u64) -> Result<(), Error> {
-        self.room_for(chain.blocks_above())?;
-        Ok(merge_layers(chain, layers, size)?)
     }
 
     /// Before a start: sees to it that what is written to is this sandbox's alone, and that its layers are not too many.

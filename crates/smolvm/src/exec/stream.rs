@@ -146,7 +146,9 @@ impl<'a> Exec<'a> {
                 return Ok(true);
             }
             (FrameKind::Reset, _) => {
-                return Err(Error::new(ErrorCode::GuestError, "the guest gave the command up").hint("smolvm logs NAME"));
+                return Err(
+                    Error::new(ErrorCode::GuestError, "the guest ended, or gave the command up").hint("smolvm list; smolvm logs NAME")
+                );
             }
             (FrameKind::Control, _) => {
                 if let Ok(MonitorReply::Error { code, message }) = decode(&frame.payload) {

@@ -72,8 +72,14 @@ impl Loop<'_> {
         if !self.is_movable(id) {
             return;
         }
-        if self.copying.as_ref().is_some_and(|copying| copying.client != id) {
-            return self.refuse(id, MonitorErrorCode::Busy, "another command is copying this sandbox");
+        match &self.copying {
+            None => {}
+            Some(copying) if copying.client != id => {
+                return self.refuse(id, MonitorErrorCode::Busy, "another command is copying this sandbox");
+            }
+            // To begin anew would forget that its guest stands still, and that it ran.
+            Some(copying) if copying.step == Step::Located => {}
+            Some(_) => return self.refuse(id, MonitorErrorCode::Busy, "the sandbox is being copied"),
         }
         let (name, arguments) = migration::locate();
         let step = Step::Locating(self.vmm.ask(name, Some(arguments)));

@@ -3,6 +3,8 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
+use rustix::fs::{FallocateFlags, fallocate};
+
 use super::*;
 use crate::disk::qcow2::{self, CLUSTER};
 use crate::proc::tool::Tool;
@@ -185,6 +187,37 @@ fn a_layer_whose_tables_lie_is_not_merged_and_fills_no_disk() {
     merge().unwrap();
     assert!(content(&chain, dir.path())[..4096].iter().all(|byte| *byte == 0));
     assert!(!dir.path().join("data.img.layer").exists());
+}
+
+/// One block in each cluster, and that is all that is paid for.
+#[test]
+fn a_layer_of_holes_is_merged_into_one_of_holes() {
+    let dir = tempfile::tempdir().unwrap();
+    let lowest = disk(dir.path());
+    add_layer(&lowest, 1, SIZE).unwrap();
+    let chain = Chain::read(&lowest).unwrap();
+    write(&chain, &["write -P 0x22 0 4M".to_owned()]);
+    let layer = OpenOptions::new().read(true).write(true).open(chain.path(1)).unwrap();
+    let word = |at: u64| {
+        let mut bytes = [0; 8];
+        layer.read_exact_at(&mut bytes, at).unwrap();
+        u64::from_be_bytes(bytes) & 0x00ff_ffff_ffff_fe00
+    };
+    let table = word(CLUSTER);
+    for place in 0..256 {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        fallocate(&layer, flags, word(table + place * 8) + 4096, CLUSTER - 4096).unwrap();
+    }
+    let before = layer.metadata().unwrap().blocks();
+    let read = content(&chain, dir.path());
+    merge_layers(&chain, &[1], SIZE).unwrap();
+    let after = std::fs::metadata(chain.path(1)).unwrap().blocks();
+    assert!(after <= before, "{before} became {after}");
+    assert!(
+        content(&chain, dir.path()) == read
+            && read[..4096].iter().all(|byte| *byte == 0x22)
+            && read[4096..16384].iter().all(|byte| *byte == 0)
+    );
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it stands for one that looks")]

@@ -65,6 +65,22 @@ fn one_client_copies_at_a_time_and_a_paused_guest_that_never_came_to_rest_is_not
 }
 
 #[test]
+fn a_guest_that_stands_still_is_not_located_anew() {
+    serving(|serving, ends| {
+        settling(serving);
+        says(ends, &AgentMessage::Frozen { seq: 1 });
+        serving.hear_guest().unwrap();
+        serving.motion = Motion::Paused;
+        serving.locate(1);
+        assert!(matches!(last(serving), Some(MonitorReply::Error { code: MonitorErrorCode::Busy, .. })));
+        assert!(serving.copy_deadline().is_some(), "its client has it for as long as it likes");
+        orders(serving);
+        serving.drop_client(1);
+        assert_eq!(orders(serving), ["cont"], "it ran before, and is left halted");
+    });
+}
+
+#[test]
 fn a_hypervisor_that_answers_nonsense_or_refuses_is_an_error_to_who_copies() {
     for answer in [Ok(serde_json::Value::Null), Ok("nothing is mapped there".into()), Err("no\u{7}".repeat(500))] {
         serving(|serving, _| {
