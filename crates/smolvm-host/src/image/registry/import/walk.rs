@@ -30,16 +30,14 @@ use smolvm_oci::layer::{EntryName, Kind, LayerWriter, Member, Meta, Time, WriteE
 
 use self::content::Content;
 use super::error::{ImportError, not_taken};
+use super::room::Room;
 use crate::fsx::FsError;
 use crate::image::error::ImageError;
-use crate::image::store::require_space;
 
 /// Longest path.
 const MAX_PATH: usize = 4095;
 /// What the kernel gives at most of one attribute, or of all names.
 const MAX_XATTR: usize = 64 << 10;
-/// For shorter files nobody asks how much room there is.
-const MIB: u64 = 1 << 20;
 const WHITEOUT: &[u8] = b".wh.";
 const WITHIN: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
 const BENEATH: ResolveFlags = WITHIN.union(ResolveFlags::NO_XDEV);
@@ -94,16 +92,21 @@ struct Walk<'a, W> {
     /// First names of files that have several.
     links: HashMap<(u64, u64), Vec<u8>>,
     target: Target<'a>,
+    space: Room<'a>,
     out: &'a mut LayerWriter<Capped<W>>,
     skipped: Vec<Skipped>,
 }
 
 /// Writes everything beneath a directory; gives what was left out. Our own cache is, should it lie in there.
-pub(super) fn walk<W: Write>(directory: &Path, target: Target<'_>, out: &mut LayerWriter<Capped<W>>) -> Result<Vec<Skipped>, ImageError> {
+pub(super) fn walk<'a, W: Write>(
+    directory: &Path,
+    target: Target<'a>,
+    out: &'a mut LayerWriter<Capped<W>>,
+) -> Result<Vec<Skipped>, ImageError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, directory, flags, Mode::empty()).map_err(|errno| FsError::on("open", directory)(errno.into()))?;
     let own = rustix::fs::stat(target.cache).ok().map(|stat| identity(&stat));
-    let mut walk = Walk { root, own, links: HashMap::new(), target, out, skipped: Vec::new() };
+    let mut walk = Walk { root, own, links: HashMap::new(), target, space: Room::of(target.cache), out, skipped: Vec::new() };
     // In reverse, for what is added last is taken first.
     let mut waiting = vec![(Vec::new(), FileType::Directory)];
     while let Some((path, kind)) = waiting.pop() {
@@ -118,6 +121,7 @@ pub(super) fn walk<W: Write>(directory: &Path, target: Target<'_>, out: &mut Lay
 impl<W: Write> Walk<'_, W> {
     /// Writes one entry; gives what is in it, sorted, if it is a directory to be looked into.
     fn entry(&mut self, path: &[u8], listed: FileType) -> Result<Option<Vec<Listed>>, ImageError> {
+        self.space.ask(self.out.stream().passed(), 0)?;
         let entry = EntryName::of(path);
         if path.len() > MAX_PATH {
             return Err(ImportError::Deep { entry }.into());
@@ -180,9 +184,7 @@ impl<W: Write> Walk<'_, W> {
         if stored > left {
             return Err(ImportError::TooLong { entry: entry.clone(), limit: self.out.stream().limit() }.into());
         }
-        if stored >= MIB {
-            require_space(self.target.cache, stored / MIB + 16)?;
-        }
+        self.space.ask(self.out.stream().passed(), stored)?;
         self.write(path, meta, content.kind(), content, entry)
     }
 

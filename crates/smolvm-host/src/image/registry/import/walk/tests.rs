@@ -224,13 +224,32 @@ fn what_the_disk_has_no_room_for_is_refused_before_it_is_written() {
     });
 }
 
+/// Each of them is short, and nobody would ask for it alone.
+#[test]
+fn many_small_files_are_refused_before_they_fill_the_disk() {
+    testkit::prerequisite::root();
+    let here = Here::new();
+    for n in 0..24 {
+        here.file(&n.to_string(), &vec![1; 100_000]);
+    }
+    Netns::new().unwrap().enter(|| {
+        let cache = here.place.path().join("cache");
+        mount("none", cache, "tmpfs", MountFlags::NOSUID, c"size=8m").unwrap();
+        let mut bytes = Vec::new();
+        let refused = here.write(&here.root(), &mut bytes, ROOM).unwrap_err();
+        assert!(matches!(&refused, ImageError::NoSpace { needed_mib: 17, .. }), "{refused}");
+        assert!(bytes.len() < 1_200_000, "{} bytes were written", bytes.len());
+    });
+}
+
 /// The kernel refuses what leads to another file system: `/proc` lies in `/`, and is one.
 #[test]
 fn what_is_mounted_is_not_looked_into() {
     let root = openat(CWD, "/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
     let mut out = LayerWriter::new(Capped::new(Vec::new(), ROOM));
     let target = Target { cache: Path::new("/nonexistent"), layer: Path::new("/the/layer") };
-    let mut walk = Walk { root, own: None, links: HashMap::new(), target, out: &mut out, skipped: Vec::new() };
+    let mut walk =
+        Walk { root, own: None, links: HashMap::new(), target, space: Room::of(target.cache), out: &mut out, skipped: Vec::new() };
     for kind in [FileType::Directory, FileType::Unknown] {
         let before = walk.out.stream().left();
         assert_eq!(walk.entry(b"proc", kind).unwrap(), None);
