@@ -163,7 +163,7 @@ impl<W: Write> Walk<'_, W> {
         let meta = Meta { xattrs: xattrs(handle, entry)?, ..meta(stat) };
         let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => return self.file(path, meta, handle, u64::try_from(stat.st_size).unwrap_or_default(), entry),
+            FileType::RegularFile => return self.file(path, meta, handle, stat, entry),
             FileType::Symlink => Kind::Symlink { target: readlinkat(handle, c"", Vec::new()).map_err(unreadable(entry))?.into_bytes() },
             FileType::CharacterDevice => Kind::Char { major, minor },
             FileType::BlockDevice => Kind::Block { major, minor },
@@ -173,7 +173,8 @@ impl<W: Write> Walk<'_, W> {
         self.write(path, meta, kind, io::empty(), entry)
     }
 
-    fn file(&mut self, path: &[u8], meta: Meta, handle: &OwnedFd, size: u64, entry: &EntryName) -> Result<(), ImageError> {
+    fn file(&mut self, path: &[u8], meta: Meta, handle: &OwnedFd, before: &Stat, entry: &EntryName) -> Result<(), ImageError> {
+        let size = u64::try_from(before.st_size).unwrap_or_default();
         let file = File::from(reopen(handle, OFlags::RDONLY).map_err(unreadable(entry))?);
         let left = self.out.stream().left();
         let content = Content::of(file, size, left).map_err(|source| match source.kind() {
@@ -185,7 +186,10 @@ impl<W: Write> Walk<'_, W> {
             return Err(ImportError::TooLong { entry: entry.clone(), limit: self.out.stream().limit() }.into());
         }
         self.space.ask(self.out.stream().passed(), stored)?;
-        self.write(path, meta, content.kind(), content, entry)
+        self.write(path, meta, content.kind(), content, entry)?;
+        // It was read in two passes, or in pieces: half old and half new would be what nobody ever had.
+        let after = fstat(handle).map_err(unreadable(entry))?;
+        if version(before) == version(&after) { Ok(()) } else { Err(ImportError::Changed { entry: entry.clone() }.into()) }
     }
 
     fn open(&self, path: &[u8], resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
@@ -238,6 +242,11 @@ fn unreadable(entry: &EntryName) -> impl FnOnce(Errno) -> ImportError {
 
 fn identity(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
+}
+
+/// What every write to a file moves. The time of the change is the kernel's alone: nobody puts it back.
+fn version(stat: &Stat) -> impl PartialEq + use<> {
+    (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec)
 }
 
 fn meta(stat: &Stat) -> Meta {
