@@ -26,6 +26,11 @@ impl<T> Capped<T> {
         self.left
     }
 
+    /// How much has passed.
+    pub fn passed(&self) -> u64 {
+        self.limit - self.left
+    }
+
     /// The stream.
     pub fn into_inner(self) -> T {
         self.inner
@@ -73,6 +78,6 @@ mod tests {
         let mut out = Capped::new(Vec::new(), 10);
         out.write_all(&bytes).unwrap();
         assert_eq!(out.write_all(b"x").unwrap_err().kind(), ErrorKind::FileTooLarge);
-        assert_eq!((out.left(), out.into_inner()), (0, bytes.to_vec()));
+        assert_eq!((out.left(), out.passed(), out.into_inner()), (0, 10, bytes.to_vec()));
     }
 }

@@ -1,7 +1,7 @@
 //! What of a file is content, and what is a hole.
 
 use crate::ext4::BLOCK;
-use crate::layer::{MAX_PARTS, Part};
+use crate::layer::{MAX_WRITTEN_PARTS, Part};
 
 const ZEROS: [u8; 4096] = [0; 4096];
 /// Shorter holes are not worth an extent: 64 KiB.
@@ -25,10 +25,10 @@ impl Stretches {
         Self { parts: Vec::new(), most: usize::MAX, bytes: 0 }
     }
 
-    /// As many as a member may have: the last one is all the rest.
+    /// As many as a member gets: the last one is all the rest.
     pub fn of_member() -> Self {
         // The map of a member may need one more, which says where the file ends.
-        Self { most: MAX_PARTS - 1, ..Self::all() }
+        Self { most: MAX_WRITTEN_PARTS - 1, ..Self::all() }
     }
 
     /// Looks at bytes of the file; they come in order, and what does not come is zeros.
@@ -88,13 +88,13 @@ mod tests {
     #[test]
     fn a_member_has_no_more_of_them_than_its_map_may_have() {
         let mut stretches = Stretches::of_member();
-        let count = MAX_PARTS as u64 + 10;
+        let count = MAX_WRITTEN_PARTS as u64 + 10;
         for n in 0..count {
             stretches.take(n << 20, b"x");
         }
-        assert_eq!(stretches.bytes(), (MAX_PARTS as u64 - 2) * BLOCK + (11 << 20) + BLOCK);
+        assert_eq!(stretches.bytes(), (MAX_WRITTEN_PARTS as u64 - 2) * BLOCK + (11 << 20) + BLOCK);
         let parts = stretches.into_parts(count << 20).unwrap();
-        assert_eq!(parts.len(), MAX_PARTS - 1);
+        assert_eq!(parts.len(), MAX_WRITTEN_PARTS - 1);
         let last = parts[parts.len() - 1];
         assert_eq!(last.offset + last.length, ((count - 1) << 20) + BLOCK, "the last one is all the rest");
     }

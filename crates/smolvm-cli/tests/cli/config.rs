@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use serde_json::json;
 use testkit::{Ran, SealedEnv};
 
 use crate::place::{run, smolvm};
@@ -92,6 +93,44 @@ fn a_bad_setting_is_one_clear_error_and_changes_nothing() {
             assert!(ran.stderr.contains(says) && ran.stderr.contains("config.toml"), "{words:?}: {ran}");
         }
     }
+}
+
+/// What was written is written; and it can be the first of two things that are to be mended.
+#[test]
+fn what_else_is_wrong_is_told_and_fails_no_write() {
+    let env = SealedEnv::new();
+    run(&env, &["config", "set", "sandbox.cpus", "2"]).assert_ok();
+    let path = run(&env, &["config", "path"]).stdout.trim_end().to_owned();
+    let (one, other) = ("[sandbox]\nmemori = 1\ncpus = 2\n", "[sandbox]\ncpus = 2\n");
+    for (before, variable, says) in [(one, "", "line 2"), (other, "soon", "SMOLVM_SANDBOX_TTL")] {
+        for (words, after, setting) in [
+            (&["config", "set", "sandbox.cpus", "3"][..], before.replace("cpus = 2", "cpus = 3"), json!({"value": "3", "from": "file"})),
+            (&["config", "unset", "sandbox.cpus"], before.replace("cpus = 2\n", ""), json!({"value": null, "from": "default"})),
+        ] {
+            let ran = |more: &[&str]| {
+                std::fs::write(&path, before).unwrap();
+                let cmd = smolvm(&env, &[words, more].concat());
+                let ran = if variable.is_empty() { cmd } else { cmd.env("SMOLVM_SANDBOX_TTL", variable) }.run();
+                assert_eq!(std::fs::read_to_string(&path).unwrap(), after, "{ran}");
+                ran
+            };
+            let told = ran(&[]);
+            told.assert_ok();
+            assert!(told.stderr.contains("is written") && told.stderr.contains(says), "{told}");
+            assert_eq!(ran(&["--quiet"]).assert_ok().stderr, "");
+            let told = ran(&["--json"]);
+            told.assert_ok();
+            check_envelope(&told.json());
+            let data = &told.json()["data"];
+            assert!(data["note"].as_str().unwrap().contains(says), "{told}");
+            for key in ["value", "from"] {
+                assert_eq!(data["setting"][key], setting[key], "{told}");
+            }
+        }
+    }
+    let fine = run(&env, &["config", "set", "sandbox.cpus", "2", "--json"]).json();
+    check_envelope(&fine);
+    assert_eq!((&fine["data"]["note"], &fine["data"]["setting"]["value"]), (&json!(null), &json!("2")));
 }
 
 #[test]

@@ -24,5 +24,5 @@ pub use error::{EntryName, LayerError};
 pub use member::{Kind, Member, Meta, Part, Time};
 pub use pax::stays_behind;
 pub use reader::Layer;
-pub use sparse::MAX_PARTS;
+pub use sparse::MAX_WRITTEN_PARTS;
 pub use write::{LayerWriter, WriteError};

@@ -9,7 +9,10 @@ use super::member::Part;
 use super::pax::decimal;
 
 /// More parts than any file has that somebody meant.
-pub const MAX_PARTS: usize = 65_536;
+const MAX_PARTS: usize = 65_536;
+/// As many as are written, with the one that says where the file ends. With sixteen tebibytes at most, a part takes no more than two numbers of
+/// fourteen digits, so the map stays below the mebibyte that programs in Go (podman, docker, skopeo) read of one.
+pub const MAX_WRITTEN_PARTS: usize = 1 << 15;
 const BLOCK: usize = 512;
 
 /// Parts that ascend, lie within `size`, and of which `stored` bytes are in the stream.
@@ -111,5 +114,27 @@ impl<R: Read> Lines<'_, R> {
                 return Err(bad());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Stretches;
+
+    #[test]
+    fn the_longest_map_that_is_written_is_one_that_others_read() {
+        // No longer file is taken.
+        let longest = (16 << 40) - BLOCK as u64;
+        let apart = 2 * Stretches::SHORTEST;
+        let mut stretches = Stretches::of_member();
+        for n in 0..MAX_PARTS as u64 {
+            stretches.take(longest - (1 << 40) + n * apart, b"x");
+        }
+        let parts = stretches.into_parts(longest).unwrap();
+        let map = written(&parts, longest);
+        assert!(map.len() <= 1 << 20, "{} parts take {} bytes", parts.len(), map.len());
+        let (read, taken) = new(&mut &map[..], &EntryName::of(b"a")).unwrap();
+        assert_eq!((read.len(), taken), (MAX_WRITTEN_PARTS, map.len() as u64));
     }
 }

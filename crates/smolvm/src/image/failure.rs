@@ -1,6 +1,6 @@
 //! What a failed operation on images means to a caller, and the way out.
 
-use smolvm_host::image::registry::{ArchiveError, Cause, DocumentError, ImportError, RegistryError, RootfsError};
+use smolvm_host::image::registry::{ArchiveError, Cause, DocumentError, ImportError, LayerError, RegistryError, RootfsError};
 use smolvm_host::image::{DebianError, ImageError};
 use smolvm_host::lock::LockError;
 use smolvm_host::proc::tool::ToolError;
@@ -38,7 +38,10 @@ pub(super) fn not_imported(what: &str, e: ImageError) -> Error {
         ImageError::Fs(fs) if fs.source.kind() == std::io::ErrorKind::NotFound => (ErrorCode::NotFound, None),
         ImageError::Fs(fs) if !fs.is_full() => (io_code(&fs.source), None),
         e if e.is_disk_full() => (ErrorCode::ResourceExhausted, Some("free some space: smolvm prune".to_owned())),
-        e => meaning(e),
+        ImageError::Rootfs(e) => of_own_rootfs(e),
+        ImageError::Lock(e) => of_own_lock(e),
+        // What helps a pull does not help here.
+        e => (meaning(e).0, None),
     };
     let error = Error::new(code, format!("{what} could not be imported"));
     let error = match hint {
@@ -64,6 +67,39 @@ fn of_import(what: &str, e: &ImportError) -> (ErrorCode, Option<String>) {
             Some("as somebody who may read it: tar -C DIR -c . | smolvm image import - --name NAME".to_owned()),
         ),
         ImportError::Read { source, .. } => (io_code(source), None),
+    }
+}
+
+/// A file system of this host: whoever reads this is the one to mend it.
+fn of_own_rootfs(e: &RootfsError) -> (ErrorCode, Option<String>) {
+    let refused = |hint: &str| (ErrorCode::Refused, Some(hint.to_owned()));
+    match e {
+        RootfsError::Layer { source, .. } => match source {
+            LayerError::Read { .. }
+            | LayerError::Truncated { .. }
+            | LayerError::Header { .. }
+            | LayerError::Number { .. }
+            | LayerError::Pax { .. }
+            | LayerError::Sparse { .. } => refused("the archive is damaged, was never whole, or is none: make it anew"),
+            LayerError::HeaderSize { .. } | LayerError::Xattr { .. } => {
+                refused("take the attribute away (setfattr -x), or leave the entry out; then import again")
+            }
+            LayerError::Kind { .. } | LayerError::Target { .. } => refused("leave the entry out; then import again"),
+        },
+        RootfsError::Refused { .. } | RootfsError::Ext4(_) => refused("change it or leave it out; then import again"),
+        RootfsError::TooMuch { .. } | RootfsError::ImageSize { .. } => refused("leave something out; then import again"),
+        RootfsError::Digest { .. } => (ErrorCode::Busy, Some("somebody changed what smolvm had written; import again".to_owned())),
+        RootfsError::Open { source, .. } | RootfsError::Write(source) => (io_code(source), None),
+    }
+}
+
+fn of_own_lock(e: &LockError) -> (ErrorCode, Option<String>) {
+    match e {
+        LockError::Busy { .. } => {
+            let hint = "somebody makes an image of the same name, or removes images; try again when that has ended";
+            (ErrorCode::Busy, Some(hint.to_owned()))
+        }
+        LockError::Io { source, .. } => (io_code(source), None),
     }
 }
 
@@ -111,6 +147,7 @@ fn meaning(e: &ImageError) -> (ErrorCode, Option<String>) {
             | RootfsError::Layer { .. }
             | RootfsError::Digest { .. }
             | RootfsError::TooMuch { .. }
+            | RootfsError::ImageSize { .. }
             | RootfsError::Ext4(_),
         ) => (ErrorCode::Refused, Some("the image is not what an image should be; whoever made it has to mend it".to_owned())),
         ImageError::Login { path, .. } => {
@@ -132,7 +169,26 @@ fn meaning(e: &ImageError) -> (ErrorCode, Option<String>) {
         ImageError::Lock(LockError::Busy { .. }) => {
             (ErrorCode::Busy, Some("somebody pulls the same image; try again when that has ended".to_owned()))
         }
-        _ => (ErrorCode::Internal, Some("pull again: what has come is kept".to_owned())),
+        ImageError::Rootfs(RootfsError::Open { .. } | RootfsError::Write(_))
+        | ImageError::NotFound { .. }
+        | ImageError::Exists { .. }
+        | ImageError::NoKernel
+        | ImageError::NoAgent
+        | ImageError::Damaged { .. }
+        | ImageError::WrongSize { .. }
+        | ImageError::NoSpace { .. }
+        | ImageError::Apt(_)
+        | ImageError::Kernel(_)
+        | ImageError::Initramfs(_)
+        | ImageError::Minimal(_)
+        | ImageError::Debian(_)
+        | ImageError::Ext4(_)
+        | ImageError::Disk(_)
+        | ImageError::Packages(_)
+        | ImageError::Import(_)
+        | ImageError::Manifest(_)
+        | ImageError::Fs(_)
+        | ImageError::Lock(LockError::Io { .. }) => (ErrorCode::Internal, Some("pull again: what has come is kept".to_owned())),
     }
 }
 
@@ -176,5 +232,46 @@ fn of_registry(e: &RegistryError) -> (ErrorCode, Option<String>) {
         }
         RegistryError::Challenge { .. } => (ErrorCode::Unsupported, None),
         RegistryError::Write { .. } => (ErrorCode::Internal, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use smolvm_host::image::registry::EntryName;
+    use smolvm_model::reference::Registry;
+
+    use super::*;
+
+    fn layer(source: LayerError) -> ImageError {
+        RootfsError::Layer { layer: 1, source }.into()
+    }
+
+    #[test]
+    fn whoever_imports_is_told_what_to_do_and_not_what_helps_a_pull() {
+        let entry = || EntryName::of(b"a");
+        for (e, code, word) in [
+            (layer(LayerError::Xattr { entry: entry(), name: "user.a".to_owned() }), ErrorCode::Refused, "setfattr"),
+            (layer(LayerError::Truncated { entry: entry() }), ErrorCode::Refused, "damaged"),
+            (RootfsError::TooMuch { layer: 1, entry: entry() }.into(), ErrorCode::Refused, "leave something out"),
+            (RootfsError::ImageSize { bytes: 2, limit: 1 }.into(), ErrorCode::Refused, "leave something out"),
+            (LockError::Busy { path: PathBuf::from("/a") }.into(), ErrorCode::Busy, "removes images"),
+            (ImageError::NoSpace { path: PathBuf::from("/a"), needed_mib: 2, available_mib: 1 }, ErrorCode::ResourceExhausted, "prune"),
+        ] {
+            let told = not_imported("/a", e);
+            let hint = told.recovery.as_deref().unwrap();
+            assert_eq!(told.code, code, "{told:?}");
+            assert!(hint.contains(word) && !hint.contains("pull") && !hint.contains("whoever"), "{told:?}");
+        }
+        let damaged = not_imported("/a", ImageError::WrongSize { path: PathBuf::from("/a"), expected: 1 });
+        assert_eq!((damaged.code, damaged.recovery), (ErrorCode::Internal, None));
+    }
+
+    /// No second try makes it smaller.
+    #[test]
+    fn an_image_that_is_larger_than_any_is_refused() {
+        let told = not_pulled(&Reference::parse("a", &Registry::default()).unwrap(), RootfsError::ImageSize { bytes: 2, limit: 1 }.into());
+        assert_eq!((told.code, told.recovery.unwrap().contains("pull again")), (ErrorCode::Refused, false));
     }
 }

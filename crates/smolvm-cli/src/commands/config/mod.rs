@@ -5,10 +5,11 @@ mod path;
 mod set;
 mod show;
 mod unset;
+mod written;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
-use smolvm_model::config::{Config, KEYS, Key};
+use smolvm_model::config::{Config, KEYS, Key, Layer};
 
 pub(crate) use get::Get;
 pub(crate) use path::Path;
@@ -42,6 +43,11 @@ impl Row {
             value: settled.map(|settled| settled.value.to_owned()),
             from: settled.map_or("default", |settled| settled.layer.as_str()),
         }
+    }
+
+    /// What the file alone says of a key.
+    fn written(key: &Key, value: Option<&str>) -> Self {
+        Self { key: key.to_string(), value: value.map(str::to_owned), from: value.map_or("default", |_| Layer::File.as_str()) }
     }
 
     fn json(&self) -> Value {

@@ -1,15 +1,14 @@
 //! `config set`.
 
 use clap::Args;
-use serde_json::json;
 use smolvm::config::wrong;
 use smolvm_model::config::Key;
 
-use super::Row;
+use super::written::Written;
 use crate::args::Common;
 use crate::commands::Verbal;
 use crate::context::Context;
-use crate::output::{Format, Problem, Reply, note};
+use crate::output::{Format, Problem, Reply};
 
 /// Settle something in the configuration file
 #[derive(Debug, Args)]
@@ -41,10 +40,8 @@ impl Verbal for Set {
         let key: Key = self.key.parse().map_err(wrong)?;
         let path = context.config_file()?;
         context.open_unsettled()?.set_config(&path, &key, &self.value)?;
-        let row = Row::of(&context.config()?, &key);
-        if row.from != "file" && !self.common.quiet && !self.common.json {
-            note(&format!("the {} says {} all the same", row.from, row.shown()));
-        }
-        Ok(Reply::new(self.format(), || json!({"path": path, "setting": row.json()}), String::new))
+        let written = Written::look(context, &key, Some(&self.value));
+        written.note_if_overruled(self.common);
+        Ok(written.reply(self.common, &path))
     }
 }

@@ -1,11 +1,10 @@
 //! `config unset`.
 
 use clap::Args;
-use serde_json::json;
 use smolvm::config::wrong;
 use smolvm_model::config::Key;
 
-use super::Row;
+use super::written::Written;
 use crate::args::Common;
 use crate::commands::Verbal;
 use crate::context::Context;
@@ -38,7 +37,6 @@ impl Verbal for Unset {
         if !was_there && !self.common.quiet && !self.common.json {
             note("it was not there");
         }
-        let row = Row::of(&context.config()?, &key);
-        Ok(Reply::new(self.format(), || json!({"path": path, "setting": row.json()}), String::new))
+        Ok(Written::look(context, &key, None).reply(self.common, &path))
     }
 }

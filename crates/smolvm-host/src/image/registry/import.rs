@@ -10,6 +10,7 @@
 //! same image everywhere.
 
 mod error;
+mod room;
 mod walk;
 
 use std::fs::{File, OpenOptions};
@@ -27,6 +28,7 @@ use smolvm_oci::tree::Tree;
 use smolvm_oci::{Capped, Digest};
 
 use self::error::{ARCHIVE, not_taken};
+use self::room::{MIB, Room};
 use self::walk::Target;
 use super::blobs;
 use super::build::{Parts, Stored, write};
@@ -44,7 +46,6 @@ pub use walk::{Skipped, SkippedWhy};
 
 /// How long to wait for somebody who makes an image of the same name.
 const BUILD_WAIT: Duration = Duration::from_mins(30);
-const MIB: u64 = 1 << 20;
 
 /// Where the root of a file system comes from.
 pub enum Rootfs<'a> {
@@ -166,12 +167,14 @@ fn bring(
             if size > bounds.layer {
                 return Err(ImportError::TooLong { entry: EntryName::of(ARCHIVE), limit: bounds.layer }.into());
             }
-            require_space(cache, size / MIB + 16)?;
-            copy(file, &mut out, FsError::on("copy", from))?;
+            let mut room = Room::of(cache);
+            // What is no regular file does not say how long it is.
+            room.ask(0, size)?;
+            copy(file, &mut out, room, FsError::on("copy", from))?;
         }
         Rootfs::Stream(stream) => {
             tell(report, "image", "reading the archive", 0.0);
-            copy(stream, &mut out, FsError::on("write", &path))?;
+            copy(stream, &mut out, Room::of(cache), FsError::on("write", &path))?;
         }
     }
     let out = out.into_inner().into_inner().map_err(|e| FsError::on("write", &path)(e.into_error()))?;
@@ -180,9 +183,21 @@ fn bring(
     Ok((seen(path, digest, size, bounds.rootfs)?, skipped))
 }
 
-fn copy<W: Write>(mut from: impl Read, out: &mut Capped<W>, host: impl FnOnce(io::Error) -> FsError) -> Result<(), ImageError> {
+fn copy<W: Write>(
+    mut from: impl Read,
+    out: &mut Capped<W>,
+    mut room: Room<'_>,
+    host: impl FnOnce(io::Error) -> FsError,
+) -> Result<(), ImageError> {
     let limit = out.limit();
-    io::copy(&mut from, out).map(drop).map_err(|e| not_taken(e, &EntryName::of(ARCHIVE), limit, host))
+    loop {
+        room.ask(out.passed(), 0)?;
+        match io::copy(&mut from.by_ref().take(MIB), out) {
+            Ok(MIB) => {}
+            Ok(_) => return Ok(()),
+            Err(e) => return Err(not_taken(e, &EntryName::of(ARCHIVE), limit, host)),
+        }
+    }
 }
 
 /// A layer that a tool left there.

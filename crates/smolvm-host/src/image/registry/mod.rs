@@ -27,6 +27,7 @@ pub use load::{ArchiveError, Loaded, load};
 pub use logins::{Environment, Logins};
 pub use pull::{PullOptions, Pulled, pull};
 pub use smolvm_oci::document::{ChangeError, DocumentError, RunConfig, Step};
+pub use smolvm_oci::layer::{EntryName, LayerError};
 pub use smolvm_oci::registry::{Access, Cause, Proxies, RegistryError, Secret, Trust};
 pub use smolvm_oci::rootfs::RootfsError;
 

@@ -2,8 +2,10 @@
 
 use std::io::Write;
 
+use rustix::mount::{MountFlags, mount};
 use smolvm_model::reference::Registry;
 use smolvm_oci::layer::{Kind, Member, Meta};
+use testkit::netns::Netns;
 
 use super::*;
 use crate::image::{layout, store};
@@ -109,4 +111,21 @@ fn what_unpacks_to_more_than_is_taken_is_refused_when_that_is_known() {
         let told = refused(packed);
         assert!(matches!(told, ImageError::Import(ImportError::Unpacked { limit: 50_000 })), "{told}");
     }
+}
+
+/// Neither says how long it is.
+#[test]
+fn what_comes_without_a_length_is_refused_before_it_fills_the_disk() {
+    testkit::prerequisite::root();
+    let here = Here::new();
+    std::fs::create_dir(here.cache()).unwrap();
+    Netns::new().unwrap().enter(|| {
+        mount("none", here.cache(), "tmpfs", MountFlags::NOSUID, c"size=24m").unwrap();
+        for rootfs in [Rootfs::At(Path::new("/dev/zero")), Rootfs::Stream(Box::new(io::repeat(0)))] {
+            let refused = here.import(rootfs, Bounds::default()).unwrap_err();
+            assert!(matches!(&refused, ImageError::NoSpace { needed_mib: 17, available_mib: 15..=16, .. }), "{refused}");
+        }
+        // What fits comes, however it is sent.
+        here.import(Rootfs::Stream(Box::new(&archive(2 << 20)[..])), Bounds::default()).unwrap();
+    });
 }

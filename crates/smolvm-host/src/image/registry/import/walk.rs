@@ -30,16 +30,14 @@ use smolvm_oci::layer::{EntryName, Kind, LayerWriter, Member, Meta, Time, WriteE
 
 use self::content::Content;
 use super::error::{ImportError, not_taken};
+use super::room::Room;
 use crate::fsx::FsError;
 use crate::image::error::ImageError;
-use crate::image::store::require_space;
 
 /// Longest path.
 const MAX_PATH: usize = 4095;
 /// What the kernel gives at most of one attribute, or of all names.
 const MAX_XATTR: usize = 64 << 10;
-/// For shorter files nobody asks how much room there is.
-const MIB: u64 = 1 << 20;
 const WHITEOUT: &[u8] = b".wh.";
 const WITHIN: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS);
 const BENEATH: ResolveFlags = WITHIN.union(ResolveFlags::NO_XDEV);
@@ -94,16 +92,21 @@ struct Walk<'a, W> {
     /// First names of files that have several.
     links: HashMap<(u64, u64), Vec<u8>>,
     target: Target<'a>,
+    space: Room<'a>,
     out: &'a mut LayerWriter<Capped<W>>,
     skipped: Vec<Skipped>,
 }
 
 /// Writes everything beneath a directory; gives what was left out. Our own cache is, should it lie in there.
-pub(super) fn walk<W: Write>(directory: &Path, target: Target<'_>, out: &mut LayerWriter<Capped<W>>) -> Result<Vec<Skipped>, ImageError> {
+pub(super) fn walk<'a, W: Write>(
+    directory: &Path,
+    target: Target<'a>,
+    out: &'a mut LayerWriter<Capped<W>>,
+) -> Result<Vec<Skipped>, ImageError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, directory, flags, Mode::empty()).map_err(|errno| FsError::on("open", directory)(errno.into()))?;
     let own = rustix::fs::stat(target.cache).ok().map(|stat| identity(&stat));
-    let mut walk = Walk { root, own, links: HashMap::new(), target, out, skipped: Vec::new() };
+    let mut walk = Walk { root, own, links: HashMap::new(), target, space: Room::of(target.cache), out, skipped: Vec::new() };
     // In reverse, for what is added last is taken first.
     let mut waiting = vec![(Vec::new(), FileType::Directory)];
     while let Some((path, kind)) = waiting.pop() {
@@ -118,6 +121,7 @@ pub(super) fn walk<W: Write>(directory: &Path, target: Target<'_>, out: &mut Lay
 impl<W: Write> Walk<'_, W> {
     /// Writes one entry; gives what is in it, sorted, if it is a directory to be looked into.
     fn entry(&mut self, path: &[u8], listed: FileType) -> Result<Option<Vec<Listed>>, ImageError> {
+        self.space.ask(self.out.stream().passed(), 0)?;
         let entry = EntryName::of(path);
         if path.len() > MAX_PATH {
             return Err(ImportError::Deep { entry }.into());
@@ -159,7 +163,7 @@ impl<W: Write> Walk<'_, W> {
         let meta = Meta { xattrs: xattrs(handle, entry)?, ..meta(stat) };
         let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
         let kind = match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => return self.file(path, meta, handle, u64::try_from(stat.st_size).unwrap_or_default(), entry),
+            FileType::RegularFile => return self.file(path, meta, handle, stat, entry),
             FileType::Symlink => Kind::Symlink { target: readlinkat(handle, c"", Vec::new()).map_err(unreadable(entry))?.into_bytes() },
             FileType::CharacterDevice => Kind::Char { major, minor },
             FileType::BlockDevice => Kind::Block { major, minor },
@@ -169,7 +173,8 @@ impl<W: Write> Walk<'_, W> {
         self.write(path, meta, kind, io::empty(), entry)
     }
 
-    fn file(&mut self, path: &[u8], meta: Meta, handle: &OwnedFd, size: u64, entry: &EntryName) -> Result<(), ImageError> {
+    fn file(&mut self, path: &[u8], meta: Meta, handle: &OwnedFd, before: &Stat, entry: &EntryName) -> Result<(), ImageError> {
+        let size = u64::try_from(before.st_size).unwrap_or_default();
         let file = File::from(reopen(handle, OFlags::RDONLY).map_err(unreadable(entry))?);
         let left = self.out.stream().left();
         let content = Content::of(file, size, left).map_err(|source| match source.kind() {
@@ -180,10 +185,11 @@ impl<W: Write> Walk<'_, W> {
         if stored > left {
             return Err(ImportError::TooLong { entry: entry.clone(), limit: self.out.stream().limit() }.into());
         }
-        if stored >= MIB {
-            require_space(self.target.cache, stored / MIB + 16)?;
-        }
-        self.write(path, meta, content.kind(), content, entry)
+        self.space.ask(self.out.stream().passed(), stored)?;
+        self.write(path, meta, content.kind(), content, entry)?;
+        // It was read in two passes, or in pieces: half old and half new would be what nobody ever had.
+        let after = fstat(handle).map_err(unreadable(entry))?;
+        if version(before) == version(&after) { Ok(()) } else { Err(ImportError::Changed { entry: entry.clone() }.into()) }
     }
 
     fn open(&self, path: &[u8], resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
@@ -236,6 +242,11 @@ fn unreadable(entry: &EntryName) -> impl FnOnce(Errno) -> ImportError {
 
 fn identity(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
+}
+
+/// What every write to a file moves. The time of the change is the kernel's alone: nobody puts it back.
+fn version(stat: &Stat) -> impl PartialEq + use<> {
+    (stat.st_size, stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec)
 }
 
 fn meta(stat: &Stat) -> Meta {

@@ -1,7 +1,7 @@
 //! The content of a file: where there is any, and what is stored of it.
 //!
 //! Read twice, for a layer says before a file where its holes are. What the file system calls a hole is not looked at; what it calls data
-//! is, for the same content is to be the same layer on every one.
+//! is, for the same content is to be the same layer on every one. Whoever writes to it between the two is found out by the walk, afterwards.
 
 use std::fs::File;
 use std::io::{self, Read};

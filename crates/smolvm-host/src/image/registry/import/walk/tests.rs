@@ -1,7 +1,8 @@
 //! What becomes of each kind of entry; what is refused, and in which words.
 
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
+use std::time::SystemTime;
 
 use rustix::fs::{XattrFlags, setxattr};
 use rustix::mount::{MountFlags, mount, mount_bind};
@@ -183,7 +184,7 @@ fn holes_and_written_zeros_are_the_same() {
     for (at, byte) in content.iter().enumerate().filter(|(_, byte)| **byte != 0) {
         there.write_all_at(&[*byte], at as u64).unwrap();
     }
-    let time = std::time::SystemTime::UNIX_EPOCH;
+    let time = SystemTime::UNIX_EPOCH;
     for file in [dense.file("f", &content), there] {
         file.set_modified(time).unwrap();
     }
@@ -194,6 +195,46 @@ fn holes_and_written_zeros_are_the_same() {
     let Kind::File { size: 700_001, parts: Some(parts) } = &found[1].1 else { panic!("{found:?}") };
     assert_eq!(parts.iter().map(|part| part.offset / 4096).collect::<Vec<_>>(), [0, 73, 170]);
     assert_eq!(sparse.members(&sparse.root()).2, bytes);
+}
+
+/// Writes into a file when its header comes by: between the look for its holes and the reading.
+struct Meddler {
+    file: File,
+    /// What time is put back afterwards, as if nothing had been.
+    modified: Option<SystemTime>,
+}
+
+impl Write for Meddler {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.starts_with(b"torn\0") {
+            let before = self.file.metadata()?;
+            // Clocks of file systems tick a few times in a hundredth of a second: until this one has.
+            while self.file.metadata()?.ctime_nsec() == before.ctime_nsec() {
+                self.file.write_all_at(b"new", 500)?;
+                self.modified.map_or(Ok(()), |time| self.file.set_modified(time))?;
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_file_that_is_written_to_meanwhile_is_refused_by_name() {
+    let here = Here::new();
+    // One that is read once, and one that is read twice.
+    for size in [1_000, 200_000] {
+        for modified in [None, Some(SystemTime::UNIX_EPOCH)] {
+            let file = here.file("torn", &vec![1; size]);
+            file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+            let refused = here.write(&here.root(), Meddler { file, modified }, ROOM).unwrap_err();
+            assert!(matches!(&refused, ImageError::Import(ImportError::Changed { .. })), "{size} {modified:?}: {refused}");
+            assert!(refused.to_string().contains("\"torn\""), "{refused}");
+        }
+    }
 }
 
 #[test]
@@ -224,13 +265,32 @@ fn what_the_disk_has_no_room_for_is_refused_before_it_is_written() {
     });
 }
 
+/// Each of them is short, and nobody would ask for it alone.
+#[test]
+fn many_small_files_are_refused_before_they_fill_the_disk() {
+    testkit::prerequisite::root();
+    let here = Here::new();
+    for n in 0..24 {
+        here.file(&n.to_string(), &vec![1; 100_000]);
+    }
+    Netns::new().unwrap().enter(|| {
+        let cache = here.place.path().join("cache");
+        mount("none", cache, "tmpfs", MountFlags::NOSUID, c"size=8m").unwrap();
+        let mut bytes = Vec::new();
+        let refused = here.write(&here.root(), &mut bytes, ROOM).unwrap_err();
+        assert!(matches!(&refused, ImageError::NoSpace { needed_mib: 17, .. }), "{refused}");
+        assert!(bytes.len() < 1_200_000, "{} bytes were written", bytes.len());
+    });
+}
+
 /// The kernel refuses what leads to another file system: `/proc` lies in `/`, and is one.
 #[test]
 fn what_is_mounted_is_not_looked_into() {
     let root = openat(CWD, "/", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).unwrap();
     let mut out = LayerWriter::new(Capped::new(Vec::new(), ROOM));
     let target = Target { cache: Path::new("/nonexistent"), layer: Path::new("/the/layer") };
-    let mut walk = Walk { root, own: None, links: HashMap::new(), target, out: &mut out, skipped: Vec::new() };
+    let mut walk =
+        Walk { root, own: None, links: HashMap::new(), target, space: Room::of(target.cache), out: &mut out, skipped: Vec::new() };
     for kind in [FileType::Directory, FileType::Unknown] {
         let before = walk.out.stream().left();
         assert_eq!(walk.entry(b"proc", kind).unwrap(), None);
