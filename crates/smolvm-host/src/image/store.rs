@@ -265,13 +265,18 @@ fn pointer(cache: &Path, name: &str) -> Result<Option<Digest>, ImageError> {
     pointer_at(&layout::names(cache).join(name))
 }
 
-/// The digest in a file that holds one.
+/// The digest in a file that holds one. Whoever asks for an image finds none through a pointer that is no digest, and makes it again;
+/// whoever removes images asks [`Leads`](super::Leads).
 pub(super) fn pointer_at(path: &Path) -> Result<Option<Digest>, ImageError> {
+    Ok(line_at(path)?.and_then(|line| line.parse().ok()))
+}
+
+/// What a pointer says, if it is there.
+pub(super) fn line_at(path: &Path) -> Result<Option<String>, ManifestError> {
     match manifest::read_line(path) {
-        // A pointer that is no digest points nowhere.
-        Ok(line) => Ok(line.parse().ok()),
+        Ok(line) => Ok(Some(line)),
         Err(error) if error.is_absent() => Ok(None),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 

@@ -186,9 +186,11 @@ fn a_pointer_that_cannot_be_read_may_lead_anywhere_and_stops_nothing() {
     pulled(cache.path(), &"c".repeat(64));
     let needed = BTreeSet::from(["b".repeat(64)]);
     let bad = [layout::references(cache.path()).join("docker.io+library+bad:1"), layout::names(cache.path()).join("bad")];
-    for path in &bad {
+    let cut = format!("sha256:{}", "c".repeat(63)).into_bytes();
+    let contents = [vec![b'x'; 1 << 20], cut, b"nothing of ours\n".to_vec(), Vec::new()];
+    for (path, content) in bad.iter().flat_map(|path| contents.iter().map(move |content| (path, content))) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, vec![b'x'; 1 << 20]).unwrap();
+        std::fs::write(path, content).unwrap();
         let found = unused(cache.path(), "boot", &needed).unwrap();
         let want = [(Part::Template, "00"), (Part::Initramfs, "cc"), (Part::Downloads, "ap")];
         assert_eq!(names(&found), want, "it may lead to the image without a name, and to what that was made of");
