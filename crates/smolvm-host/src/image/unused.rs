@@ -118,10 +118,9 @@ pub fn idle_parts(cache: &Path) -> Result<(Vec<Lock>, Vec<Part>), ImageError> {
     if !cache.is_dir() {
         return Ok((held, PARTS.to_vec()));
     }
-    match guard::removing(cache, REMOVAL_WAIT) {
-        Ok(lock) => held.push(lock),
-        Err(ImageError::Lock(LockError::Busy { .. })) => busy.extend([Part::Image, Part::Blob]),
-        Err(error) => return Err(error),
+    match alone(cache)? {
+        Some(lock) => held.push(lock),
+        None => busy.extend([Part::Image, Part::Blob]),
     }
     for (artefact, part) in MADE_UNDER {
         let path = layout::lock(cache, artefact)?;
@@ -136,6 +135,20 @@ pub fn idle_parts(cache: &Path) -> Result<(Vec<Lock>, Vec<Part>), ImageError> {
         }
     }
     Ok((held, PARTS.into_iter().filter(|part| !busy.contains(part)).collect()))
+}
+
+/// Whether nobody uses or makes an image at this moment. Nothing is held: who acts on it may find somebody there.
+pub fn images_are_idle(cache: &Path) -> Result<bool, ImageError> {
+    Ok(!cache.is_dir() || alone(cache)?.is_some())
+}
+
+/// The images' lock, unless somebody uses or makes one.
+fn alone(cache: &Path) -> Result<Option<Lock>, ImageError> {
+    match guard::removing(cache, REMOVAL_WAIT) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(ImageError::Lock(LockError::Busy { .. })) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes it; gives the bytes that were freed.
