@@ -53,6 +53,9 @@ const CACHE: [(&str, &str, &str); 8] = [
     ("tmp", "builds", ""),
 ];
 
+/// Directories of names that lie among the images.
+const NAMES: [&str; 3] = ["by-name", "by-reference", "by-manifest"];
+
 impl Smolvm {
     /// Looks at everything that the installation has on the disk, and at what runs. Changes nothing.
     pub fn disk_usage(&self) -> Result<Usage, Error> {
@@ -76,8 +79,11 @@ impl Smolvm {
         for (directory, part, pruned) in CACHE {
             let bytes = sizes.iter().filter(|(name, _)| name == directory).map(|(_, bytes)| *bytes).sum();
             let things = match directory {
-                // A directory of names lies among them.
-                "images" => count(cache.join(directory)).saturating_sub(1),
+                "images" => {
+                    let images = cache.join(directory);
+                    let of_names = NAMES.iter().filter(|names| images.join(names).is_dir()).count();
+                    count(images).saturating_sub(of_names)
+                }
                 "disks" => std::fs::read_dir(cache.join(directory)).map_or(0, Iterator::count),
                 // Whole or not, with the manifests and configurations of images.
                 "blobs" => unused::blobs(cache).map_err(unusable)?.len(),
@@ -120,6 +126,8 @@ mod tests {
         drop(vm.store().unwrap());
         put_image(&vm, 'a', "12", Some("r.example/a:1"));
         put_image(&vm, 'b', "23", None);
+        std::fs::create_dir(vm.paths().cache.join("images/by-manifest")).unwrap();
+        std::fs::create_dir(vm.paths().cache.join("images/by-name")).unwrap();
         let blobs = vm.paths().cache.join("blobs");
         std::fs::create_dir(blobs.join("partial")).unwrap();
         std::fs::write(blobs.join("partial").join("4".repeat(64)), "came").unwrap();
@@ -129,6 +137,7 @@ mod tests {
         let usage = vm.disk_usage().unwrap();
         let part = |name| usage.parts.iter().find(|part| part.part == name).unwrap();
         let (layers, images) = (part("layers"), part("images"));
+        assert_eq!(images.count, 2);
         assert_eq!((layers.count, layers.bytes), (4, disk_usage(&blobs).unwrap()), "{usage:?}");
         assert_eq!(layers.prunable_bytes, disk_usage(&unneeded).unwrap());
         assert_eq!(usage.prunable_bytes, images.prunable_bytes + layers.prunable_bytes);

@@ -63,7 +63,7 @@ pub struct Pruned {
 /// Something that could not be removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Stayed {
-    /// Which part it is of.
+    /// Which part it is of; `cache` for all of what is made again.
     pub part: &'static str,
     /// Its name.
     pub name: String,
