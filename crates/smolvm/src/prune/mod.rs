@@ -306,6 +306,7 @@ mod tests {
     #[test]
     fn trash_that_cannot_be_read_hides_nothing_that_went() {
         let (_dir, vm) = installation();
+        std::fs::remove_dir(vm.paths().trash()).unwrap();
         std::fs::write(vm.paths().trash(), "no directory").unwrap();
         let said = vm.prune(PruneRequest { mode: Mode::Say, ..ALL }).unwrap();
         assert_eq!((went(&said), stayed(&said)), (vec!["image", "blob"], vec![("trash", "all")]));

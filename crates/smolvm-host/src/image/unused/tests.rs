@@ -30,7 +30,7 @@ fn cache() -> tempfile::TempDir {
     cache
 }
 
-fn put_manifest(cache: &Path, hex: &str, origin: Option<store::Origin>) {
+fn put_manifest(cache: &Path, hex: &str, origin: Option<&store::Origin>) {
     let directory = layout::images(cache).join(hex);
     let manifest = serde_json::json!({
         "version": 1, "name": "x", "digest": format!("sha256:{hex}"), "created_unix": 0, "default_memory_mib": 128, "env": {},
@@ -131,7 +131,7 @@ fn pulled(cache: &Path, hex: &str) {
         run: smolvm_oci::document::RunConfig::default(),
         history: Vec::new(),
     };
-    put_manifest(cache, hex, Some(origin));
+    put_manifest(cache, hex, Some(&origin));
     std::fs::create_dir_all(layout::blobs(cache)).unwrap();
     for digit in ["1", "2", "3"] {
         std::fs::write(layout::blobs(cache).join(digit.repeat(64)), digit).unwrap();
@@ -140,7 +140,9 @@ fn pulled(cache: &Path, hex: &str) {
 
 #[test]
 fn a_damaged_image_keeps_what_it_is_made_again_of() {
-    let defects: [(&str, fn(&Path), &[&str]); 5] = [
+    /// What is done to the directory of an image, and which blobs go then.
+    type Defect<'a> = (&'a str, fn(&Path), &'a [&'a str]);
+    let defects: [Defect<'_>; 5] = [
         ("the file has another length", |image| std::fs::write(image.join("image.ext4"), "cut").unwrap(), &["44", "pa"]),
         ("the file is gone", |image| std::fs::remove_file(image.join("image.ext4")).unwrap(), &["44", "pa"]),
         ("a newer smolvm wrote it", |image| std::fs::write(image.join("manifest.json"), r#"{"version":2}"#).unwrap(), &["pa"]),
