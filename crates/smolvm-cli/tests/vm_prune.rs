@@ -80,7 +80,7 @@ fn the_sizes_are_those_of_du_and_of_proc() {
     // Of an image that is gone, long ago.
     let layer = place.path("cache/blobs").join("e".repeat(64));
     std::fs::create_dir_all(layer.parent().unwrap()).unwrap();
-    std::fs::write(&layer, [1; 100_000]).unwrap();
+    std::fs::write(&layer, vec![1; 100_000]).unwrap();
     std::fs::File::options().write(true).open(&layer).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
     // At rest, so that nothing is written between the two looks.
     place.ok(&["pause", "one"]);
