@@ -77,6 +77,11 @@ fn the_sizes_are_those_of_du_and_of_proc() {
     place.boot(&["one"]);
     place.said(&["exec", "one", "--", "sh", "-c", "head -c 20000000 /dev/urandom > /root/file; sync"]);
     place.said(&["snapshot", "create", "one"]);
+    // Of an image that is gone, long ago.
+    let layer = place.path("cache/blobs").join("e".repeat(64));
+    std::fs::create_dir_all(layer.parent().unwrap()).unwrap();
+    std::fs::write(&layer, vec![1; 100_000]).unwrap();
+    std::fs::File::options().write(true).open(&layer).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
     // At rest, so that nothing is written between the two looks.
     place.ok(&["pause", "one"]);
     // A file system counts blocks that it has yet to give out a little differently from those it has.
@@ -84,7 +89,9 @@ fn the_sizes_are_those_of_du_and_of_proc() {
     let usage = place.ok(&["df"]);
     let [state, cache] = ["state", "cache"].map(|part| place.path(part));
     assert_eq!(usage["total_bytes"].as_u64().unwrap(), du(&place, &[&state, &cache]), "{usage:#}");
-    for (part, path) in [("sandboxes", "state/sandboxes"), ("templates", "cache/templates"), ("images", "cache/images")] {
+    for (part, path) in
+        [("sandboxes", "state/sandboxes"), ("templates", "cache/templates"), ("images", "cache/images"), ("layers", "cache/blobs")]
+    {
         assert_eq!(bytes_of(&usage, part), du(&place, &[&place.path(path)]), "{part}: {usage:#}");
     }
     // The disk that both have is counted with the sandbox, as `du` counts what it meets again.

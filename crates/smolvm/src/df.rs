@@ -7,7 +7,7 @@ use smolvm_model::state::State;
 
 use crate::error::Error;
 use crate::installation::Smolvm;
-use crate::prune::{IDLE, Mode, PruneRequest};
+use crate::prune::{IDLE, Mode, PruneRequest, unusable};
 
 /// What one part of the installation takes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -42,8 +42,9 @@ pub struct Usage {
 /// Directories of the state directory, as they are called there and here.
 const STATE: [(&str, &str); 3] = [("sandboxes", "sandboxes"), ("snapshots", "snapshots"), ("trash", "trash")];
 /// Those of the cache, and what `prune` calls what it takes of them.
-const CACHE: [(&str, &str, &str); 7] = [
+const CACHE: [(&str, &str, &str); 8] = [
     ("images", "images", "image"),
+    ("blobs", "layers", "blob"),
     ("templates", "templates", "template"),
     ("kernels", "kernels", "kernel"),
     ("initramfs", "initramfs", "initramfs"),
@@ -51,6 +52,9 @@ const CACHE: [(&str, &str, &str); 7] = [
     ("disks", "blank disks", ""),
     ("tmp", "builds", ""),
 ];
+
+/// Directories of names that lie among the images.
+const NAMES: [&str; 3] = ["by-name", "by-reference", "by-manifest"];
 
 impl Smolvm {
     /// Looks at everything that the installation has on the disk, and at what runs. Changes nothing.
@@ -75,9 +79,14 @@ impl Smolvm {
         for (directory, part, pruned) in CACHE {
             let bytes = sizes.iter().filter(|(name, _)| name == directory).map(|(_, bytes)| *bytes).sum();
             let things = match directory {
-                // A directory of names lies among them.
-                "images" => count(cache.join(directory)).saturating_sub(1),
+                "images" => {
+                    let images = cache.join(directory);
+                    let of_names = NAMES.iter().filter(|names| images.join(names).is_dir()).count();
+                    count(images).saturating_sub(of_names)
+                }
                 "disks" => std::fs::read_dir(cache.join(directory)).map_or(0, Iterator::count),
+                // Whole or not, with the manifests and configurations of images.
+                "blobs" => unused::blobs(cache).map_err(unusable)?.len(),
                 "apt" => usize::from(bytes > 0),
                 _ => count(cache.join(directory)),
             };
@@ -101,4 +110,37 @@ impl Smolvm {
 /// A cache may be a link to one that several share.
 fn follow(path: &std::path::Path) -> std::path::PathBuf {
     std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::installation::Settings;
+    use crate::paths::Paths;
+    use crate::testing::put_image;
+
+    #[test]
+    fn layers_are_counted_and_what_prune_would_take_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let vm = Smolvm::open(Settings::new(Paths::beneath(dir.path()))).unwrap();
+        drop(vm.store().unwrap());
+        put_image(&vm, 'a', "12", Some("r.example/a:1"));
+        put_image(&vm, 'b', "23", None);
+        std::fs::create_dir(vm.paths().cache.join("images/by-manifest")).unwrap();
+        std::fs::create_dir(vm.paths().cache.join("images/by-name")).unwrap();
+        let blobs = vm.paths().cache.join("blobs");
+        std::fs::create_dir(blobs.join("partial")).unwrap();
+        std::fs::write(blobs.join("partial").join("4".repeat(64)), "came").unwrap();
+        let long_ago = std::time::SystemTime::now() - IDLE - std::time::Duration::from_secs(1);
+        let unneeded = blobs.join("3".repeat(64));
+        std::fs::File::options().write(true).open(&unneeded).unwrap().set_modified(long_ago).unwrap();
+        let usage = vm.disk_usage().unwrap();
+        let part = |name| usage.parts.iter().find(|part| part.part == name).unwrap();
+        let (layers, images) = (part("layers"), part("images"));
+        assert_eq!(images.count, 2);
+        assert_eq!((layers.count, layers.bytes), (4, disk_usage(&blobs).unwrap()), "{usage:?}");
+        assert_eq!(layers.prunable_bytes, disk_usage(&unneeded).unwrap());
+        assert_eq!(usage.prunable_bytes, images.prunable_bytes + layers.prunable_bytes);
+        assert_eq!(usage.total_bytes, usage.parts.iter().map(|part| part.bytes).sum::<u64>());
+    }
 }

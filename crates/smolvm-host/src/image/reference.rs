@@ -35,17 +35,17 @@ pub struct Pointer {
 pub enum Leads {
     /// To the image of this digest.
     To(Digest),
-    /// Nowhere: it says no digest, or is gone by now.
+    /// Nowhere: it is gone by now.
     Nowhere,
-    /// It cannot be read, or is too long for one: it may have been any image's.
+    /// It cannot be read, or says no digest: it may have been any image's.
     Unknown,
 }
 
 impl Leads {
     /// Where the pointer in a file leads.
     pub(super) fn of(path: &Path) -> Self {
-        match store::pointer_at(path) {
-            Ok(Some(digest)) => Self::To(digest),
+        match store::line_at(path) {
+            Ok(Some(line)) => line.parse().map_or(Self::Unknown, Self::To),
             Ok(None) => Self::Nowhere,
             Err(_) => Self::Unknown,
         }

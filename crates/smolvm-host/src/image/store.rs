@@ -233,14 +233,27 @@ pub(super) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+/// What the image is as a registry has it, whatever has become of its file; nothing, if it was made here, or is not here.
+pub(super) fn origin(cache: &Path, digest: &Digest) -> Result<Option<Origin>, ManifestError> {
+    match manifest::read::<ImageManifest>(&manifest_of(cache, digest)) {
+        Ok(manifest) => Ok(manifest.origin),
+        // What is left of one that was being removed.
+        Err(error) if error.is_absent() && !is_here(cache, digest) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn manifest_of(cache: &Path, digest: &Digest) -> PathBuf {
+    layout::images(cache).join(digest.hex()).join("manifest.json")
+}
+
 pub(super) fn open(cache: &Path, digest: &Digest) -> Result<Option<Image>, ImageError> {
-    let directory = layout::images(cache).join(digest.hex());
-    let manifest: ImageManifest = match manifest::read(&directory.join("manifest.json")) {
+    let manifest: ImageManifest = match manifest::read(&manifest_of(cache, digest)) {
         Ok(manifest) => manifest,
         Err(error) if error.is_absent() => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let path = directory.join("image.ext4");
+    let path = layout::images(cache).join(digest.hex()).join("image.ext4");
     if std::fs::metadata(&path).map_or(0, |metadata| metadata.len()) != manifest.size_bytes {
         return Err(ImageError::WrongSize { path, expected: manifest.size_bytes });
     }
@@ -252,13 +265,18 @@ fn pointer(cache: &Path, name: &str) -> Result<Option<Digest>, ImageError> {
     pointer_at(&layout::names(cache).join(name))
 }
 
-/// The digest in a file that holds one.
+/// The digest in a file that holds one. Whoever asks for an image finds none through a pointer that is no digest, and makes it again;
+/// whoever removes images asks [`Leads`](super::Leads).
 pub(super) fn pointer_at(path: &Path) -> Result<Option<Digest>, ImageError> {
+    Ok(line_at(path)?.and_then(|line| line.parse().ok()))
+}
+
+/// What a pointer says, if it is there.
+pub(super) fn line_at(path: &Path) -> Result<Option<String>, ManifestError> {
     match manifest::read_line(path) {
-        // A pointer that is no digest points nowhere.
-        Ok(line) => Ok(line.parse().ok()),
+        Ok(line) => Ok(Some(line)),
         Err(error) if error.is_absent() => Ok(None),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     }
 }
 

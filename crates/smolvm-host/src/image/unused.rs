@@ -7,6 +7,9 @@
 //!
 //! Whoever makes a kernel, an archive or a download holds its lock until it has a name; while somebody does, that part is left alone. Whoever
 //! makes or uses an image holds the [lock of all of them](guard): that one is there before anybody begins. A template has a lock of its own.
+//!
+//! What cannot be read is never taken for what is not there: a pointer that nobody understands may lead to any image, and an image that does
+//! not say what it was made of may have been made of any layer.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -17,6 +20,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use smolvm_model::effect::Effect;
 
 use super::error::ImageError;
+use super::manifest::ManifestError;
 use super::reference::{self, Leads};
 use super::template::{self, TemplateKey};
 use super::{guard, layout, listing, manifest, store};
@@ -114,10 +118,9 @@ pub fn idle_parts(cache: &Path) -> Result<(Vec<Lock>, Vec<Part>), ImageError> {
     if !cache.is_dir() {
         return Ok((held, PARTS.to_vec()));
     }
-    match guard::removing(cache, REMOVAL_WAIT) {
-        Ok(lock) => held.push(lock),
-        Err(ImageError::Lock(LockError::Busy { .. })) => busy.extend([Part::Image, Part::Blob]),
-        Err(error) => return Err(error),
+    match alone(cache)? {
+        Some(lock) => held.push(lock),
+        None => busy.extend([Part::Image, Part::Blob]),
     }
     for (artefact, part) in MADE_UNDER {
         let path = layout::lock(cache, artefact)?;
@@ -132,6 +135,20 @@ pub fn idle_parts(cache: &Path) -> Result<(Vec<Lock>, Vec<Part>), ImageError> {
         }
     }
     Ok((held, PARTS.into_iter().filter(|part| !busy.contains(part)).collect()))
+}
+
+/// Whether nobody uses or makes an image at this moment. Nothing is held: who acts on it may find somebody there.
+pub fn images_are_idle(cache: &Path) -> Result<bool, ImageError> {
+    Ok(!cache.is_dir() || alone(cache)?.is_some())
+}
+
+/// The images' lock, unless somebody uses or makes one.
+fn alone(cache: &Path) -> Result<Option<Lock>, ImageError> {
+    match guard::removing(cache, REMOVAL_WAIT) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(ImageError::Lock(LockError::Busy { .. })) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes it; gives the bytes that were freed.
@@ -177,7 +194,7 @@ fn unused_blobs(cache: &Path, named: &BTreeSet<String>, needed: &BTreeSet<String
     blobs_of_others(cache, named.union(needed))
 }
 
-/// Blobs that no image has that is here, but for those with these digests.
+/// Blobs that no image has that is here, but for those with these digests. One of them that does not say what it was made of keeps them all.
 pub fn blobs_without(cache: &Path, gone: &BTreeSet<String>) -> Result<Vec<Unused>, ImageError> {
     let here: BTreeSet<String> = listing::names(&layout::images(cache), is_digest)?.into_iter().collect();
     blobs_of_others(cache, here.difference(gone))
@@ -185,13 +202,20 @@ pub fn blobs_without(cache: &Path, gone: &BTreeSet<String>) -> Result<Vec<Unused
 
 /// Blobs that none of these images has.
 fn blobs_of_others<'a>(cache: &Path, images: impl Iterator<Item = &'a String>) -> Result<Vec<Unused>, ImageError> {
-    let mut used = BTreeSet::new();
-    for digest in images {
-        let image = digest.parse().ok().and_then(|digest| store::open(cache, &digest).ok().flatten());
-        let Some(origin) = image.and_then(|image| image.origin) else { continue };
-        used.extend(origin.blobs().map(|digest| digest.hex().to_owned()));
+    let used = parts_of(cache, images);
+    // What is not whole is no image's in any case.
+    let is_others = |blob: &Unused| blob.name.starts_with(PARTIAL) || used.as_ref().is_ok_and(|used| !used.contains(&blob.name));
+    Ok(blobs(cache)?.into_iter().filter(is_others).collect())
+}
+
+/// What these images were made of, if each of them says it. One whose file is damaged does, and is made again of these.
+fn parts_of<'a>(cache: &Path, images: impl Iterator<Item = &'a String>) -> Result<BTreeSet<String>, ManifestError> {
+    let mut parts = BTreeSet::new();
+    for digest in images.filter_map(|name| name.parse().ok()) {
+        let origin = store::origin(cache, &digest)?;
+        parts.extend(origin.iter().flat_map(store::Origin::blobs).map(|digest| digest.hex().to_owned()));
     }
-    Ok(blobs(cache)?.into_iter().filter(|blob| !used.contains(&blob.name)).collect())
+    Ok(parts)
 }
 
 /// Every part of an image as a registry has it, and what has come of others, whoever needs them.

@@ -1,11 +1,13 @@
 //! `image prune`: images that nobody needs go.
 //!
 //! ```text
-//!   look (names, who needs them) ─► choose ─► templates of them ─► images' lock ─► choose again ─► names, files, layers no image here has
+//!   images' lock, given back ─► look (names, who needs them) ─► choose ─► templates of them
+//!     ─► images' lock ─► choose again ─► names, files, layers no image here has
 //! ```
 //!
 //! It takes what `prune` takes of images, and with [`Scope::Unused`] also what has a name and is of no use to a sandbox or a snapshot.
-//! A template is no use: it is there to make the next start of an image quicker, and goes with it.
+//! A template is no use: it is there to make the next start of an image quicker, and goes with it. So none goes while a pull, which may
+//! take minutes, keeps images from going; one that begins in between costs templates and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -59,6 +61,10 @@ impl Smolvm {
             return Err(linked("the images"));
         }
         let mut report = PruneReport::default();
+        if request.mode == Mode::Remove && !unused::images_are_idle(&self.paths().cache).map_err(unusable)? {
+            busy(&mut report);
+            return Ok(report);
+        }
         // Before the images' lock: who makes a template holds its lock and comes to use an image.
         let templates = self.templates_of(&self.going(request)?)?;
         for (one, of) in templates {
@@ -81,7 +87,7 @@ impl Smolvm {
             Mode::Say => (Vec::new(), vec![Part::Image]),
         };
         if !idle.contains(&Part::Image) {
-            report.stays("image", "all", ErrorCode::Busy, "another command makes one of them at this moment".to_owned());
+            busy(report);
             return Ok(());
         }
         // Once more: since the first look somebody may have come to need one.
@@ -188,6 +194,10 @@ impl Known {
     }
 }
 
+fn busy(report: &mut PruneReport) {
+    report.stays("image", "all", ErrorCode::Busy, "another command uses or makes one of them at this moment".to_owned());
+}
+
 fn now_unix() -> u64 {
     u64::try_from(now_ms() / 1000).unwrap_or(0)
 }
@@ -285,16 +295,22 @@ mod tests {
     }
 
     #[test]
-    fn templates_go_before_the_images_lock_is_asked_for() {
+    fn while_somebody_uses_images_their_templates_stay() {
         let (_dir, vm) = installation(None);
         put_image(&vm, 'a', "12", Some("r.example/a:1"));
         let key = put_template(&vm, 'a');
-        // As who makes a template: its lock, then the images'.
-        let making = (hold_template(&vm, &key), image::using(&vm.paths().cache, Duration::ZERO).unwrap());
+        let pulling = image::using(&vm.paths().cache, Duration::ZERO).unwrap();
         let report = vm.prune_images(ALL).unwrap();
-        assert_eq!(stays(&report), [("template", key.as_str(), "busy"), ("image", "all", "busy")]);
-        assert_eq!((parts(&report), blobs(&vm).as_str()), (Vec::new(), "12"));
-        drop(making);
+        assert_eq!((stays(&report), parts(&report)), (vec![("image", "all", "busy")], Vec::new()));
+        assert_eq!((template::list(&vm.paths().cache).unwrap().len(), blobs(&vm).as_str()), (1, "12"));
+        // What would go is said all the same.
+        let said = vm.prune_images(ImagePruneRequest { mode: Mode::Say, ..ALL }).unwrap();
+        assert_eq!(said.removed.iter().map(|one| one.part).collect::<Vec<_>>(), ["template", "image", "blob", "blob"]);
+        drop(pulling);
+        let forking = hold_template(&vm, &key);
+        let report = vm.prune_images(ALL).unwrap();
+        assert_eq!(stays(&report), [("template", key.as_str(), "busy"), ("image", "r.example/a:1", "busy")]);
+        drop(forking);
         let report = vm.prune_images(ALL).unwrap();
         assert_eq!((stays(&report), blobs(&vm).as_str()), (Vec::new(), ""));
         assert_eq!(report.removed.iter().map(|one| one.part).collect::<Vec<_>>(), ["template", "image", "blob", "blob"]);

@@ -7,17 +7,15 @@
 //! Never taken: sandboxes that are somebody's, snapshots, the images they need, images that have a name, the kernel that is current.
 
 mod choose;
+mod leftovers;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
-use smolvm_host::effect::perform;
-use smolvm_host::fsx::{FsError, remove_tree};
 use smolvm_host::image::unused::{self, Part, Unused};
 use smolvm_host::image::{self, snapshot};
-use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
 
 use crate::clock::now_ms;
@@ -65,7 +63,7 @@ pub struct Pruned {
 /// Something that could not be removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Stayed {
-    /// Which part it is of.
+    /// Which part it is of; `cache` for all of what is made again.
     pub part: &'static str,
     /// Its name.
     pub name: String,
@@ -87,26 +85,40 @@ pub struct PruneReport {
 }
 
 impl Smolvm {
-    /// Removes what nobody needs, or says what that is.
+    /// Removes what nobody needs, or says what that is. An error is what kept it from looking; once it has begun, each part goes on
+    /// when another cannot, and all is told.
     pub fn prune(&self, request: PruneRequest) -> Result<PruneReport, Error> {
-        let cache = &self.paths().cache;
         let mut report = PruneReport::default();
-        if request.mode == Mode::Remove {
-            // Before the others: who makes a template holds its lock and comes to use an image.
-            let templates = self.chosen(request)?.into_iter().filter(|(one, _)| one.part == Part::Template).collect();
-            prune_parts(cache, templates, request.mode, |_| Ok(()), &mut report);
-        }
-        // Held until the end: nobody makes what is being judged.
-        let (held, idle) = match request.mode {
-            Mode::Remove => unused::idle_parts(cache).map_err(unusable)?,
-            Mode::Say => (Vec::new(), unused::PARTS.to_vec()),
+        let found = self.chosen(request)?;
+        let cached = match request.mode {
+            Mode::Remove => self.prune_cache(found, request, &mut report),
+            Mode::Say => {
+                self.say_of_cache(found, &mut report);
+                Ok(())
+            }
         };
+        report.unless("cache", cached);
+        let pooled = self.prune_pool(request, &mut report);
+        report.unless("pool", pooled);
+        let discarded = self.prune_trash(request.mode, &mut report);
+        report.unless("trash", discarded);
+        if request.mode == Mode::Remove {
+            self.prune_builds(&mut report);
+        }
+        Ok(report)
+    }
+
+    /// Removes of what was found what can go.
+    fn prune_cache(&self, found: Vec<(Unused, String)>, request: PruneRequest, report: &mut PruneReport) -> Result<(), Error> {
+        let cache = &self.paths().cache;
+        // Before the others: who makes a template holds its lock and comes to use an image.
+        let templates = found.into_iter().filter(|(one, _)| one.part == Part::Template).collect();
+        prune_parts(cache, templates, Mode::Remove, |_| Ok(()), report);
+        // Held until the end: nobody makes what is being judged.
+        let (held, idle) = unused::idle_parts(cache).map_err(unusable)?;
         let is_linked = image::is_linked(cache);
         let mut chosen = self.chosen(request)?;
-        chosen.retain(|(one, _)| match request.mode {
-            Mode::Remove => one.part != Part::Template,
-            Mode::Say => !(is_linked && is_shared(one.part)),
-        });
+        chosen.retain(|(one, _)| one.part != Part::Template);
         let may_go = |part: Part| {
             if is_linked && is_shared(part) {
                 return Err(linked("it"));
@@ -116,11 +128,16 @@ impl Smolvm {
             }
             Ok(())
         };
-        prune_parts(cache, chosen, request.mode, may_go, &mut report);
+        prune_parts(cache, chosen, Mode::Remove, may_go, report);
         drop(held);
-        self.prune_pool(request, &mut report)?;
-        self.prune_leftovers(request.mode, &mut report)?;
-        Ok(report)
+        Ok(())
+    }
+
+    fn say_of_cache(&self, mut found: Vec<(Unused, String)>, report: &mut PruneReport) {
+        let cache = &self.paths().cache;
+        let is_linked = image::is_linked(cache);
+        found.retain(|(one, _)| !(is_linked && is_shared(one.part)));
+        prune_parts(cache, found, Mode::Say, |_| Ok(()), report);
     }
 
     /// What would go now, and why.
@@ -161,7 +178,13 @@ impl Smolvm {
         // Nobody can take one whose process is gone.
         let dead = self.dead()?.into_iter().map(|(id, _)| (id, "it has ended".to_owned()));
         for (id, why) in waiting.chain(dead) {
-            let bytes = smolvm_host::fsx::disk_usage(&self.paths().sandbox(&id))?;
+            let bytes = match smolvm_host::fsx::disk_usage(&self.paths().sandbox(&id)) {
+                Ok(bytes) => bytes,
+                Err(e) => {
+                    report.stays("pool", id.as_str(), io_code(&e.source), e.to_string());
+                    continue;
+                }
+            };
             if request.mode == Mode::Remove {
                 match self.remove_pooled(&id) {
                     Ok(Some(_)) => report.freed_bytes += bytes,
@@ -179,59 +202,22 @@ impl Smolvm {
         }
         Ok(())
     }
-
-    /// What killed commands left: nobody has ever needed it.
-    fn prune_leftovers(&self, mode: Mode, report: &mut PruneReport) -> Result<(), Error> {
-        let trash = self.paths().trash();
-        if let Ok(handle) = std::fs::File::open(&trash) {
-            for entry in std::fs::read_dir(&trash).map_err(FsError::on("read", &trash))?.flatten() {
-                let (name, bytes) = (entry.file_name(), smolvm_host::fsx::disk_usage(&entry.path())?);
-                let shown = name.to_string_lossy().into_owned();
-                if mode == Mode::Remove {
-                    match perform(Effect::EmptyTrash, |_| remove_tree(&handle, &name)) {
-                        Ok(_) => report.freed_bytes += bytes,
-                        Err(e) => {
-                            report.stays("trash", &shown, io_code(&e.source), e.to_string());
-                            continue;
-                        }
-                    }
-                }
-                report.removed.push(Pruned { part: "trash", name: shown, bytes, why: "of a deleted sandbox".to_owned() });
-            }
-        }
-        if mode == Mode::Remove {
-            let (cache, snapshots) = (&self.paths().cache, &self.paths().snapshots());
-            for swept in [image::sweep(cache).map_err(unusable), snapshot::sweep(snapshots).map_err(crate::snapshot::unusable)] {
-                let bytes = match swept {
-                    Ok(bytes) => bytes,
-                    // What went before is told all the same.
-                    Err(e) => {
-                        report.stays("builds", "tmp", e.code, e.one_line());
-                        continue;
-                    }
-                };
-                report.freed_bytes += bytes;
-                if bytes > 0 {
-                    report.removed.push(Pruned {
-                        part: "builds",
-                        name: "tmp".to_owned(),
-                        bytes,
-                        why: "their makers were killed".to_owned(),
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 impl PruneReport {
     pub(crate) fn stays(&mut self, part: &'static str, name: &str, code: ErrorCode, error: String) {
         self.failed.push(Stayed { part, name: name.to_owned(), error, code: code.as_str() });
     }
+
+    /// All of a part stays, or what was left of it then, unless it was done with.
+    fn unless(&mut self, part: &'static str, done: Result<(), Error>) {
+        if let Err(e) = done {
+            self.stays(part, "all", e.code, e.one_line());
+        }
+    }
 }
 
-fn unusable(e: image::ImageError) -> Error {
+pub(crate) fn unusable(e: image::ImageError) -> Error {
     Error::new(ErrorCode::Internal, "the cache cannot be looked at").hint("smolvm doctor").because(e)
 }
 
@@ -289,16 +275,52 @@ mod tests {
     use crate::paths::Paths;
     use crate::testing::put_image;
 
-    #[test]
-    fn what_cannot_be_swept_hides_nothing_that_went() {
+    const ALL: PruneRequest = PruneRequest { idle: Duration::ZERO, keep: 0, mode: Mode::Remove };
+
+    /// An installation with an image that has no name.
+    fn installation() -> (tempfile::TempDir, Smolvm) {
         let dir = tempfile::tempdir().unwrap();
         let vm = Smolvm::open(Settings::new(Paths::beneath(dir.path()))).unwrap();
         drop(vm.store().unwrap());
         put_image(&vm, 'a', "1", None);
+        (dir, vm)
+    }
+
+    fn went(report: &PruneReport) -> Vec<&str> {
+        report.removed.iter().map(|one| one.part).collect()
+    }
+
+    fn stayed(report: &PruneReport) -> Vec<(&str, &str)> {
+        report.failed.iter().map(|one| (one.part, one.name.as_str())).collect()
+    }
+
+    #[test]
+    fn what_cannot_be_swept_hides_nothing_that_went() {
+        let (_dir, vm) = installation();
         // No lock file: a directory.
         std::fs::create_dir_all(vm.paths().cache.join("locks/blob-0a.lock")).unwrap();
-        let report = vm.prune(PruneRequest { idle: Duration::ZERO, keep: 0, mode: Mode::Remove }).unwrap();
-        assert_eq!(report.removed.iter().map(|one| one.part).collect::<Vec<_>>(), ["image", "blob"]);
-        assert_eq!(report.failed.iter().map(|one| (one.part, one.name.as_str())).collect::<Vec<_>>(), [("builds", "tmp")]);
+        let report = vm.prune(ALL).unwrap();
+        assert_eq!((went(&report), stayed(&report)), (vec!["image", "blob"], vec![("builds", "tmp")]));
+    }
+
+    #[test]
+    fn trash_that_cannot_be_read_hides_nothing_that_went() {
+        let (_dir, vm) = installation();
+        std::fs::remove_dir(vm.paths().trash()).unwrap();
+        std::fs::write(vm.paths().trash(), "no directory").unwrap();
+        let said = vm.prune(PruneRequest { mode: Mode::Say, ..ALL }).unwrap();
+        assert_eq!((went(&said), stayed(&said)), (vec!["image", "blob"], vec![("trash", "all")]));
+        let report = vm.prune(ALL).unwrap();
+        assert_eq!((went(&report), stayed(&report)), (vec!["image", "blob"], vec![("trash", "all")]));
+    }
+
+    #[test]
+    fn locks_that_cannot_be_taken_keep_the_trash_from_nothing() {
+        let (_dir, vm) = installation();
+        std::fs::create_dir_all(vm.paths().trash().join("of-a-sandbox")).unwrap();
+        std::fs::write(vm.paths().cache.join("locks"), "no directory").unwrap();
+        let report = vm.prune(ALL).unwrap();
+        assert_eq!((went(&report), stayed(&report)), (vec!["trash"], vec![("cache", "all")]));
+        assert!(!vm.paths().trash().join("of-a-sandbox").exists());
     }
 }

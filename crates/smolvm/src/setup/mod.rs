@@ -108,7 +108,7 @@ impl Smolvm {
         let cache = &self.paths().cache;
         let mut report = SetupReport::default();
         report.notes = self.prepare_packages(&images, request.packages, listener, &mut report.steps)?;
-        image::sweep(cache).map_err(|e| failure::of("packages", e))?;
+        self.sweep_killed_setups(&mut report);
 
         let before = image::current_kernel(cache).ok().map(|kernel| kernel.digest);
         let kernel = patiently("kernel", listener, |report| image::prepare_kernel(cache, Renew::IfMissing, report))?;
@@ -139,6 +139,14 @@ impl Smolvm {
         let mut checks = doctor::setup_checks(self);
         checks.extend(image::verify_all(&self.paths().cache).into_iter().map(CheckReport::from));
         checks
+    }
+
+    /// Removes what a setup that was killed left. What cannot be removed is in the way of nothing that is made: it is told.
+    fn sweep_killed_setups(&self, report: &mut SetupReport) {
+        if let Err(e) = image::sweep(&self.paths().cache) {
+            let e = Error::new(ErrorCode::Internal, "what killed commands left in the cache stays").because(e);
+            report.notes.push(format!("{}; when that is mended: smolvm prune", e.one_line()));
+        }
     }
 
     fn initramfs_is_current(&self) -> bool {

@@ -53,3 +53,16 @@ fn removal_takes_what_setup_made_and_leaves_the_rest() {
     vm.setup_remove().unwrap();
     assert!(!cache.exists(), "an empty cache directory stays behind");
 }
+
+#[test]
+fn what_cannot_be_swept_is_told_and_stops_nothing() {
+    let (_home, vm) = empty();
+    let mut report = SetupReport::default();
+    vm.sweep_killed_setups(&mut report);
+    assert_eq!(report, SetupReport::default());
+    // No lock file: a directory.
+    std::fs::create_dir_all(vm.paths().cache.join("locks/blob-0a.lock")).unwrap();
+    vm.sweep_killed_setups(&mut report);
+    let [note] = &report.notes[..] else { panic!("{report:?}") };
+    assert!(note.contains("blob-0a.lock") && note.ends_with("smolvm prune"), "{note}");
+}

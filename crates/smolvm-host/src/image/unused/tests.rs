@@ -24,7 +24,19 @@ fn cache() -> tempfile::TempDir {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, format!("sha256:{named}\n")).unwrap();
     }
+    for hex in [&named, &needed, &old] {
+        put_manifest(cache.path(), hex, None);
+    }
     cache
+}
+
+fn put_manifest(cache: &Path, hex: &str, origin: Option<&store::Origin>) {
+    let directory = layout::images(cache).join(hex);
+    let manifest = serde_json::json!({
+        "version": 1, "name": "x", "digest": format!("sha256:{hex}"), "created_unix": 0, "default_memory_mib": 128, "env": {},
+        "size_bytes": std::fs::metadata(directory.join("image.ext4")).unwrap().len(), "origin": origin,
+    });
+    std::fs::write(directory.join("manifest.json"), manifest.to_string()).unwrap();
 }
 
 fn names(found: &[Unused]) -> Vec<(Part, &str)> {
@@ -119,16 +131,55 @@ fn pulled(cache: &Path, hex: &str) {
         run: smolvm_oci::document::RunConfig::default(),
         history: Vec::new(),
     };
-    let directory = layout::images(cache).join(hex);
-    let manifest = serde_json::json!({
-        "version": 1, "name": "x", "digest": format!("sha256:{hex}"), "created_unix": 0, "default_memory_mib": 128, "env": {},
-        "size_bytes": std::fs::metadata(directory.join("image.ext4")).unwrap().len(), "origin": origin,
-    });
-    std::fs::write(directory.join("manifest.json"), manifest.to_string()).unwrap();
+    put_manifest(cache, hex, Some(&origin));
     std::fs::create_dir_all(layout::blobs(cache)).unwrap();
     for digit in ["1", "2", "3"] {
         std::fs::write(layout::blobs(cache).join(digit.repeat(64)), digit).unwrap();
     }
+}
+
+#[test]
+fn a_damaged_image_keeps_what_it_is_made_again_of() {
+    /// What is done to the directory of an image, and which blobs go then.
+    type Defect<'a> = (&'a str, fn(&Path), &'a [&'a str]);
+    let defects: [Defect<'_>; 5] = [
+        ("the file has another length", |image| std::fs::write(image.join("image.ext4"), "cut").unwrap(), &["44", "pa"]),
+        ("the file is gone", |image| std::fs::remove_file(image.join("image.ext4")).unwrap(), &["44", "pa"]),
+        ("a newer smolvm wrote it", |image| std::fs::write(image.join("manifest.json"), r#"{"version":2}"#).unwrap(), &["pa"]),
+        ("nobody can read it", |image| std::fs::write(image.join("manifest.json"), "{").unwrap(), &["pa"]),
+        ("it says nothing of itself", |image| std::fs::remove_file(image.join("manifest.json")).unwrap(), &["pa"]),
+    ];
+    let blobs_of = |found: &[Unused]| {
+        let blobs = found.iter().filter(|one| one.part == Part::Blob);
+        blobs.map(|one| one.name[..2].to_owned()).collect::<Vec<_>>()
+    };
+    for (defect, damage, go) in defects {
+        let cache = cache();
+        let (cache, named) = (cache.path(), "a".repeat(64));
+        pulled(cache, &named);
+        std::fs::create_dir_all(layout::partial_blobs(cache)).unwrap();
+        for other in ["4".repeat(64), format!("{PARTIAL}{}", "5".repeat(64))] {
+            std::fs::write(layout::blobs(cache).join(other), "").unwrap();
+        }
+        damage(&layout::images(cache).join(&named));
+        assert_eq!(blobs_of(&unused(cache, "boot", &BTreeSet::new()).unwrap()), go, "{defect}: it has a name");
+        assert_eq!(blobs_of(&blobs_without(cache, &BTreeSet::new()).unwrap()), go, "{defect}: it is here");
+        std::fs::remove_file(layout::names(cache).join("minimal")).unwrap();
+        assert_eq!(blobs_of(&unused(cache, "boot", &BTreeSet::from([named.clone()])).unwrap()), go, "{defect}: somebody needs it");
+        let all = ["11", "22", "33", "44", "pa"];
+        assert_eq!(blobs_of(&unused(cache, "boot", &BTreeSet::new()).unwrap()), all, "{defect}: nobody does");
+        assert_eq!(blobs_of(&blobs_without(cache, &BTreeSet::from([named])).unwrap()), all, "{defect}: it goes");
+    }
+}
+
+#[test]
+fn what_is_left_of_a_killed_removal_keeps_nothing() {
+    let cache = cache();
+    pulled(cache.path(), &"a".repeat(64));
+    let image = layout::images(cache.path()).join("a".repeat(64));
+    std::fs::remove_file(image.join("manifest.json")).unwrap();
+    std::fs::remove_file(image.join("image.ext4")).unwrap();
+    assert_eq!(blobs_without(cache.path(), &BTreeSet::new()).unwrap().len(), 3);
 }
 
 #[test]
@@ -137,9 +188,11 @@ fn a_pointer_that_cannot_be_read_may_lead_anywhere_and_stops_nothing() {
     pulled(cache.path(), &"c".repeat(64));
     let needed = BTreeSet::from(["b".repeat(64)]);
     let bad = [layout::references(cache.path()).join("docker.io+library+bad:1"), layout::names(cache.path()).join("bad")];
-    for path in &bad {
+    let cut = format!("sha256:{}", "c".repeat(63)).into_bytes();
+    let contents = [vec![b'x'; 1 << 20], cut, b"nothing of ours\n".to_vec(), Vec::new()];
+    for (path, content) in bad.iter().flat_map(|path| contents.iter().map(move |content| (path, content))) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, vec![b'x'; 1 << 20]).unwrap();
+        std::fs::write(path, content).unwrap();
         let found = unused(cache.path(), "boot", &needed).unwrap();
         let want = [(Part::Template, "00"), (Part::Initramfs, "cc"), (Part::Downloads, "ap")];
         assert_eq!(names(&found), want, "it may lead to the image without a name, and to what that was made of");
