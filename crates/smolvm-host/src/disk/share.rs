@@ -86,20 +86,16 @@ pub fn remove_layers(chain: &Chain, numbers: &[u32]) -> Result<(), FsError> {
 /// second time if the kernel says that nobody writes it, and copied otherwise: then `room` is asked first whether there is
 /// any for so many bytes, for nobody could tell before how it would come.
 ///
-/// Gives the files that were cloned or copied: they have not reached the disk yet, as the others have as far as their writer
-/// wanted it.
-pub fn share<E: From<FsError>>(chain: &Chain, other: &Path, room: impl Fn(u64) -> Result<(), E>) -> Result<Vec<PathBuf>, E> {
-    let mut own = Vec::new();
+/// What was cloned or copied has not reached the disk yet, as the others have as far as their writer wanted it: [`Chain::sync`].
+pub fn share<E: From<FsError>>(chain: &Chain, other: &Path, room: impl Fn(u64) -> Result<(), E>) -> Result<(), E> {
     for number in chain.numbers() {
         let (from, to) = (chain.path(number), layer_path(other, number));
-        if number == chain.top() && clone(&from, &to)? {
-            own.push(to);
-        } else if !name_again(&from, &to)? {
+        let is_there = (number == chain.top() && clone(&from, &to)?) || name_again(&from, &to)?;
+        if !is_there {
             copy(&from, &to, &room)?;
-            own.push(to);
         }
     }
-    Ok(own)
+    Ok(())
 }
 
 fn clone(from: &Path, to: &Path) -> Result<bool, FsError> {

@@ -12,23 +12,13 @@ use crate::error::{Error, io_code};
 /// A pull that failed.
 pub(super) fn not_pulled(name: &Reference, e: ImageError) -> Error {
     let (code, hint) = meaning(&e);
-    let error = Error::new(code, format!("the image \"{name}\" could not be pulled"));
-    let error = match hint {
-        Some(hint) => error.hint(hint),
-        None => error,
-    };
-    error.because(e)
+    explained(Error::new(code, format!("the image \"{name}\" could not be pulled")), hint, e)
 }
 
 /// An archive that could not be read or written.
 pub(super) fn not_carried(file: &std::path::Path, e: ImageError) -> Error {
     let (code, hint) = meaning(&e);
-    let error = Error::new(code, format!("the archive {} could not be used", file.display()));
-    let error = match hint {
-        Some(hint) => error.hint(hint),
-        None => error,
-    };
-    error.because(e)
+    explained(Error::new(code, format!("the archive {} could not be used", file.display())), hint, e)
 }
 
 /// A file system that could not become an image.
@@ -43,12 +33,7 @@ pub(super) fn not_imported(what: &str, e: ImageError) -> Error {
         // What helps a pull does not help here.
         e => (meaning(e).0, None),
     };
-    let error = Error::new(code, format!("{what} could not be imported"));
-    let error = match hint {
-        Some(hint) => error.hint(hint),
-        None => error,
-    };
-    error.because(e)
+    explained(Error::new(code, format!("{what} could not be imported")), hint, e)
 }
 
 fn of_import(what: &str, e: &ImportError) -> (ErrorCode, Option<String>) {
@@ -120,12 +105,14 @@ pub(super) fn not_bootstrapped(e: ImageError) -> Error {
         }
         e => meaning(e),
     };
-    let error = Error::new(code, "the Debian could not be made");
-    let error = match hint {
-        Some(hint) => error.hint(hint),
-        None => error,
-    };
-    error.because(e)
+    explained(Error::new(code, "the Debian could not be made"), hint, e)
+}
+
+fn explained(error: Error, hint: Option<String>, cause: ImageError) -> Error {
+    match hint {
+        Some(hint) => error.hint(hint).because(cause),
+        None => error.because(cause),
+    }
 }
 
 /// Another operation that failed.

@@ -258,8 +258,7 @@ fn what_nobody_writes_is_named_again_and_what_somebody_writes_is_copied() {
     let writer = OpenOptions::new().write(true).open(chain.path(4)).unwrap();
     let other = dir.path().join("disk");
     for _twice in 0..2 {
-        let own = share(&chain, &other, anything).unwrap();
-        assert_eq!(own, [dir.path().join("disk.4")]);
+        share(&chain, &other, anything).unwrap();
         let copied = Chain::read(&other).unwrap();
         assert_eq!(copied.numbers(), [0, 4]);
         assert_eq!(inode(copied.path(0)), inode(chain.path(0)));
@@ -268,7 +267,7 @@ fn what_nobody_writes_is_named_again_and_what_somebody_writes_is_copied() {
         assert!(!copied.is_shared().unwrap() && !chain.is_shared().unwrap());
     }
     drop(writer);
-    assert_eq!(share(&chain, &other, anything).unwrap(), [] as [PathBuf; 0]);
+    share(&chain, &other, anything).unwrap();
     assert_eq!(inode(dir.path().join("disk.4")), inode(chain.path(4)));
     assert!(chain.is_shared().unwrap());
     std::fs::remove_file(dir.path().join("disk.4")).unwrap();
@@ -281,7 +280,7 @@ fn another_file_system_gets_a_copy() {
     let there = tempfile::tempdir_in("/dev/shm").unwrap();
     let chain = Chain::read(&disk(here.path())).unwrap();
     let other = there.path().join("disk");
-    assert_eq!(share(&chain, &other, anything).unwrap(), [other.as_path()]);
+    share(&chain, &other, anything).unwrap();
     assert!(std::fs::read(&other).unwrap() == std::fs::read(chain.path(0)).unwrap());
     assert!(!can_clone(there.path()) && std::fs::read_dir(there.path()).unwrap().count() == 1);
 }

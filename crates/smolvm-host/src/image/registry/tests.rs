@@ -70,16 +70,16 @@ impl Archive {
 }
 
 /// A cache and a directory for files.
-struct Here {
-    dir: tempfile::TempDir,
+pub(super) struct Here {
+    pub(super) dir: tempfile::TempDir,
 }
 
 impl Here {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
     }
 
-    fn cache(&self) -> PathBuf {
+    pub(super) fn cache(&self) -> PathBuf {
         self.dir.path().join("cache")
     }
 

@@ -8,22 +8,10 @@ use smolvm_oci::layer::{Kind, Member, Meta};
 use testkit::netns::Netns;
 
 use super::*;
+use crate::image::registry::tests::Here;
 use crate::image::{layout, store};
 
-/// A cache and a directory for files.
-struct Here {
-    dir: tempfile::TempDir,
-}
-
 impl Here {
-    fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
-    }
-
-    fn cache(&self) -> PathBuf {
-        self.dir.path().join("cache")
-    }
-
     fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
         let path = self.dir.path().join(name);
         std::fs::write(&path, bytes).unwrap();
@@ -35,7 +23,7 @@ impl Here {
         import_within(&self.cache(), rootfs, &reference, ImportOptions::default(), bounds, &mut |_| {})
     }
 
-    fn blobs(&self) -> Vec<PathBuf> {
+    fn whole_blobs(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(layout::blobs(&self.cache())).into_iter().flatten();
         entries.map(|entry| entry.unwrap().path()).filter(|path| path.is_file()).collect()
     }
@@ -60,7 +48,7 @@ fn a_damaged_blob_is_replaced_by_the_next_import() {
     let here = Here::new();
     let tar = here.file("a.tar", &archive(10));
     let first = here.import(Rootfs::At(&tar), Bounds::default()).unwrap().pulled;
-    let blobs = here.blobs();
+    let blobs = here.whole_blobs();
     assert_eq!(blobs.len(), 3);
     for image_is_there in [true, false] {
         for blob in &blobs {
@@ -92,7 +80,7 @@ fn no_layer_is_longer_than_any_may_be_wherever_it_is_from() {
         let bounds = Bounds { layer: 50_000, ..Bounds::default() };
         let refused = here.import(rootfs, bounds).unwrap_err();
         assert!(matches!(refused, ImageError::Import(ImportError::TooLong { limit: 50_000, .. })), "{refused}");
-        assert_eq!((here.blobs().len(), std::fs::read_dir(layout::temporary(&here.cache())).unwrap().count()), (0, 0));
+        assert_eq!((here.whole_blobs().len(), std::fs::read_dir(layout::temporary(&here.cache())).unwrap().count()), (0, 0));
     }
     for rootfs in sources() {
         here.import(rootfs, Bounds { layer: 110_000, ..Bounds::default() }).unwrap();

@@ -2,9 +2,8 @@
 
 use super::*;
 
-/// A guest that stands still, for a client that wants a layer put over its disk; the hypervisor has answered all about it but
-/// the word to put it on, which is the command of the number that is given back.
-fn about_to_be_layered(serving: &mut Loop<'_>) -> u64 {
+/// A client that was told where the guest is has asked it to stand still, for a layer that is number 3.
+fn asked_for_a_layer(serving: &mut Loop<'_>) {
     let lowest = serving.vm.paths().disk(serving.id);
     std::fs::create_dir_all(lowest.parent().unwrap()).unwrap();
     std::fs::File::create(&lowest).unwrap();
@@ -15,6 +14,12 @@ fn about_to_be_layered(serving: &mut Loop<'_>) -> u64 {
     serving.locate(1);
     serving.heard_of_vmm(News::Answered(2, Ok("for 0x0 (ram) is 0x7f0000000000\r\n".into())));
     serving.freeze(1, false, Some(3));
+}
+
+/// A guest that stands still, for a client that wants a layer put over its disk; the hypervisor has answered all about it but
+/// the word to put it on, which is the command of the number that is given back.
+fn about_to_be_layered(serving: &mut Loop<'_>) -> u64 {
+    asked_for_a_layer(serving);
     // Three descriptors, the layer's file, the layer.
     for command in 3..=7 {
         serving.heard_of_vmm(News::Answered(command, Ok(serde_json::Value::Null)));
@@ -134,16 +139,7 @@ fn a_hypervisor_keeps_no_descriptor_of_a_layer_that_is_given_up() {
     // Before the guest was told to halt, while it is about to, and when it stands still.
     for step in 0..3 {
         serving(|serving, ends| {
-            let lowest = serving.vm.paths().disk(serving.id);
-            std::fs::create_dir_all(lowest.parent().unwrap()).unwrap();
-            std::fs::File::create(&lowest).unwrap();
-            smolvm_host::disk::add_layer(&lowest, 3, 64 << 20).unwrap();
-            serving.phase = Phase::Running;
-            // As at every start; what it was started with is none of this.
-            serving.take_back_descriptors();
-            serving.locate(1);
-            serving.heard_of_vmm(News::Answered(2, Ok("for 0x0 (ram) is 0x7f0000000000\r\n".into())));
-            serving.freeze(1, false, Some(3));
+            asked_for_a_layer(serving);
             if step > 0 {
                 serving.has_settled(1);
             }

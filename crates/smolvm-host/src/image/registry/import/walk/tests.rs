@@ -57,6 +57,17 @@ impl Here {
         (members, skipped, bytes)
     }
 
+    /// With a cache on a disk of 8 MiB: why the layer is not written, and how much of it was.
+    fn refused_for_want_of_room(&self) -> (ImageError, usize) {
+        testkit::prerequisite::root();
+        let mut bytes = Vec::new();
+        let refused = Netns::new().unwrap().enter(|| {
+            mount("none", self.place.path().join("cache"), "tmpfs", MountFlags::NOSUID, c"size=8m").unwrap();
+            self.write(&self.root(), &mut bytes, ROOM).unwrap_err()
+        });
+        (refused, bytes.len())
+    }
+
     fn told(&self) -> String {
         self.write(&self.root(), io::sink(), ROOM).unwrap_err().to_string()
     }
@@ -252,35 +263,23 @@ fn more_than_a_layer_may_have_is_refused_before_it_is_written() {
 
 #[test]
 fn what_the_disk_has_no_room_for_is_refused_before_it_is_written() {
-    testkit::prerequisite::root();
     let here = Here::new();
     here.file("large", &vec![1; 2 << 20]);
-    Netns::new().unwrap().enter(|| {
-        let cache = here.place.path().join("cache");
-        mount("none", cache, "tmpfs", MountFlags::NOSUID, c"size=8m").unwrap();
-        let mut bytes = Vec::new();
-        let refused = here.write(&here.root(), &mut bytes, ROOM).unwrap_err();
-        assert!(matches!(&refused, ImageError::NoSpace { needed_mib: 18, .. }), "{refused}");
-        assert!(bytes.len() < 10_000, "{} bytes were written", bytes.len());
-    });
+    let (refused, written) = here.refused_for_want_of_room();
+    assert!(matches!(&refused, ImageError::NoSpace { needed_mib: 18, .. }), "{refused}");
+    assert!(written < 10_000, "{written} bytes were written");
 }
 
 /// Each of them is short, and nobody would ask for it alone.
 #[test]
 fn many_small_files_are_refused_before_they_fill_the_disk() {
-    testkit::prerequisite::root();
     let here = Here::new();
     for n in 0..24 {
         here.file(&n.to_string(), &vec![1; 100_000]);
     }
-    Netns::new().unwrap().enter(|| {
-        let cache = here.place.path().join("cache");
-        mount("none", cache, "tmpfs", MountFlags::NOSUID, c"size=8m").unwrap();
-        let mut bytes = Vec::new();
-        let refused = here.write(&here.root(), &mut bytes, ROOM).unwrap_err();
-        assert!(matches!(&refused, ImageError::NoSpace { needed_mib: 17, .. }), "{refused}");
-        assert!(bytes.len() < 1_200_000, "{} bytes were written", bytes.len());
-    });
+    let (refused, written) = here.refused_for_want_of_room();
+    assert!(matches!(&refused, ImageError::NoSpace { needed_mib: 17, .. }), "{refused}");
+    assert!(written < 1_200_000, "{written} bytes were written");
 }
 
 /// The kernel refuses what leads to another file system: `/proc` lies in `/`, and is one.
