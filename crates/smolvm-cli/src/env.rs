@@ -84,7 +84,7 @@ const HTTP_PROXY: Variable =
 const ALL_PROXY: Variable = Variable { name: "ALL_PROXY", meaning: "The proxy where neither of those two is set. Also `all_proxy`." };
 const NO_PROXY: Variable = Variable {
     name: "NO_PROXY",
-    meaning: "Hosts, commas between them, that are reached without a proxy, with all hosts beneath them; `*` is all. Also `no_proxy`.",
+    meaning: "Hosts, commas between them, that are reached without a proxy, with all hosts beneath them; IPv4 networks (`10.0.0.0/8`) of registries named by address; `*` is all. Also `no_proxy`.",
 };
 
 /// Every variable, in the order of the reference.

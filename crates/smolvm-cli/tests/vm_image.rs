@@ -75,6 +75,28 @@ fn a_mirror_is_asked_first_and_one_without_an_answer_is_passed_over() {
     let past = pull("127.0.0.1:5000=127.0.0.1:1", NAME);
     assert_eq!(past["data"]["image"]["digest"], through["data"]["image"]["digest"], "{past:#}");
     place.ok(&["image", "rm", NAME, "far.invalid/test/app:1"]);
+    place.ok(&["image", "prune"]);
+    // A mirror that knows the image and has none of its parts, and one that has others in their place.
+    drop(server);
+    let image = support::registry::files(&place, support::registry::OCI, &[support::registry::small_layer(&place, "one")], RUN);
+    let _server = support::registry::serve_files(&place, support::registry::PORT, &image);
+    let is_manifest = |path: &str| path.contains("/manifests/");
+    let bare: Vec<_> = image.iter().filter(|(path, _)| is_manifest(path)).cloned().collect();
+    let wrong = |(path, bytes): &(String, Vec<u8>)| {
+        let bytes = if is_manifest(path) { bytes.clone() } else { bytes.iter().map(|byte| byte ^ 1).collect() };
+        (path.clone(), bytes)
+    };
+    let lies: Vec<_> = image.iter().map(wrong).collect();
+    for (port, files) in [(5002, bare), (5003, lies)] {
+        let mirror = support::registry::serve_files(&place, port, &files);
+        let pulled = pull(&format!("127.0.0.1:5000=127.0.0.1:{port}"), NAME);
+        assert_eq!(pulled["data"]["image"]["digest"], through["data"]["image"]["digest"], "{pulled:#}");
+        assert_eq!(pulled["data"]["made"], true);
+        let asked = mirror.requests();
+        assert!(["/manifests/", "/blobs/"].iter().all(|kind| asked.iter().any(|asked| asked.path.contains(kind))), "{asked:?}");
+        place.ok(&["image", "rm", NAME]);
+        place.ok(&["image", "prune"]);
+    }
     place.ok(&["setup", "--remove"]);
     oracle.assert_clean();
 }

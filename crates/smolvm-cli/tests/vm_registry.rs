@@ -18,6 +18,9 @@ const PORT: u16 = 5001;
 const CLOSED: &str = "127.0.0.1:5001";
 /// The same from outside.
 const FAR: &str = "registry.test:5001";
+/// The same by another address, which is no loopback's.
+const NEAR: &str = "10.77.0.1:5001";
+const NEAR_HOST: &str = "10.77.0.1";
 /// A word that no file of an image has: those are looked through, too.
 const PASSWORD: &str = "vexhunterzq2";
 /// What is nowhere to be seen: passwords, and what they look like in headers and files.
@@ -146,6 +149,61 @@ fn logins_are_found_where_podman_and_docker_keep_them_and_are_nowhere_else() {
     oracle.assert_clean();
 }
 
+/// What Docker's own desktop leaves in `config.json`, on a machine that has only the file.
+#[test]
+fn a_keeper_of_logins_that_is_not_installed_is_in_nobodys_way_until_a_login_is_asked_for() {
+    testkit::prerequisite::programs(&["docker-registry", "skopeo", "htpasswd"]);
+    let place = Place::with_network().owning_images();
+    let oracle = place.oracle();
+    let closed = Closed::start(&place);
+    let docker = place.scratch().join("docker");
+    std::fs::create_dir(&docker).unwrap();
+    std::fs::write(docker.join("config.json"), r#"{"auths":{},"credsStore":"of-tests"}"#).unwrap();
+    let pull = |name: &str| support::envelope(&place.smolvm(&["image", "pull", name, "--json"]).env("DOCKER_CONFIG", &docker).run());
+    let open = serve(&place, &[small_layer(&place, "one")], "{}");
+    assert_eq!(pull(NAME)["data"]["image"]["name"], NAME);
+    drop(open);
+    let error = pull(&format!("{CLOSED}/team/app:1"))["error"].clone();
+    assert_eq!(error["code"], "missing_dependency", "{error:#}");
+    assert!(error["message"].as_str().unwrap().contains("docker-credential-of-tests"), "{error:#}");
+    drop(closed);
+    place.ok(&["image", "rm", NAME]);
+    place.ok(&["setup", "--remove"]);
+    oracle.assert_clean();
+}
+
+#[test]
+fn who_is_near_is_reached_without_the_proxy_if_somebody_says_so() {
+    testkit::prerequisite::programs(&["docker-registry", "skopeo", "htpasswd"]);
+    let place = Place::with_network().owning_images();
+    place.cmd("ip").args(&["address", "add", &format!("{NEAR_HOST}/32"), "dev", "lo"]).run().assert_ok();
+    let oracle = place.oracle();
+    let closed = Closed::start(&place);
+    let to = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
+    let proxy = TunnelProxy::start(place.net(), to, &format!("Basic {}", base64(&place, "me:vexhunterzq6")));
+    let (near, login) = (format!("{NEAR}/team/app:1"), closed.auth_file(&place, NEAR));
+    let through = format!("http://me:vexhunterzq6@{}", proxy.address());
+    let asked_of_the_proxy = |none: &str| {
+        let before = proxy.asked().len();
+        let command = place.smolvm(&["image", "pull", &near, "--json"]).env("REGISTRY_AUTH_FILE", &login);
+        let envelope = support::envelope(&command.env("HTTPS_PROXY", &through).env("NO_PROXY", none).run());
+        assert_eq!(envelope["ok"], true, "{none:?}: {envelope:#}");
+        place.ok(&["image", "rm", &near]);
+        place.ok(&["image", "prune"]);
+        proxy.asked().iter().skip(before).filter(|asked| asked.path == NEAR).count()
+    };
+    for none in ["", "10.78.0.0/16,far.test"] {
+        assert!(asked_of_the_proxy(none) > 0, "{none:?}");
+    }
+    // By its address, or by the network that it is in.
+    for none in [NEAR_HOST, "far.test, 10.77.0.0/24"] {
+        assert_eq!(asked_of_the_proxy(none), 0, "{none:?}");
+    }
+    drop(closed);
+    place.ok(&["setup", "--remove"]);
+    oracle.assert_clean();
+}
+
 /// Debian's `docker-registry` with TLS by an authority of its own and one user, who has put an image there.
 struct Closed {
     authority: Authority,
@@ -157,11 +215,11 @@ impl Closed {
         let dir = place.scratch().join("closed");
         std::fs::create_dir(&dir).unwrap();
         let authority = Authority::new(&dir);
-        let certified = authority.certify("registry", "IP:127.0.0.1,DNS:registry.test");
+        let certified = authority.certify("registry", &format!("IP:127.0.0.1,IP:{NEAR_HOST},DNS:registry.test"));
         let users = place.cmd("htpasswd").args(&["-Bbn", "me", PASSWORD]).run();
         std::fs::write(dir.join("users"), &users.stdout).unwrap();
         let config = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: {CLOSED}\n  tls:\n    certificate: {}\n    key: {}\n\
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: :{PORT}\n  tls:\n    certificate: {}\n    key: {}\n\
              auth:\n  htpasswd:\n    realm: test\n    path: {}\n",
             dir.join("data").display(),
             certified.certificate.display(),
@@ -171,7 +229,7 @@ impl Closed {
         std::fs::write(dir.join("config.yml"), config).unwrap();
         let server = place.cmd("docker-registry").arg("serve").arg(dir.join("config.yml")).spawn();
         // By whose word it is known: as docker and podman have it.
-        for host in [CLOSED, FAR] {
+        for host in [CLOSED, FAR, NEAR] {
             let directory = place.scratch().join(".config/containers/certs.d").join(host);
             std::fs::create_dir_all(&directory).unwrap();
             std::fs::copy(authority.certificate(), directory.join("ca.crt")).unwrap();

@@ -70,10 +70,26 @@ fn what_an_earlier_try_left_is_gone_on_from_and_what_is_wrong_in_it_is_found() {
     assert!(line.carried.load(Ordering::SeqCst) - carried < 5000, "only what was missing was sent");
     let mut wrong = scratch();
     wrong.write_all(b"something else").unwrap();
-    let error = client.blob(&layer.digest, layer.size, &mut wrong, &mut |_| {}).unwrap_err();
-    assert!(matches!(error, RegistryError::Digest { .. }), "{error}");
-    assert_eq!(wrong.metadata().unwrap().len(), 0, "nothing can be built on it");
     client.blob(&layer.digest, layer.size, &mut wrong, &mut |_| {}).unwrap();
+    let read = |file: &mut File| {
+        let mut bytes = Vec::new();
+        file.rewind().and_then(|()| file.read_to_end(&mut bytes)).unwrap();
+        bytes
+    };
+    assert!(read(&mut wrong) == read(&mut whole), "all of it was got anew");
+}
+
+#[test]
+fn of_what_is_wrong_nothing_stays() {
+    let server = Answers::start(|_| Reply::ok(vec![7; 5000]));
+    let client = client(&format!("{}/a:x", server.address()), None);
+    for begun in [0, 100] {
+        let mut file = scratch();
+        file.write_all(&vec![7; begun]).unwrap();
+        let error = client.blob(&Digest::of(b"other"), 5000, &mut file, &mut |_| {}).unwrap_err();
+        assert!(matches!(error, RegistryError::Digest { .. }), "{error}");
+        assert_eq!(file.metadata().unwrap().len(), 0, "nothing can be built on it");
+    }
 }
 
 #[test]

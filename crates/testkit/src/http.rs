@@ -24,7 +24,7 @@ pub struct Request {
     pub body: Vec<u8>,
 }
 
-/// Answers every request with the file of that path, or with a page that says who asked.
+/// Answers every request with the file of that path, or with a page that says who asked; beneath `/v2/`, as a registry has it, with 404.
 #[derive(Debug)]
 pub struct HttpServer {
     address: SocketAddr,
@@ -113,9 +113,14 @@ fn answer(mut stream: TcpStream, peer: IpAddr, seen: &Mutex<Vec<Request>>, files
     }
     let mut body = Vec::new();
     reader.take(length).read_to_end(&mut body)?;
-    let page = files.iter().find(|(name, _)| *name == path).map_or_else(|| format!("peer={peer}\n").into_bytes(), |(_, body)| body.clone());
+    let (status, page) = match files.iter().find(|(name, _)| *name == path) {
+        Some((_, file)) => ("200 OK", file.clone()),
+        // A registry that has no such thing says so.
+        None if path.starts_with("/v2/") => ("404 Not Found", Vec::new()),
+        None => ("200 OK", format!("peer={peer}\n").into_bytes()),
+    };
     seen.lock().unwrap_or_else(PoisonError::into_inner).push(Request { peer, method, path, body });
-    write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", page.len())?;
+    write!(stream, "HTTP/1.0 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", page.len())?;
     stream.write_all(&page)
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Types {
 }
 
 /// The names that OCI gave them.
-const OCI: Types = Types {
+pub(crate) const OCI: Types = Types {
     manifest: "application/vnd.oci.image.manifest.v1+json",
     config: "application/vnd.oci.image.config.v1+json",
     layer: "application/vnd.oci.image.layer.v1.tar",
@@ -38,6 +38,17 @@ pub(crate) fn serve(place: &Place, layers: &[Vec<u8>], run: &str) -> HttpServer 
 
 /// The same with other names for its parts.
 pub(crate) fn serve_as(place: &Place, types: Types, layers: &[Vec<u8>], run: &str) -> HttpServer {
+    serve_files(place, PORT, &files(place, types, layers, run))
+}
+
+/// These files alone, on a port of the loopback.
+pub(crate) fn serve_files(place: &Place, port: u16, files: &[(String, Vec<u8>)]) -> HttpServer {
+    let files: Vec<(&str, &[u8])> = files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
+    HttpServer::with_files(place.net(), SocketAddr::from((Ipv4Addr::LOCALHOST, port)), &files)
+}
+
+/// Everything that a registry has of an image, by the paths of its requests.
+pub(crate) fn files(place: &Place, types: Types, layers: &[Vec<u8>], run: &str) -> Vec<(String, Vec<u8>)> {
     let digest = |bytes: &[u8]| {
         let file = place.scratch().join("blob");
         std::fs::write(&file, bytes).unwrap();
@@ -59,9 +70,7 @@ pub(crate) fn serve_as(place: &Place, types: Types, layers: &[Vec<u8>], run: &st
     let manifest =
         format!(r#"{{"schemaVersion":2,"mediaType":"{}","config":{config},"layers":[{}]}}"#, types.manifest, descriptors.join(","));
     files.push(("/v2/test/app/manifests/1".to_owned(), manifest.into_bytes()));
-    let files: Vec<(&str, &[u8])> = files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, PORT));
-    HttpServer::with_files(place.net(), address, &files)
+    files
 }
 
 /// A layer of one small file.

@@ -15,6 +15,16 @@ impl Client {
     /// Gets a blob into a file that may have its beginning already; at the end the file has all of it, or the call fails.
     /// What is in the file then is good to go on from, unless it was wrong.
     pub fn blob(&self, digest: &Digest, size: u64, file: &mut File, watch: &mut dyn FnMut(u64)) -> Result<(), RegistryError> {
+        let began = file.metadata().map_err(|source| self.cannot_write(source))?.len();
+        match self.whole(digest, size, file, watch) {
+            // What was there may be what is wrong with it: somebody else may have sent it.
+            Err(RegistryError::Digest { .. }) if began > 0 => self.whole(digest, size, file, watch),
+            done => done,
+        }
+    }
+
+    /// Gets what is missing; a file that is wrong then is empty again.
+    fn whole(&self, digest: &Digest, size: u64, file: &mut File, watch: &mut dyn FnMut(u64)) -> Result<(), RegistryError> {
         let (mut hash, mut have) = begin(file, size).map_err(|source| self.cannot_write(source))?;
         let mut tries = 0;
         while have < size {

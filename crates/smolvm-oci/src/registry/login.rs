@@ -60,13 +60,28 @@ pub enum Source {
     Nowhere,
     /// In the file.
     Here(Login),
-    /// In the keeping of `docker-credential-<program>`, under this name.
-    Helper {
-        /// The end of the program's name.
-        program: String,
-        /// What it is asked for.
-        server: String,
-    },
+    /// In somebody's keeping.
+    Helper(Helper),
+}
+
+/// A program that keeps logins, `docker-credential-<program>`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Helper {
+    /// The end of its name.
+    pub program: String,
+    /// What it is asked for.
+    pub server: String,
+    /// What it keeps.
+    pub of: Keeps,
+}
+
+/// Whose logins a helper keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeps {
+    /// Those of a registry that the file names: `credHelpers`.
+    One,
+    /// Those of every registry: `credsStore`.
+    All,
 }
 
 /// Why a login cannot be read.
@@ -131,13 +146,13 @@ impl LoginFile {
 
     /// Where the login for a repository is: a helper of its registry, then the helper of all, then the file.
     pub fn login(&self, registry: &Registry, repository: &str) -> Result<Source, LoginError> {
-        if let Some((program, server)) = self.helper(registry) {
-            let good =
-                !program.is_empty() && program.len() <= 64 && program.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        if let Some(helper) = self.helper(registry) {
+            let name = &helper.program;
+            let good = !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
             if !good {
-                return Err(LoginError::Program { program: program.chars().take(64).collect() });
+                return Err(LoginError::Program { program: name.chars().take(64).collect() });
             }
-            return Ok(Source::Helper { program: program.to_owned(), server: server.to_owned() });
+            return Ok(Source::Helper(helper));
         }
         let told = self.auths.iter().filter(|(_, entry)| entry.says_something());
         let fitting = told.filter_map(|(key, entry)| Some((Place::of(key).fits(registry, repository)?, entry)));
@@ -149,11 +164,13 @@ impl LoginFile {
         best.map_or(Ok(Source::Nowhere), |(_, entry)| entry.login(registry).map(Source::Here))
     }
 
-    /// The helper, and what it knows the registry by.
-    fn helper<'a>(&'a self, registry: &'a Registry) -> Option<(&'a str, &'a str)> {
-        let own = self.cred_helpers.iter().find(|(key, _)| Place::of(key).fits(registry, "").is_some());
+    /// The helper that keeps the login for a registry.
+    fn helper(&self, registry: &Registry) -> Option<Helper> {
+        if let Some((key, program)) = self.cred_helpers.iter().find(|(key, _)| Place::of(key).fits(registry, "").is_some()) {
+            return Some(Helper { program: program.clone(), server: key.clone(), of: Keeps::One });
+        }
         let server = if registry.as_str() == DEFAULT_REGISTRY { DOCKER_KEY } else { registry.as_str() };
-        own.map(|(key, program)| (program.as_str(), key.as_str())).or_else(|| Some((self.creds_store.as_deref()?, server)))
+        self.creds_store.clone().map(|program| Helper { program, server: server.to_owned(), of: Keeps::All })
     }
 }
 
@@ -254,10 +271,12 @@ mod tests {
         assert_eq!(find(&file, "other.io").unwrap(), Source::Nowhere);
         assert_eq!(find("{}", "docker.io").unwrap(), Source::Nowhere);
         let helpers = r#"{"credsStore":"store","credHelpers":{"a.io":"own"},"auths":{"a.io":{}}}"#;
-        assert_eq!(find(helpers, "a.io").unwrap(), Source::Helper { program: "own".to_owned(), server: "a.io".to_owned() });
-        assert_eq!(find(helpers, "docker.io").unwrap(), Source::Helper { program: "store".to_owned(), server: DOCKER_KEY.to_owned() });
+        let helper =
+            |program: &str, server: &str, of| Source::Helper(Helper { program: program.to_owned(), server: server.to_owned(), of });
+        assert_eq!(find(helpers, "a.io").unwrap(), helper("own", "a.io", Keeps::One));
+        assert_eq!(find(helpers, "docker.io").unwrap(), helper("store", DOCKER_KEY, Keeps::All));
         let podmans = r#"{"credHelpers":{"docker.io":"own"}}"#;
-        assert_eq!(find(podmans, "docker.io").unwrap(), Source::Helper { program: "own".to_owned(), server: "docker.io".to_owned() });
+        assert_eq!(find(podmans, "docker.io").unwrap(), helper("own", "docker.io", Keeps::One));
         assert!(find(r#"{"credsStore":"../../bin/sh"}"#, "a.io").is_err());
     }
 

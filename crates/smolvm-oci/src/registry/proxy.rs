@@ -1,5 +1,6 @@
 //! The proxy between us and a registry, as the environment of every other program names it.
 
+use smolvm_model::network::Ipv4Net;
 use smolvm_model::reference::Registry;
 use ureq::Proxy;
 
@@ -39,22 +40,32 @@ impl Proxies {
         for host in OWN {
             proxy = proxy.no_proxy(host);
         }
-        for host in self.passed_over() {
+        for host in self.passed_over(registry) {
             proxy = proxy.no_proxy(&host);
         }
         proxy.build().map(Some).map_err(|_| bad())
     }
 
-    /// The hosts of `NO_PROXY`, each with the hosts beneath it.
-    fn passed_over(&self) -> Vec<String> {
+    /// The hosts of `NO_PROXY`, each with the hosts beneath it; a network stands for the registry, if that is an address in it.
+    fn passed_over(&self, registry: &Registry) -> Vec<String> {
         let entries = self.none.iter().flat_map(|list| list.split([',', ' '])).map(str::trim).filter(|entry| !entry.is_empty());
         entries
             .flat_map(|entry| {
+                if let Some(network) = network(entry) {
+                    let is_in = registry.host().parse().is_ok_and(|address| network.contains(address));
+                    return if is_in { vec![registry.host().to_owned()] } else { Vec::new() };
+                }
                 let name = entry.trim_start_matches("*.").trim_start_matches('.');
                 if name == "*" { vec![name.to_owned()] } else { vec![name.to_owned(), format!(".{name}")] }
             })
             .collect()
     }
+}
+
+/// An IPv4 network as people write it: of any address that is in it.
+fn network(text: &str) -> Option<Ipv4Net> {
+    let (address, prefix) = text.split_once('/')?;
+    Ipv4Net::around(address.parse().ok()?, prefix.parse().ok()?).ok()
 }
 
 #[cfg(test)]
@@ -64,7 +75,7 @@ mod tests {
     fn direct(none: &str, host: &str) -> bool {
         let proxies =
             Proxies { https: Some(Secret::new("http://proxy.example:3128".to_owned())), none: Some(none.to_owned()), ..Proxies::default() };
-        let proxy = proxies.of(&Registry::default(), true).unwrap().unwrap();
+        let proxy = proxies.of(&host.parse().unwrap(), true).unwrap().unwrap();
         proxy.is_no_proxy(&format!("https://{host}/v2/").parse().unwrap())
     }
 
@@ -77,6 +88,8 @@ mod tests {
             ("*.near.example", "a.near.example"),
             ("a.example, near.example", "near.example"),
             ("10.0.0.7", "10.0.0.7:5000"),
+            ("near.example,10.0.0.0/8", "10.1.2.3:5000"),
+            ("10.1.2.3/16", "10.1.0.7"),
             ("*", "docker.io"),
             ("", "localhost:5000"),
             ("", "127.0.0.1:5000"),
@@ -84,7 +97,14 @@ mod tests {
         ] {
             assert!(direct(none, host), "{none:?} {host}");
         }
-        for (none, host) in [("", "docker.io"), ("near.example", "docker.io"), ("near.example", "notnear.example"), (",", "docker.io")] {
+        for (none, host) in [
+            ("", "docker.io"),
+            ("near.example", "docker.io"),
+            ("near.example", "notnear.example"),
+            (",", "docker.io"),
+            ("10.0.0.0/8", "11.0.0.1"),
+            ("0.0.0.0/0", "docker.io"),
+        ] {
             assert!(!direct(none, host), "{none:?} {host}");
         }
     }

@@ -10,8 +10,8 @@ use smolvm_model::effect::Effect;
 use smolvm_oci::Digest;
 use smolvm_oci::digest::Hashing;
 use smolvm_oci::document::Descriptor;
-use smolvm_oci::registry::Client;
 
+use super::holders::Holders;
 use crate::effect::perform;
 use crate::fsx::{self, FsError, create_private_dir, sync_dir};
 use crate::image::error::ImageError;
@@ -32,7 +32,9 @@ pub(super) fn has(cache: &Path, digest: &Digest, size: u64) -> bool {
 }
 
 /// Gets a blob unless it is there.
-pub(super) fn fetch(cache: &Path, client: &Client, digest: &Digest, size: u64, watch: &mut dyn FnMut(u64)) -> Result<(), ImageError> {
+pub(super) fn fetch(cache: &Path, holders: &Holders<'_>, blob: &Descriptor, watch: &mut dyn FnMut(u64)) -> Result<(), ImageError> {
+    let Descriptor { digest, size, .. } = blob;
+    let size = *size;
     if has(cache, digest, size) {
         watch(size);
         return Ok(());
@@ -46,7 +48,7 @@ pub(super) fn fetch(cache: &Path, client: &Client, digest: &Digest, size: u64, w
         create_private_dir(&partial)?;
         let partial = partial.join(digest.hex());
         let mut file = begin(&partial).map_err(FsError::on("open", &partial))?;
-        client.blob(digest, size, &mut file, watch)?;
+        holders.blob(blob, &mut file, watch)?;
         Ok::<_, ImageError>(name(cache, digest, &partial, &file)?)
     })?;
     // Nobody needs it for this blob again.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use smolvm_model::reference::Registry;
-use smolvm_oci::registry::{Login, LoginError, LoginFile, Source, helper_answer};
+use smolvm_oci::registry::{Helper, Keeps, Login, LoginError, LoginFile, Source, helper_answer};
 
 use crate::fsx::FsError;
 use crate::image::error::ImageError;
@@ -62,25 +62,41 @@ impl fmt::Debug for Environment {
     }
 }
 
+/// What is known of a login.
+#[derive(Default)]
+pub(super) struct Found {
+    /// The login, if there is one.
+    pub(super) login: Option<Login>,
+    /// Who keeps all logins, by what a file says, and is not installed. Images that everybody may have need none.
+    pub(super) missing: Option<String>,
+}
+
 /// The login for a repository, if there is one.
-pub(super) fn login(logins: &Logins, registry: &Registry, repository: &str) -> Result<Option<Login>, ImageError> {
+pub(super) fn login(logins: &Logins, registry: &Registry, repository: &str) -> Result<Found, ImageError> {
     let files = match &logins.named {
         Some(named) => std::slice::from_ref(named),
         None => &logins.usual,
     };
+    let mut missing = None;
     for path in files {
         let Some(bytes) = read(path, logins.named.is_some())? else { continue };
         let unusable = |source| ImageError::Login { path: path.clone(), source };
         let login = match LoginFile::read(&bytes).and_then(|file| file.login(registry, repository)).map_err(unusable)? {
             Source::Nowhere => None,
             Source::Here(login) => Some(login),
-            Source::Helper { program, server } => ask(logins, path, &program, &server)?,
+            Source::Helper(helper) => match ask(logins, path, &helper) {
+                Err(ImageError::Helper(ToolError::Missing { program })) if helper.of == Keeps::All => {
+                    missing = missing.or(Some(program));
+                    None
+                }
+                answer => answer?,
+            },
         };
         if login.is_some() {
-            return Ok(login);
+            return Ok(Found { login, missing: None });
         }
     }
-    Ok(None)
+    Ok(Found { login: None, missing })
 }
 
 /// A file of logins; one that nobody named need not be there.
@@ -93,10 +109,10 @@ fn read(path: &Path, named: bool) -> Result<Option<Vec<u8>>, ImageError> {
     }
 }
 
-fn ask(logins: &Logins, path: &Path, program: &str, server: &str) -> Result<Option<Login>, ImageError> {
-    let name = format!("docker-credential-{program}");
+fn ask(logins: &Logins, path: &Path, helper: &Helper) -> Result<Option<Login>, ImageError> {
+    let name = format!("docker-credential-{}", helper.program);
     let Some(file) = logins.environment.find(&name) else { return Err(ImageError::Helper(ToolError::Missing { program: name })) };
-    let tool = Tool::new(file).arg("get").stdin(server).timeout(HELPER_TIMEOUT);
+    let tool = Tool::new(file).arg("get").stdin(helper.server.as_str()).timeout(HELPER_TIMEOUT);
     let tool = logins.environment.variables.iter().fold(tool, |tool, (key, value)| tool.env(key, value));
     // What it wrote is in no message: it may be the secret.
     let unusable = |source: LoginError| ImageError::Login { path: path.to_owned(), source };

@@ -15,6 +15,7 @@
 mod archive;
 mod blobs;
 mod build;
+mod holders;
 mod import;
 mod load;
 mod logins;

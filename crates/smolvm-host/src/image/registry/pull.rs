@@ -5,16 +5,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use smolvm_model::reference::{Reference, Registry};
+use smolvm_model::reference::Reference;
 use smolvm_model::registries::Registries;
 use smolvm_oci::Digest;
 use smolvm_oci::document::{Config, Descriptor, DocumentError, Manifest, Top, Unread};
-use smolvm_oci::registry::{Access, At, Client};
+use smolvm_oci::registry::{Access, Client};
 use smolvm_oci::rootfs::RootfsError;
 
 use super::blobs;
 use super::build::{Parts, build, part};
-use super::logins::{Logins, login};
+use super::holders::Holders;
+use super::logins::Logins;
 use crate::image::error::ImageError;
 use crate::image::guard;
 use crate::image::progress::{Report, tell};
@@ -51,7 +52,11 @@ pub struct Pulled {
 
 /// Pulls what a reference means now, and points it at that.
 pub fn pull(cache: &Path, reference: &Reference, options: &PullOptions, report: Report<'_>) -> Result<Pulled, ImageError> {
-    let Found { client, bytes, digest, manifest } = find(reference, options, report)?;
+    let holders = Holders::of(reference, options);
+    let (bytes, digest, manifest) = holders.ask(|registry, client| {
+        tell(report, "image", format!("asking {registry}"), 0.0);
+        manifest(client, reference.wanted())
+    })?;
     // From here until a name leads to it.
     let _using = guard::using(cache, guard::MAKER_WAIT)?;
     if let Some(image) = of_manifest(cache, &digest)? {
@@ -65,12 +70,12 @@ pub fn pull(cache: &Path, reference: &Reference, options: &PullOptions, report: 
     let wanted: Vec<&Descriptor> = std::iter::once(&manifest.config).chain(&manifest.layers).collect();
     let missing = wanted.iter().filter(|blob| !blobs::has(cache, &blob.digest, blob.size)).map(|blob| blob.size).sum::<u64>();
     require_space(cache, missing / MIB + 16)?;
-    fetch_all(cache, &client, &wanted, report)?;
+    fetch_all(cache, &holders, &wanted, report)?;
     blobs::put(cache, &digest, &bytes)?;
     match finish(cache, &work, reference, &digest, &manifest, report) {
         // A blob that is here has only its length to speak for it until it is read.
         Err(e) if is_damage(&e) && blobs::drop_damaged(cache, &wanted)? => {
-            fetch_all(cache, &client, &wanted, report)?;
+            fetch_all(cache, &holders, &wanted, report)?;
             finish(cache, &work, reference, &digest, &manifest, report)
         }
         finished => finished,
@@ -83,37 +88,6 @@ fn is_damage(error: &ImageError) -> bool {
         error,
         ImageError::Odd { .. } | ImageError::Rootfs(RootfsError::Digest { .. } | RootfsError::Layer { .. } | RootfsError::Open { .. })
     )
-}
-
-/// What a reference means, and who has it.
-struct Found {
-    client: Client,
-    bytes: Vec<u8>,
-    digest: Digest,
-    manifest: Manifest,
-}
-
-/// Asks whoever may have it, one after the other. A mirror that has no answer is passed over, whatever the reason.
-fn find(reference: &Reference, options: &PullOptions, report: Report<'_>) -> Result<Found, ImageError> {
-    let mut last = None;
-    for place in options.registries.places(reference.registry()) {
-        tell(report, "image", format!("asking {place}"), 0.0);
-        match ask(reference, &place, options) {
-            Ok(found) => return Ok(found),
-            Err(e) => last = Some(e),
-        }
-    }
-    Err(last.unwrap_or(ImageError::NotFound { name: reference.to_string(), available: Vec::new() }))
-}
-
-fn ask(reference: &Reference, place: &Registry, options: &PullOptions) -> Result<Found, ImageError> {
-    let PullOptions { logins, registries, access } = options;
-    // Who named an authority for a registry of this machine wants it to prove who it is.
-    let plain_http = registries.is_plain(place) && (registries.plain_http.contains(place) || !access.trust.names(place));
-    let login = login(logins, place, reference.repository())?;
-    let client = Client::new(reference, At { registry: place.clone(), plain_http }, access, login)?;
-    let (bytes, digest, manifest) = manifest(&client, reference.wanted())?;
-    Ok(Found { client, bytes, digest, manifest })
 }
 
 /// Makes the image of a manifest whose parts are all here, unless it is here as well, and points a reference at it.
@@ -177,7 +151,7 @@ pub(super) fn architecture() -> &'static str {
 }
 
 /// Gets every blob, some of them at once; the first failure ends it, and what has come stays.
-fn fetch_all(cache: &Path, client: &Client, wanted: &[&Descriptor], report: Report<'_>) -> Result<(), ImageError> {
+fn fetch_all(cache: &Path, holders: &Holders<'_>, wanted: &[&Descriptor], report: Report<'_>) -> Result<(), ImageError> {
     let total = wanted.iter().map(|blob| blob.size).sum::<u64>();
     let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
     let have: Vec<AtomicU64> = wanted.iter().map(|_| AtomicU64::new(0)).collect();
@@ -191,7 +165,7 @@ fn fetch_all(cache: &Path, client: &Client, wanted: &[&Descriptor], report: Repo
                 {
                     let blob = wanted[at];
                     let mut watch = |bytes| have[at].store(bytes, Ordering::Relaxed);
-                    if let Err(error) = blobs::fetch(cache, client, &blob.digest, blob.size, &mut watch) {
+                    if let Err(error) = blobs::fetch(cache, holders, blob, &mut watch) {
                         failed.store(true, Ordering::Relaxed);
                         let _ = says.send(error);
                     }
