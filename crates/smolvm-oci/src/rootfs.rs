@@ -128,6 +128,8 @@ impl Plan {
         let (mut unpacked, mut members) = (0, 0);
         for (layer, number) in (0..layers.diff_ids().len()).zip(0_u32..) {
             let mut pass = Pass::open(layers, layer, limits.unpacked - unpacked)?;
+            // The second pass will need as much, beside the whole tree.
+            tree.limit_to(limits.held.saturating_sub(pass.extra_memory));
             let mut member = 0;
             while let Some((next, reader)) = pass.next()? {
                 let entry = EntryName::of(&next.path);
@@ -199,7 +201,7 @@ impl Plan {
     /// Which members' content is in the image.
     fn sources(&self) -> Vec<(Source, NodeId)> {
         let file = |id: NodeId| match &self.tree.node(id).content {
-            crate::tree::Content::File { source, data, .. } if !data.is_empty() => Some((*source, id)),
+            crate::tree::Content::File { source, data, .. } if !data.is_nothing() => Some((*source, id)),
             _ => None,
         };
         let mut sources: Vec<_> = self.tree.walk().into_iter().filter_map(file).collect();
@@ -284,14 +286,17 @@ type Stream<'a> = Layer<Hashing<Capped<Decompressed<'a>>>>;
 /// One layer, unpacked and hashed on the way.
 struct Pass<'a> {
     layer: usize,
+    /// What its decoder may take beyond what is usual.
+    extra_memory: usize,
     reader: Stream<'a>,
 }
 
 impl<'a> Pass<'a> {
     fn open(layers: &'a dyn Layers, layer: usize, left: u64) -> Result<Self, RootfsError> {
-        let open = || decompress(layers.open(layer)?).map(|inner| Capped::new(inner, left));
+        let open = || decompress(layers.open(layer)?);
         let stream = open().map_err(|source| RootfsError::Open { layer: layer + 1, source })?;
-        Ok(Self { layer, reader: Layer::new(Hashing::new(stream)) })
+        let extra_memory = stream.extra_memory();
+        Ok(Self { layer, extra_memory, reader: Layer::new(Hashing::new(Capped::new(stream, left))) })
     }
 
     fn next(&mut self) -> Result<Option<(Member, &mut Stream<'a>)>, RootfsError> {

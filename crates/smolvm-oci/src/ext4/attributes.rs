@@ -1,9 +1,8 @@
 //! Extended attributes: behind the inode where they fit, in a block of their own where they do not.
 
-use std::collections::BTreeMap;
-
 use super::bytes::{low16, low32, put16, put32};
 use super::{BLOCK_LEN, INODE_LEN};
+use crate::layer::Attributes;
 
 const MAGIC: u32 = 0xea02_0000;
 /// Where they begin in an inode: after its 128 bytes and the 32 that came later.
@@ -33,7 +32,7 @@ pub(super) enum Place {
 pub(super) struct Unfit(pub(super) String);
 
 /// Where they go, if they go anywhere.
-pub(super) fn place(attributes: &BTreeMap<String, Vec<u8>>) -> Result<Place, Unfit> {
+pub(super) fn place(attributes: &Attributes) -> Result<Place, Unfit> {
     if attributes.is_empty() {
         return Ok(Place::Nowhere);
     }
@@ -50,7 +49,7 @@ pub(super) fn place(attributes: &BTreeMap<String, Vec<u8>>) -> Result<Place, Unf
 }
 
 /// Into the end of an inode.
-pub(super) fn write_inode(inode: &mut [u8], attributes: &BTreeMap<String, Vec<u8>>) -> Result<(), Unfit> {
+pub(super) fn write_inode(inode: &mut [u8], attributes: &Attributes) -> Result<(), Unfit> {
     put32(inode, IN_INODE, MAGIC);
     // Hashes are for blocks that inodes share.
     write(&mut inode[IN_INODE + 4..], &convert(attributes)?, 0, false);
@@ -58,7 +57,7 @@ pub(super) fn write_inode(inode: &mut [u8], attributes: &BTreeMap<String, Vec<u8
 }
 
 /// Into a block.
-pub(super) fn write_block(attributes: &BTreeMap<String, Vec<u8>>) -> Result<[u8; BLOCK_LEN], Unfit> {
+pub(super) fn write_block(attributes: &Attributes) -> Result<[u8; BLOCK_LEN], Unfit> {
     let mut block = [0; BLOCK_LEN];
     put32(&mut block, 0, MAGIC);
     put32(&mut block, 4, 1);
@@ -98,7 +97,7 @@ fn entry_hash(a: &Attribute) -> u32 {
 }
 
 /// In the order in which the kernel looks for them.
-fn convert(attributes: &BTreeMap<String, Vec<u8>>) -> Result<Vec<Attribute>, Unfit> {
+fn convert(attributes: &Attributes) -> Result<Vec<Attribute>, Unfit> {
     let mut list =
         attributes.iter().map(|(name, value)| one(name, value).ok_or_else(|| Unfit(name.clone()))).collect::<Result<Vec<_>, _>>()?;
     list.sort_by(|a, b| (a.space, a.name.len(), &a.name).cmp(&(b.space, b.name.len(), &b.name)));

@@ -1,5 +1,7 @@
 //! Where everything will lie, decided before a byte is written.
 
+use std::num::NonZeroU32;
+
 use super::attributes::{self, Place, Unfit};
 use super::extents::{self, blocks_of};
 use super::superblock::DESCRIPTOR;
@@ -54,18 +56,18 @@ pub struct Run {
     pub length: u64,
 }
 
-/// Where one node lies; block numbers count from the first block after the inodes.
+/// Where one node lies; block numbers count from the first block after the inodes. There is one for each file: it is small.
 #[derive(Debug, Clone)]
 pub(super) struct Placed {
     pub(super) id: NodeId,
     pub(super) attributes: Place,
     /// The block of its attributes, if it has one.
-    pub(super) attribute_block: u64,
+    pub(super) attribute_block: u32,
     /// A directory's blocks, a long target's block, or a file's extent tree.
-    pub(super) meta_block: u64,
-    pub(super) meta_blocks: u64,
+    pub(super) meta_block: u32,
+    pub(super) meta_blocks: u32,
     /// The first block of a file's content.
-    pub(super) data_block: u64,
+    pub(super) data_block: u32,
 }
 
 /// The numbers of a file system.
@@ -83,8 +85,24 @@ pub(super) struct Geometry {
 pub struct Layout {
     pub(super) geometry: Geometry,
     pub(super) placed: Vec<Placed>,
-    /// By a node's index, where in `placed`; none for nodes without a name.
-    pub(super) position: Vec<Option<u32>>,
+    /// By a node's index, the how-manieth of `placed` it is; none for nodes without a name.
+    position: Vec<Option<NonZeroU32>>,
+}
+
+/// Blocks that are given away one after the other.
+struct Blocks(u64);
+
+impl Blocks {
+    /// The first of so many.
+    fn take(&mut self, blocks: u64) -> Result<u32, Ext4Error> {
+        let first = self.0;
+        self.0 = first.saturating_add(blocks);
+        if self.0 > MAX_BLOCKS {
+            return Err(Ext4Error::TooBig { blocks: self.0 });
+        }
+        // Fewer than 2^30.
+        Ok(u32::try_from(first).unwrap_or(u32::MAX))
+    }
 }
 
 impl Layout {
@@ -93,19 +111,18 @@ impl Layout {
         let order = tree.walk();
         let mut position = vec![None; tree.capacity()];
         let mut placed = Vec::with_capacity(order.len());
-        let mut next = 0;
+        let mut blocks = Blocks(0);
         for id in order {
-            position[id.index()] = u32::try_from(placed.len()).ok();
-            placed.push(place(tree, id, &mut next)?);
+            placed.push(place(tree, id, &mut blocks)?);
+            position[id.index()] = u32::try_from(placed.len()).ok().and_then(NonZeroU32::new);
         }
         for at in &mut placed {
-            if let Content::File { data, .. } = &tree.node(at.id).content {
-                at.data_block = next;
-                next += data.iter().map(|part| blocks_of(part.length)).sum::<u64>();
+            if let Content::File { data, size, .. } = &tree.node(at.id).content {
+                at.data_block = blocks.take(data.parts(*size).map(|part| blocks_of(part.length)).sum())?;
             }
         }
         let used_inodes = u64::from(FIRST_INODE) - 2 + placed.len() as u64;
-        Ok(Self { geometry: Geometry::of(next, used_inodes)?, placed, position })
+        Ok(Self { geometry: Geometry::of(blocks.0, used_inodes)?, placed, position })
     }
 
     /// The image's length.
@@ -116,50 +133,47 @@ impl Layout {
     /// Where a file's content goes.
     pub fn runs(&self, tree: &Tree, file: NodeId) -> Vec<Run> {
         let Some(at) = self.placed_of(file) else { return Vec::new() };
-        let Content::File { data, .. } = &tree.node(file).content else { return Vec::new() };
-        runs(data, self.geometry.first_free() + at.data_block)
+        let Content::File { data, size, .. } = &tree.node(file).content else { return Vec::new() };
+        runs(data.parts(*size), self.geometry.first_free() + u64::from(at.data_block))
     }
 
     pub(super) fn placed_of(&self, id: NodeId) -> Option<&Placed> {
-        self.position[id.index()].and_then(|at| self.placed.get(at as usize))
+        self.position[id.index()].and_then(|nth| self.placed.get(nth.get() as usize - 1))
     }
 
     /// The inode of a node.
     pub(super) fn inode(&self, id: NodeId) -> u32 {
-        match self.position[id.index()] {
-            Some(0) | None => ROOT_INODE,
-            Some(at) => FIRST_INODE - 1 + at,
+        match self.position[id.index()].map(NonZeroU32::get) {
+            Some(1) | None => ROOT_INODE,
+            Some(nth) => FIRST_INODE - 2 + nth,
         }
     }
 }
 
-pub(super) fn runs(data: &[Part], mut physical: u64) -> Vec<Run> {
-    let mut runs = Vec::with_capacity(data.len());
-    for part in data {
+pub(super) fn runs(data: impl Iterator<Item = Part>, mut physical: u64) -> Vec<Run> {
+    let run = |part: Part| {
         let length = blocks_of(part.length);
-        runs.push(Run { logical: part.offset / BLOCK, physical, length });
         physical += length;
-    }
-    runs
+        Run { logical: part.offset / BLOCK, physical: physical - length, length }
+    };
+    data.map(run).collect()
 }
 
-fn place(tree: &Tree, id: NodeId, next: &mut u64) -> Result<Placed, Ext4Error> {
-    let mut take = |blocks| {
-        let first = *next;
-        *next += blocks;
-        first
-    };
+fn place(tree: &Tree, id: NodeId, blocks: &mut Blocks) -> Result<Placed, Ext4Error> {
     let node = tree.node(id);
     let attributes = attributes::place(&node.meta.xattrs).map_err(|Unfit(name)| Ext4Error::Attribute { entry: tree.path_of(id), name })?;
-    let attribute_block = if attributes == Place::Block { take(1) } else { 0 };
-    let meta_blocks = match &node.content {
+    let attribute_block = if attributes == Place::Block { blocks.take(1)? } else { 0 };
+    let meta_blocks: u64 = match &node.content {
         Content::Directory(children) => directory_blocks(children.keys().map(|name| name.len()))
             .map_err(|blocks| Ext4Error::Directory { entry: tree.path_of(id), blocks })?,
         Content::Symlink(target) if target.len() > SHORT_TARGET => 1,
-        Content::File { data, .. } => extents::tree_blocks(extents::split(runs(data, 0).into_iter()).len()),
+        Content::File { data, size, .. } => extents::tree_blocks(extents::split(runs(data.parts(*size), 0).into_iter()).len()),
         Content::Symlink(_) | Content::Char { .. } | Content::Block { .. } | Content::Fifo => 0,
     };
-    Ok(Placed { id, attributes, attribute_block, meta_block: take(meta_blocks), meta_blocks, data_block: 0 })
+    let meta_block = blocks.take(meta_blocks)?;
+    // No directory, and no tree of extents, has as many as that.
+    let meta_blocks = u32::try_from(meta_blocks).map_err(|_| Ext4Error::TooBig { blocks: meta_blocks })?;
+    Ok(Placed { id, attributes, attribute_block, meta_block, meta_blocks, data_block: 0 })
 }
 
 /// Blocks of a directory with names of these lengths, or how many it would need.

@@ -70,11 +70,10 @@ impl Layout {
     fn node(&self, tree: &Tree, at: &Placed, parent: u32, put: &impl Fn(u64, &[u8]) -> io::Result<()>) -> io::Result<[u8; INODE_LEN]> {
         let node = tree.node(at.id);
         let base = self.geometry.first_free();
-        let meta = base + at.meta_block;
-        let mut facts =
-            Facts { size: 0, blocks: at.meta_blocks, links: node.links.into(), place: [0; 60], has_extents: false, attributes: 0 };
+        let (meta, meta_blocks) = (base + u64::from(at.meta_block), u64::from(at.meta_blocks));
+        let mut facts = Facts { size: 0, blocks: meta_blocks, links: node.links.into(), place: [0; 60], has_extents: false, attributes: 0 };
         let one_run =
-            || extents::encode(&extents::split(std::iter::once(super::Run { logical: 0, physical: meta, length: at.meta_blocks })), 0).0;
+            || extents::encode(&extents::split(std::iter::once(super::Run { logical: 0, physical: meta, length: meta_blocks })), 0).0;
         match &node.content {
             Content::Directory(children) => {
                 let mut block = meta;
@@ -83,11 +82,11 @@ impl Layout {
                     put(block - 1, bytes)
                 })?;
                 let below = children.values().filter(|child| matches!(tree.node(child.id).content, Content::Directory(_))).count() as u64;
-                (facts.size, facts.links, facts.has_extents) = (at.meta_blocks * BLOCK, 2 + below, true);
+                (facts.size, facts.links, facts.has_extents) = (meta_blocks * BLOCK, 2 + below, true);
                 facts.place = one_run();
             }
             Content::File { size, data, .. } => {
-                let parts = extents::split(runs(data, base + at.data_block).into_iter());
+                let parts = extents::split(runs(data.parts(*size), base + u64::from(at.data_block)).into_iter());
                 let (place, blocks) = extents::encode(&parts, meta);
                 for (block, bytes) in (meta..).zip(&blocks) {
                     put(block, bytes)?;
@@ -108,7 +107,7 @@ impl Layout {
         }
         let unfit = |e: attributes::Unfit| io::Error::new(io::ErrorKind::InvalidData, e.0);
         if at.attributes == Place::Block {
-            facts.attributes = base + at.attribute_block;
+            facts.attributes = base + u64::from(at.attribute_block);
             facts.blocks += 1;
             put(facts.attributes, &attributes::write_block(&node.meta.xattrs).map_err(unfit)?)?;
         }

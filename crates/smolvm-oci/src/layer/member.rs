@@ -1,6 +1,6 @@
 //! One member of a layer, as its headers describe it.
 
-use std::collections::BTreeMap;
+use super::attributes::Attributes;
 
 /// Seconds since 1970 and nanoseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, PartialOrd, Ord)]
@@ -22,8 +22,8 @@ pub struct Meta {
     pub gid: u32,
     /// Last change of the content.
     pub mtime: Time,
-    /// Extended attributes with their full names.
-    pub xattrs: BTreeMap<String, Vec<u8>>,
+    /// Extended attributes.
+    pub xattrs: Attributes,
 }
 
 /// A stretch of a file that is not a hole.

@@ -11,6 +11,7 @@
 //! Invariants: nothing that a header says is a length of memory; a member's name is bytes and no path of this host; what does not fit the
 //! format is an error that names the member, and ends the reading.
 
+mod attributes;
 mod decompress;
 mod error;
 mod member;
@@ -19,6 +20,7 @@ mod reader;
 mod sparse;
 mod write;
 
+pub use attributes::Attributes;
 pub use decompress::{Decompressed, Packing, decompress};
 pub use error::{EntryName, LayerError};
 pub use member::{Kind, Member, Meta, Part, Time};

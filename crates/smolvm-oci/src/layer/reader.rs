@@ -107,7 +107,7 @@ impl<R: Read> Layer<R> {
             uid: id(pax.uid, header.uid(), "owner")?,
             gid: id(pax.gid, header.gid(), "group")?,
             mtime,
-            xattrs: std::mem::take(&mut pax.xattrs),
+            xattrs: std::mem::take(&mut pax.xattrs).into(),
         };
         self.expect(stored);
         let kind = self.kind(header, &pax, stored, &path, &entry)?;

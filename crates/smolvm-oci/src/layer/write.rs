@@ -61,7 +61,7 @@ impl<W: Write> LayerWriter<W> {
 
     /// Writes a member. A file's content comes from `content`: what is stored of it, without holes, and nothing that ends early.
     pub fn member(&mut self, member: &Member, content: impl Read) -> Result<(), WriteError> {
-        if let Some(name) = member.meta.xattrs.keys().find(|name| name.contains('=')) {
+        if let Some(name) = member.meta.xattrs.iter().map(|(name, _)| name).find(|name| name.contains('=')) {
             return Err(WriteError::Xattr { name: name.clone() });
         }
         let stored = Stored::of(&member.kind);
@@ -212,7 +212,7 @@ fn records(member: &Member, stored: &Stored) -> Vec<u8> {
     if time.nanoseconds != 0 || u64::try_from(time.seconds).map_or(true, |seconds| seconds > SMALL_NUMBER) {
         add("mtime", written(time).as_bytes());
     }
-    for (name, value) in &member.meta.xattrs {
+    for (name, value) in member.meta.xattrs.iter() {
         add(&format!("{}{name}", pax::XATTR), value);
     }
     records
@@ -306,7 +306,7 @@ mod tests {
         #[test]
         fn a_name_that_would_be_read_as_another_is_refused(before in "[a-z]{0,9}", after in "[a-z=]{0,9}") {
             let name = format!("user.{before}={after}");
-            let meta = Meta { xattrs: BTreeMap::from([(name.clone(), b"x".to_vec())]), ..Meta::default() };
+            let meta = Meta { xattrs: BTreeMap::from([(name.clone(), b"x".to_vec())]).into(), ..Meta::default() };
             let mut writer = LayerWriter::new(Vec::new());
             let refused = writer.member(&Member { path: b"a".to_vec(), meta, kind: Kind::Fifo }, io::empty()).unwrap_err();
             prop_assert!(refused.to_string().contains(&name), "{}", refused);
@@ -318,7 +318,7 @@ mod tests {
             path in names(300), kind in kinds(), mode in 0_u16..0o10000, uid: u32, gid: u32, mtime in times(),
             xattrs in proptest::collection::btree_map("user\\.[a-z]{1,9}", proptest::collection::vec(any::<u8>(), 0..100), 0..3),
         ) {
-            let member = Member { path, meta: Meta { mode, uid, gid, mtime, xattrs: BTreeMap::from_iter(xattrs) }, kind };
+            let member = Member { path, meta: Meta { mode, uid, gid, mtime, xattrs: BTreeMap::from_iter(xattrs).into() }, kind };
             let length = match &member.kind {
                 Kind::File { parts: Some(parts), .. } => parts.iter().map(|part| part.length).sum(),
                 Kind::File { size, parts: None } => *size,

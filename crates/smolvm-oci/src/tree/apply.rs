@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use super::error::TreeError;
 use super::path::{MAX_LOOKS, Way, components};
-use super::{Child, Content, MAX_ENTRIES, Node, NodeId, Source, Tree, held};
-use crate::layer::{EntryName, Kind, Member, Meta};
+use super::{Child, Content, Data, MAX_ENTRIES, Node, NodeId, Source, Tree, held};
+use crate::layer::{Attributes, EntryName, Kind, Member, Meta};
 
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
@@ -239,7 +239,7 @@ impl Tree {
             }
             if node.links == 0 {
                 freed += held::meta(&node.meta) + held::content(&node.content);
-                node.meta.xattrs.clear();
+                node.meta.xattrs = Attributes::default();
                 node.content = Content::Fifo;
             }
         }
@@ -253,7 +253,7 @@ fn content(kind: Kind, source: Source, entry: &EntryName) -> Result<Content, Tre
     };
     Ok(match kind {
         Kind::File { size, .. } if size > MAX_FILE => return Err(TreeError::FileSize { entry: entry.clone(), size }),
-        Kind::File { size, .. } => Content::File { size, data: Vec::new(), source },
+        Kind::File { size, .. } => Content::File { size, data: Data::Nothing, source },
         Kind::Symlink { target } => Content::Symlink(target.into()),
         Kind::Directory => Content::Directory(BTreeMap::new()),
         Kind::Char { major, minor } => device(major, minor).map(|(major, minor)| Content::Char { major, minor })?,

@@ -11,6 +11,7 @@
 //! memory and of time is counted, and has a limit.
 
 mod apply;
+mod data;
 mod error;
 mod held;
 mod path;
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 
 use crate::layer::{EntryName, Meta, Part};
 
+pub use data::Data;
 pub use error::TreeError;
 pub use held::MAX_HELD;
 
@@ -57,7 +59,7 @@ pub enum Content {
         /// Its length.
         size: u64,
         /// What of it is not zeros, in order.
-        data: Vec<Part>,
+        data: Data,
         /// Where it comes from.
         source: Source,
     },
@@ -136,12 +138,13 @@ impl Tree {
     }
 
     /// Says what of a file is not zeros, once its content was seen; `entry` is the member that it is of.
-    pub fn set_data(&mut self, file: NodeId, mut parts: Vec<Part>, entry: &EntryName) -> Result<(), TreeError> {
-        parts.shrink_to_fit();
-        self.hold(held::parts(&parts), entry)?;
-        let Content::File { data, .. } = &mut self.node_mut(file).content else { return Ok(()) };
-        let replaced = std::mem::replace(data, parts);
-        self.release(held::parts(&replaced));
+    pub fn set_data(&mut self, file: NodeId, parts: Vec<Part>, entry: &EntryName) -> Result<(), TreeError> {
+        let Content::File { data, size, .. } = &mut self.node_mut(file).content else { return Ok(()) };
+        let now = Data::of(parts, *size);
+        let held = now.held();
+        let replaced = std::mem::replace(data, now);
+        self.hold(held, entry)?;
+        self.release(replaced.held());
         Ok(())
     }
 

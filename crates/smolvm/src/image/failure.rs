@@ -9,9 +9,21 @@ use smolvm_model::reference::Reference;
 
 use crate::error::{Error, io_code};
 
+const FREE_SPACE: &str = "free some space: smolvm prune";
+
 /// A pull that failed.
 pub(super) fn not_pulled(name: &Reference, e: ImageError) -> Error {
-    let (code, hint) = meaning(&e);
+    const AGAIN: &str = "pull again: what has come is kept";
+    let (code, hint) = match &e {
+        e if e.is_disk_full() => (ErrorCode::ResourceExhausted, Some(format!("{FREE_SPACE}; then {AGAIN}"))),
+        ImageError::Lock(LockError::Busy { .. }) => {
+            (ErrorCode::Busy, Some("somebody pulls the same image; try again when that has ended".to_owned()))
+        }
+        e => match meaning(e) {
+            (ErrorCode::Internal, None) => (ErrorCode::Internal, Some(AGAIN.to_owned())),
+            meant => meant,
+        },
+    };
     explained(Error::new(code, format!("the image \"{name}\" could not be pulled")), hint, e)
 }
 
@@ -27,10 +39,10 @@ pub(super) fn not_imported(what: &str, e: ImageError) -> Error {
         ImageError::Import(e) => of_import(what, e),
         ImageError::Fs(fs) if fs.source.kind() == std::io::ErrorKind::NotFound => (ErrorCode::NotFound, None),
         ImageError::Fs(fs) if !fs.is_full() => (io_code(&fs.source), None),
-        e if e.is_disk_full() => (ErrorCode::ResourceExhausted, Some("free some space: smolvm prune".to_owned())),
+        e if e.is_disk_full() => meaning(e),
         ImageError::Rootfs(e) => of_own_rootfs(e),
         ImageError::Lock(e) => of_own_lock(e),
-        // What helps a pull does not help here.
+        // Who gave an image can mend it; a file system of this host has nobody else.
         e => (meaning(e).0, None),
     };
     explained(Error::new(code, format!("{what} could not be imported")), hint, e)
@@ -67,13 +79,13 @@ fn of_own_rootfs(e: &RootfsError) -> (ErrorCode, Option<String>) {
             | LayerError::Pax { .. }
             | LayerError::Sparse { .. } => refused("the archive is damaged, was never whole, or is none: make it anew"),
             LayerError::HeaderSize { .. } | LayerError::Xattr { .. } => {
-                refused("take the attribute away (setfattr -x), or leave the entry out; then import again")
+                refused("take the attribute away (setfattr -x), or leave the entry out; then try again")
             }
-            LayerError::Kind { .. } | LayerError::Target { .. } => refused("leave the entry out; then import again"),
+            LayerError::Kind { .. } | LayerError::Target { .. } => refused("leave the entry out; then try again"),
         },
-        RootfsError::Refused { .. } | RootfsError::Ext4(_) => refused("change it or leave it out; then import again"),
-        RootfsError::TooMuch { .. } | RootfsError::ImageSize { .. } => refused("leave something out; then import again"),
-        RootfsError::Digest { .. } => (ErrorCode::Busy, Some("somebody changed what smolvm had written; import again".to_owned())),
+        RootfsError::Refused { .. } | RootfsError::Ext4(_) => refused("change it or leave it out; then try again"),
+        RootfsError::TooMuch { .. } | RootfsError::ImageSize { .. } => refused("leave something out; then try again"),
+        RootfsError::Digest { .. } => (ErrorCode::Busy, Some("somebody changed what smolvm had written; try again".to_owned())),
         RootfsError::Open { source, .. } | RootfsError::Write(source) => (io_code(source), None),
     }
 }
@@ -90,6 +102,7 @@ fn of_own_lock(e: &LockError) -> (ErrorCode, Option<String>) {
 
 /// A Debian that could not be made.
 pub(super) fn not_bootstrapped(e: ImageError) -> Error {
+    let is_disk_full = e.is_disk_full();
     let (code, hint) = match &e {
         ImageError::Debian(DebianError::MissingTool { package, .. }) => {
             (ErrorCode::MissingDependency, Some(format!("apt-get install --no-install-recommends {package}")))
@@ -99,6 +112,7 @@ pub(super) fn not_bootstrapped(e: ImageError) -> Error {
             Some("apt-get install uidmap; and a line for this user in /etc/subuid and in /etc/subgid".to_owned()),
         ),
         ImageError::Debian(_) => (ErrorCode::Refused, Some("look at the names of release and packages".to_owned())),
+        ImageError::Rootfs(e) if !is_disk_full => of_own_rootfs(e),
         ImageError::Apt(_) | ImageError::NoSpace { .. } | ImageError::Lock(_) | ImageError::Fs(_) => {
             let (code, hint) = crate::setup::judge(&e);
             (code, hint.map(str::to_owned))
@@ -123,9 +137,7 @@ pub(super) fn unusable(e: ImageError) -> Error {
 
 fn meaning(e: &ImageError) -> (ErrorCode, Option<String>) {
     match e {
-        e if e.is_disk_full() => {
-            (ErrorCode::ResourceExhausted, Some("free some space: smolvm prune; then pull again: what has come is kept".to_owned()))
-        }
+        e if e.is_disk_full() => (ErrorCode::ResourceExhausted, Some(FREE_SPACE.to_owned())),
         ImageError::Registry(e) => of_registry(e),
         ImageError::Document(DocumentError::NoPlatform { .. }) => (ErrorCode::Unsupported, None),
         ImageError::Document(_)
@@ -153,9 +165,7 @@ fn meaning(e: &ImageError) -> (ErrorCode, Option<String>) {
         ImageError::Nameless { .. } => (ErrorCode::UsageError, Some("smolvm image load FILE --name NAME".to_owned())),
         ImageError::NotPulled { .. } => (ErrorCode::Unsupported, Some("only images of registries and archives can be saved".to_owned())),
         ImageError::Odd { .. } => (ErrorCode::Refused, None),
-        ImageError::Lock(LockError::Busy { .. }) => {
-            (ErrorCode::Busy, Some("somebody pulls the same image; try again when that has ended".to_owned()))
-        }
+        ImageError::Lock(e) => of_own_lock(e),
         ImageError::Rootfs(RootfsError::Open { .. } | RootfsError::Write(_))
         | ImageError::NotFound { .. }
         | ImageError::Exists { .. }
@@ -174,8 +184,7 @@ fn meaning(e: &ImageError) -> (ErrorCode, Option<String>) {
         | ImageError::Packages(_)
         | ImageError::Import(_)
         | ImageError::Manifest(_)
-        | ImageError::Fs(_)
-        | ImageError::Lock(LockError::Io { .. }) => (ErrorCode::Internal, Some("pull again: what has come is kept".to_owned())),
+        | ImageError::Fs(_) => (ErrorCode::Internal, None),
     }
 }
 
@@ -253,6 +262,29 @@ mod tests {
         }
         let damaged = not_imported("/a", ImageError::WrongSize { path: PathBuf::from("/a"), expected: 1 });
         assert_eq!((damaged.code, damaged.recovery), (ErrorCode::Internal, None));
+    }
+
+    #[test]
+    fn only_a_pull_can_be_pulled_again() {
+        let name = Reference::parse("a", &Registry::default()).unwrap();
+        let odd = || ImageError::WrongSize { path: PathBuf::from("/a"), expected: 1 };
+        let full = || ImageError::NoSpace { path: PathBuf::from("/a"), needed_mib: 2, available_mib: 1 };
+        let busy = || ImageError::Lock(LockError::Busy { path: PathBuf::from("/a") });
+        let refused = || ImageError::Rootfs(RootfsError::ImageSize { bytes: 2, limit: 1 });
+        for (told, word) in [
+            (not_pulled(&name, odd()), "what has come is kept"),
+            (not_pulled(&name, full()), "what has come is kept"),
+            (not_pulled(&name, busy()), "pulls the same image"),
+        ] {
+            assert!(told.recovery.as_ref().is_some_and(|hint| hint.contains(word)), "{told:?}");
+        }
+        let file = std::path::Path::new("/a");
+        let others = [odd(), full(), busy(), refused()].map(|e| not_carried(file, e)).into_iter();
+        for told in others.chain([full(), busy(), refused()].map(not_bootstrapped)) {
+            assert!(!told.recovery.as_ref().is_some_and(|hint| hint.contains("pull")), "{told:?}");
+        }
+        assert!(not_carried(file, busy()).recovery.unwrap().contains("removes images"));
+        assert!(not_bootstrapped(refused()).recovery.unwrap().contains("leave something out"));
     }
 
     /// No second try makes it smaller.

@@ -51,17 +51,22 @@ impl Smolvm {
         }
         let going = going(cache, &chosen);
         let mut removal = ImageRemoval::default();
+        let removed = self.unname_all(chosen, &mut removal.removed);
+        // Else `prune` takes it later.
+        let dropped =
+            removed.and_then(|()| if idle.contains(&Part::Image) && !image::is_linked(cache) { self.drop_unnamed(&going) } else { Ok(0) });
+        drop(held);
+        removal.freed_bytes = dropped.map_err(|e| partly(&removal.removed, e))?;
+        Ok(removal)
+    }
+
+    fn unname_all(&self, chosen: Vec<&Pointer>, removed: &mut Vec<String>) -> Result<(), Error> {
         for Pointer { reference, .. } in chosen {
-            if image::unname(cache, reference).map_err(unusable)? {
-                removal.removed.push(reference.to_string());
+            if image::unname(&self.paths().cache, reference).map_err(unusable)? {
+                removed.push(reference.to_string());
             }
         }
-        // Else `prune` takes it later.
-        if idle.contains(&Part::Image) && !image::is_linked(cache) {
-            removal.freed_bytes = self.drop_unnamed(&going)?;
-        }
-        drop(held);
-        Ok(removal)
+        Ok(())
     }
 
     /// Nobody's disk lies over it, and nobody's memory was made with it.
@@ -94,6 +99,14 @@ impl Smolvm {
     }
 }
 
+/// A failure after names went: which those are is in no other place.
+fn partly(removed: &[String], e: Error) -> Error {
+    if removed.is_empty() {
+        return e;
+    }
+    Error { message: format!("the names went ({}), and then {}", removed.join(", "), e.message), ..e }.hint("smolvm image prune")
+}
+
 /// The digests of images and of what they were made of, as far as they are known: the rest of a damaged one is for `prune`.
 fn going(cache: &std::path::Path, chosen: &[&Pointer]) -> Vec<String> {
     let mut going = Vec::new();
@@ -102,4 +115,18 @@ fn going(cache: &std::path::Path, chosen: &[&Pointer]) -> Vec<String> {
         going.extend(image::resolve_reference(cache, reference).ok().flatten().iter().flat_map(parts));
     }
     going
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_after_names_went_says_which() {
+        let error = || unusable(image::ImageError::NoKernel);
+        assert_eq!(partly(&[], error()).message, error().message);
+        let told = partly(&["a.test/b:1".to_owned()], error());
+        assert!(told.message.starts_with("the names went (a.test/b:1)") && told.message.ends_with(&error().message), "{told:?}");
+        assert_eq!(told.recovery.as_deref(), Some("smolvm image prune"));
+    }
 }

@@ -26,7 +26,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use smolvm_oci::Capped;
-use smolvm_oci::layer::{EntryName, Kind, LayerWriter, Member, Meta, Time, WriteError, stays_behind};
+use smolvm_oci::layer::{Attributes, EntryName, Kind, LayerWriter, Member, Meta, Time, WriteError, stays_behind};
 
 use self::content::Content;
 use super::error::{ImportError, not_taken};
@@ -255,7 +255,7 @@ fn meta(stat: &Stat) -> Meta {
         uid: stat.st_uid,
         gid: stat.st_gid,
         mtime: Time { seconds: stat.st_mtime, nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or_default() },
-        xattrs: BTreeMap::new(),
+        xattrs: Attributes::default(),
     }
 }
 
@@ -281,7 +281,7 @@ fn names(directory: &OwnedFd) -> Result<Vec<Listed>, Errno> {
     Ok(names)
 }
 
-fn xattrs(handle: &OwnedFd, entry: &EntryName) -> Result<BTreeMap<String, Vec<u8>>, ImportError> {
+fn xattrs(handle: &OwnedFd, entry: &EntryName) -> Result<Attributes, ImportError> {
     let path = of(handle);
     let mut list = vec![0; MAX_XATTR];
     let length = match listxattr(&path, &mut list[..]) {
@@ -306,7 +306,7 @@ fn xattrs(handle: &OwnedFd, entry: &EntryName) -> Result<BTreeMap<String, Vec<u8
             Err(errno) => return Err(unreadable(entry)(errno)),
         }
     }
-    Ok(found)
+    Ok(found.into())
 }
 
 #[cfg(test)]
