@@ -26,10 +26,13 @@ const MANY_RUNS: usize = 5;
 
 pub(super) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
     let (few, memory_few) = runs(bed, COUNT, bed.runs)?;
-    let naive = naive_runs(bed, bed.runs.min(MANY_RUNS))?;
+    let naive = naive_runs(bed, COUNT, bed.runs.min(MANY_RUNS))?;
     let (many, memory_many) = runs(bed, MANY, bed.runs.min(MANY_RUNS))?;
+    // One after the other takes longer the more there are: `nft` reads all of them each time.
+    let naive_many = naive_runs(bed, MANY, 1)?;
     let each = |took: &[f64], count: u32| took.iter().map(|ms| ms / f64::from(count)).collect::<Vec<f64>>();
     let (each_few, each_many, each_naive) = (each(&few, 100), each(&many, 1000), each(&naive, 100));
+    let each_naive_many = each(&naive_many, 1000);
     let all = format!("`cleanup --force` of {COUNT} stale sandboxes with TAP, element, files, rows");
     Ok(vec![
         Figure::of("cleanup", all, "ms", &few).at_most(500.0),
@@ -42,7 +45,8 @@ pub(super) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
         Figure::of("cleanup.naive", format!("a process for each device, element and directory of {COUNT}, without records"), "ms", &naive),
         Figure::of("cleanup.naive.each", "… a sandbox", "ms", &each_naive),
         Figure::ratio("cleanup.naive.ratio", format!("that against `cleanup`, a sandbox of {COUNT}"), &each_naive, &each_few),
-        Figure::ratio("cleanup.naive.ratio.1000", format!("… against a sandbox of {MANY}"), &each_naive, &each_many),
+        Figure::of("cleanup.naive.1000.each", format!("… a sandbox, of {MANY}"), "ms", &each_naive_many),
+        Figure::ratio("cleanup.naive.ratio.1000", format!("that against `cleanup`, a sandbox of {MANY}"), &each_naive_many, &each_many),
     ])
 }
 
@@ -81,10 +85,10 @@ fn text(mut file: std::fs::File) -> Result<String> {
 }
 
 /// How long the naive cleaner takes. What it leaves, the records, is taken by `cleanup`.
-fn naive_runs(bed: &Bed, runs: usize) -> Result<Vec<f64>> {
+fn naive_runs(bed: &Bed, count: usize, runs: usize) -> Result<Vec<f64>> {
     let mut took = Vec::new();
     for _ in 0..runs {
-        seed_checked(bed, COUNT)?;
+        seed_checked(bed, count)?;
         let (table, elements) = elements()?;
         let mut command = bed.command(&bed.naive, &[&bed.home.to_string_lossy(), &table]);
         let begin = Instant::now();
@@ -94,7 +98,7 @@ fn naive_runs(bed: &Bed, runs: usize) -> Result<Vec<f64>> {
         took.push(ms(begin.elapsed()));
         ensure!(status.success(), "the naive cleaner: {status}");
         let left = Seen::look(bed)?;
-        ensure!(left == Seen { rows: COUNT, stale: COUNT, ..Seen::default() }, "left by the naive cleaner: {left:?}");
+        ensure!(left == Seen { rows: count, stale: count, ..Seen::default() }, "left by the naive cleaner: {left:?}");
         bed.clear()?;
     }
     Ok(took)

@@ -61,7 +61,7 @@ impl RawFork {
         let has_network = words.iter().any(|word| word.starts_with("tap,"));
         if has_network {
             // One that a bench left that was killed.
-            let _ = Cmd::new("ip").args(["link", "delete", TAP]).run();
+            let _ = Cmd::new("ip").args(["link", "delete", TAP]).captured();
             Cmd::new("ip").args(["tuntap", "add", "dev", TAP, "mode", "tap", "vnet_hdr"]).run()?;
             Cmd::new("ip").args(["link", "set", TAP, "up"]).run()?;
         }

@@ -65,6 +65,9 @@ pub(crate) fn run(workspace: &Workspace, args: &[&str]) -> Result<()> {
         deps::run(Purpose::Test)?;
         image::prepare(&bed)?;
     }
+    if wanted.has("exec") {
+        exec::prepare(&bed)?;
+    }
     let machine = machine::describe(&bed)?;
     let figures = if rustix::process::geteuid().is_root() {
         // Devices and rules are made where nobody else has any.
