@@ -66,7 +66,8 @@ fn an_image_of_a_registry_is_a_sandbox_like_any_other() {
 fn a_mirror_is_asked_first_and_one_without_an_answer_is_passed_over() {
     let place = Place::with_network().owning_images();
     let oracle = place.oracle();
-    let server = serve(&place, &[support::registry::small_layer(&place, "one")], RUN);
+    let layers = [support::registry::small_layer(&place, "one")];
+    let server = serve(&place, &layers, RUN);
     let pull = |mirror: &str, name: &str| place.envelope(&["--set", &format!("mirror.{mirror}"), "image", "pull", name]);
     let through = pull("far.invalid=127.0.0.1:5000", "far.invalid/test/app:1");
     assert_eq!(through["data"]["image"]["name"], "far.invalid/test/app:1", "{through:#}");
@@ -78,7 +79,7 @@ fn a_mirror_is_asked_first_and_one_without_an_answer_is_passed_over() {
     place.ok(&["image", "prune"]);
     // A mirror that knows the image and has none of its parts, and one that has others in their place.
     drop(server);
-    let image = support::registry::files(&place, support::registry::OCI, &[support::registry::small_layer(&place, "one")], RUN);
+    let image = support::registry::files(&place, support::registry::OCI, &layers, RUN);
     let _server = support::registry::serve_files(&place, support::registry::PORT, &image);
     let is_manifest = |path: &str| path.contains("/manifests/");
     let bare: Vec<_> = image.iter().filter(|(path, _)| is_manifest(path)).cloned().collect();

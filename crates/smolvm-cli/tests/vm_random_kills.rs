@@ -161,7 +161,9 @@ impl Round {
     /// Codes with which the command may fail when somebody it needs was killed and it was not.
     fn may_fail_with(&self) -> &'static [ErrorCode] {
         match self.verb {
-            Verb::CreateStart | Verb::Start | Verb::Run | Verb::Stop | Verb::Exec => &[ErrorCode::GuestError],
+            Verb::CreateStart | Verb::Start | Verb::Run | Verb::Stop => &[ErrorCode::GuestError],
+            // It may look for the first time when the kill was long ago.
+            Verb::Exec => &[ErrorCode::GuestError, ErrorCode::InvalidState],
             Verb::Cleanup => &[ErrorCode::PartialFailure],
             Verb::Create | Verb::Delete => &[],
         }

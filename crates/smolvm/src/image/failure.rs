@@ -136,8 +136,10 @@ pub(super) fn unusable(e: ImageError) -> Error {
 }
 
 fn meaning(e: &ImageError) -> (ErrorCode, Option<String>) {
+    if e.is_disk_full() {
+        return (ErrorCode::ResourceExhausted, Some(FREE_SPACE.to_owned()));
+    }
     match e {
-        e if e.is_disk_full() => (ErrorCode::ResourceExhausted, Some(FREE_SPACE.to_owned())),
         ImageError::Registry(e) => of_registry(e),
         ImageError::Document(DocumentError::NoPlatform { .. }) => (ErrorCode::Unsupported, None),
         ImageError::Document(_)

@@ -11,7 +11,6 @@ use smolvm_oci::Digest;
 use smolvm_oci::digest::Hashing;
 use smolvm_oci::document::Descriptor;
 
-use super::holders::Holders;
 use crate::effect::perform;
 use crate::fsx::{self, FsError, create_private_dir, sync_dir};
 use crate::image::error::ImageError;
@@ -31,8 +30,16 @@ pub(super) fn has(cache: &Path, digest: &Digest, size: u64) -> bool {
     std::fs::symlink_metadata(path(cache, digest)).is_ok_and(|metadata| metadata.is_file() && metadata.len() == size)
 }
 
-/// Gets a blob unless it is there.
-pub(super) fn fetch(cache: &Path, holders: &Holders<'_>, blob: &Descriptor, watch: &mut dyn FnMut(u64)) -> Result<(), ImageError> {
+/// Who is told how much of a blob has come.
+pub(super) type Watch<'a> = &'a mut dyn FnMut(u64);
+
+/// Gets a blob unless it is there; `get` puts all of it into a file that may have its beginning already.
+pub(super) fn fetch(
+    cache: &Path,
+    blob: &Descriptor,
+    watch: Watch<'_>,
+    mut get: impl FnMut(&mut File, Watch<'_>) -> Result<(), ImageError>,
+) -> Result<(), ImageError> {
     let Descriptor { digest, size, .. } = blob;
     let size = *size;
     if has(cache, digest, size) {
@@ -48,7 +55,7 @@ pub(super) fn fetch(cache: &Path, holders: &Holders<'_>, blob: &Descriptor, watc
         create_private_dir(&partial)?;
         let partial = partial.join(digest.hex());
         let mut file = begin(&partial).map_err(FsError::on("open", &partial))?;
-        holders.blob(blob, &mut file, watch)?;
+        get(&mut file, watch)?;
         Ok::<_, ImageError>(name(cache, digest, &partial, &file)?)
     })?;
     // Nobody needs it for this blob again.

@@ -11,13 +11,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use smolvm_model::reference::{Reference, Registry};
+use smolvm_model::registries::Registries;
 use smolvm_oci::document::Descriptor;
-use smolvm_oci::registry::{At, Client, RegistryError};
+use smolvm_oci::registry::{Access, At, Client, RegistryError};
 
-use super::logins::{Found, login};
-use super::pull::PullOptions;
+use super::logins::{Found, Logins, login};
 use crate::image::error::ImageError;
 use crate::proc::tool::ToolError;
+
+/// How to pull.
+#[derive(Debug, Clone, Default)]
+pub struct PullOptions {
+    /// Where logins are.
+    pub logins: Logins,
+    /// Where registries are.
+    pub registries: Registries,
+    /// How they are reached.
+    pub access: Access,
+}
 
 /// Those who are asked, one after the other; threads may share it.
 pub(super) struct Holders<'a> {

@@ -22,11 +22,12 @@ mod logins;
 mod pull;
 
 pub use archive::save;
+pub use holders::PullOptions;
 pub use import::{ImportError, ImportOptions, Imported, Rootfs, Skipped, SkippedWhy, import};
 pub(super) use import::{layer_of_tool, workdir_of};
 pub use load::{ArchiveError, Loaded, load};
 pub use logins::{Environment, Logins};
-pub use pull::{PullOptions, Pulled, pull};
+pub use pull::{Pulled, pull};
 pub use smolvm_oci::document::{ChangeError, DocumentError, RunConfig, Step};
 pub use smolvm_oci::layer::{EntryName, LayerError};
 pub use smolvm_oci::registry::{Access, Cause, Proxies, RegistryError, Secret, Trust};

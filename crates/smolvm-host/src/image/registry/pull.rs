@@ -6,16 +6,14 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use smolvm_model::reference::Reference;
-use smolvm_model::registries::Registries;
 use smolvm_oci::Digest;
 use smolvm_oci::document::{Config, Descriptor, DocumentError, Manifest, Top, Unread};
-use smolvm_oci::registry::{Access, Client};
+use smolvm_oci::registry::Client;
 use smolvm_oci::rootfs::RootfsError;
 
 use super::blobs;
 use super::build::{Parts, build, part};
-use super::holders::Holders;
-use super::logins::Logins;
+use super::holders::{Holders, PullOptions};
 use crate::image::error::ImageError;
 use crate::image::guard;
 use crate::image::progress::{Report, tell};
@@ -29,17 +27,6 @@ const AT_ONCE: usize = 4;
 const BUILD_WAIT: Duration = Duration::from_mins(30);
 const REPORT_EVERY: Duration = Duration::from_millis(100);
 const MIB: u64 = 1 << 20;
-
-/// How to pull.
-#[derive(Debug, Clone, Default)]
-pub struct PullOptions {
-    /// Where logins are.
-    pub logins: Logins,
-    /// Where registries are.
-    pub registries: Registries,
-    /// How they are reached.
-    pub access: Access,
-}
 
 /// What a pull came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -165,7 +152,7 @@ fn fetch_all(cache: &Path, holders: &Holders<'_>, wanted: &[&Descriptor], report
                 {
                     let blob = wanted[at];
                     let mut watch = |bytes| have[at].store(bytes, Ordering::Relaxed);
-                    if let Err(error) = blobs::fetch(cache, holders, blob, &mut watch) {
+                    if let Err(error) = blobs::fetch(cache, blob, &mut watch, |file, watch| holders.blob(blob, file, watch)) {
                         failed.store(true, Ordering::Relaxed);
                         let _ = says.send(error);
                     }
