@@ -2,8 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 /// Size at which a log is renamed to `.1`, replacing the one before: at most twice this on disk.
 const CAP: u64 = 1 << 20;
@@ -62,6 +66,26 @@ impl CappedLog {
 
 fn open(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+/// Reads once from a pipe of the hypervisor into its log; the end of the pipe closes it.
+pub(super) fn drain(pipe: &mut Option<OwnedFd>, log: &mut CappedLog) {
+    let Some(fd) = pipe else { return };
+    let mut chunk = [0; 16 << 10];
+    match rustix::io::read(&*fd, &mut chunk[..]) {
+        Ok(0) => *pipe = None,
+        Ok(count) => log.append(&chunk[..count]),
+        Err(Errno::AGAIN | Errno::INTR) => {}
+        Err(_) => *pipe = None,
+    }
+}
+
+/// The same, if there is something: whoever else holds the other end must not keep the monitor waiting.
+pub(super) fn drain_rest(pipe: &mut Option<OwnedFd>, log: &mut CappedLog) {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if pipe.as_ref().is_some_and(|fd| poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)).is_ok_and(|n| n > 0)) {
+        drain(pipe, log);
+    }
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ mod relay;
 mod report;
 mod requests;
 mod run;
+mod stop;
 mod vmm;
 
 pub(crate) use exit::GUEST_POWEROFF;

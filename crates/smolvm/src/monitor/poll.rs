@@ -1,9 +1,9 @@
 //! The monitor's loop: everything it waits for, and what it does about it.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -13,21 +13,22 @@ use smolvm_host::proc::kill;
 use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
-use smolvm_proto::{AgentMessage, Frame, FrameKind, HostMessage, Nonce, decode};
+use smolvm_proto::{AgentMessage, Frame, FrameKind, Nonce, decode};
 
 use super::client::{Client, Heard};
 use super::config::MonitorConfig;
 use super::copy::Copying;
 use super::disk::Disk;
-use super::exit::{self, Evidence};
+use super::exit::Evidence;
 use super::guest::{Guest, Loss};
-use super::log::CappedLog;
+use super::log::{CappedLog, drain};
 use super::network::Service;
 use super::pause::Motion;
 use super::ready::Phase;
 use super::relay::{ClientId, Relay};
 use super::report::Reporter;
 use super::run::random_bytes;
+use super::stop::AFTER_HALT;
 use super::vmm::Vmm;
 use crate::error::Error;
 use crate::installation::Smolvm;
@@ -35,13 +36,6 @@ use crate::start::Steps;
 
 /// Local clients at once.
 const MAX_CLIENTS: usize = 256;
-/// From the agent's word that all is synced to the hypervisor's end: QEMU has only to close its files.
-const AFTER_HALT: Duration = Duration::from_secs(3);
-/// What a guest may take to end processes and sync, beyond the grace it was given.
-const SYNC_TIME: Duration = Duration::from_secs(20);
-/// Reads of what a hypervisor left in its pipes and sockets: more than the kernel keeps in them.
-const LAST_WORDS: usize = 64;
-
 /// What a launch left to the loop.
 pub(super) struct Parts {
     pub(super) steps: Steps,
@@ -68,13 +62,13 @@ pub(super) struct Loop<'a> {
     pub(super) id: &'a SandboxId,
     pub(super) reporter: &'a mut Reporter,
     pub(super) pid: u32,
-    pidfd: OwnedFd,
+    pub(super) pidfd: OwnedFd,
     pub(super) vmm: Vmm,
     pub(super) guest: Guest,
-    console: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
-    console_log: CappedLog,
-    hypervisor_log: CappedLog,
+    pub(super) console: Option<OwnedFd>,
+    pub(super) stderr: Option<OwnedFd>,
+    pub(super) console_log: CappedLog,
+    pub(super) hypervisor_log: CappedLog,
     pub(super) enforced: serde_json::Value,
     pub(super) listener: Option<UnixListener>,
     pub(super) clients: Vec<Client>,
@@ -104,7 +98,7 @@ pub(super) struct Loop<'a> {
     pub(super) stoppers: Vec<ClientId>,
     network: Option<Service>,
     /// The hypervisor was told to end.
-    quitting: bool,
+    pub(super) quitting: bool,
 }
 
 /// What a descriptor of the set is.
@@ -243,7 +237,7 @@ impl<'a> Loop<'a> {
         Ok(ready)
     }
 
-    fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         let _ = self.vmm.out.flush(&self.vmm.socket);
         let _ = self.guest.out.flush(&self.guest.socket);
         let gone: Vec<ClientId> = self.clients.iter_mut().filter_map(|c| if c.flush() { None } else { Some(c.id) }).collect();
@@ -288,7 +282,7 @@ impl<'a> Loop<'a> {
         self.forget_copy_of(id);
     }
 
-    fn hear_vmm(&mut self) {
+    pub(super) fn hear_vmm(&mut self) {
         for news in self.vmm.read() {
             self.heard_of_vmm(news);
         }
@@ -339,7 +333,7 @@ impl<'a> Loop<'a> {
         }
     }
 
-    fn deliver(&mut self, frame: Frame) {
+    pub(super) fn deliver(&mut self, frame: Frame) {
         let Some((id, stream)) = self.relay.client_stream(frame.stream) else { return };
         let ends = matches!(frame.kind, FrameKind::Exit | FrameKind::Reset);
         if ends {
@@ -386,105 +380,6 @@ impl<'a> Loop<'a> {
             | AgentMessage::Unknown => {}
         }
         Ok(())
-    }
-
-    /// The hypervisor is gone: say so to whoever waits, and write down how it went.
-    fn ended(mut self) -> Result<(), Error> {
-        // What it said last may still lie in the pipes.
-        self.hear_vmm();
-        for _ in 0..LAST_WORDS {
-            drain_rest(&mut self.console, &mut self.console_log);
-            drain_rest(&mut self.stderr, &mut self.hypervisor_log);
-            let Ok(frames) = self.guest.read() else { continue };
-            for frame in frames {
-                match frame.kind {
-                    FrameKind::Control => self.evidence.halted |= matches!(decode(&frame.payload), Ok(AgentMessage::Halted)),
-                    FrameKind::Open | FrameKind::StreamControl => {}
-                    FrameKind::Data | FrameKind::Eof | FrameKind::Credit | FrameKind::Exit | FrameKind::Reset => self.deliver(frame),
-                }
-            }
-        }
-        self.flush();
-        let end = exit::reap(&self.pidfd);
-        match self.phase {
-            Phase::Booting { .. } => return Err(self.died_at_boot()),
-            Phase::Parked => return Ok(()),
-            Phase::Running => {}
-        }
-        exit::finish(&mut self, end)
-    }
-
-    fn died_at_boot(&self) -> Error {
-        let (console, words) = (self.console_log.last_lines(3), self.hypervisor_log.last_lines(2));
-        let what = if self.console_log.mentions("Kernel panic") {
-            "the guest's kernel panicked at boot"
-        } else {
-            "the hypervisor ended before the guest answered"
-        };
-        let detail: Vec<String> = [console, words].into_iter().filter(|t| !t.is_empty()).collect();
-        let text = if detail.is_empty() { what.to_owned() } else { format!("{what}: {}", detail.join(" | ")) };
-        Error::new(ErrorCode::GuestError, text).hint(format!("smolvm logs {}", self.id))
-    }
-
-    /// Begins an orderly stop; the hypervisor is killed if the guest takes too long.
-    pub(super) fn begin_stop(&mut self, grace: Duration) {
-        let again = std::mem::replace(&mut self.evidence.stop_requested, true);
-        if self.guest.is_closed() {
-            return self.quit();
-        }
-        self.set_going();
-        if !again {
-            self.guest.tell(&HostMessage::Shutdown { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) });
-        }
-        self.kill_within(grace + SYNC_TIME);
-    }
-
-    /// Ends the hypervisor without asking the guest.
-    pub(super) fn quit(&mut self) {
-        if !self.quitting {
-            self.quitting = true;
-            self.vmm.quit();
-        }
-        self.kill_within(AFTER_HALT);
-    }
-
-    /// Brings the hypervisor's last moment nearer; nothing puts it off again.
-    fn kill_within(&mut self, time: Duration) {
-        let at = Instant::now() + time;
-        self.kill_at = Some(self.kill_at.map_or(at, |before| before.min(at)));
-    }
-
-    pub(super) fn kill_now(&mut self) {
-        self.evidence.stop_requested = true;
-        self.evidence.killed = true;
-        let _ = perform(Effect::EndHypervisors, |_| kill::kill(&self.pidfd));
-    }
-
-    pub(super) fn tell_stoppers(&mut self, bytes: &[u8]) {
-        for client in self.clients.iter_mut().filter(|c| self.stoppers.contains(&c.id)) {
-            client.out.buffer().extend_from_slice(bytes);
-            let _ = client.out.flush(client.socket.as_fd());
-        }
-    }
-}
-
-/// Reads once from a pipe of the hypervisor into its log; the end of the pipe closes it.
-fn drain(pipe: &mut Option<OwnedFd>, log: &mut CappedLog) {
-    let Some(fd) = pipe else { return };
-    let mut chunk = [0; 16 << 10];
-    match rustix::io::read(&*fd, &mut chunk[..]) {
-        Ok(0) => *pipe = None,
-        Ok(count) => log.append(&chunk[..count]),
-        Err(Errno::AGAIN | Errno::INTR) => {}
-        Err(_) => *pipe = None,
-    }
-}
-
-/// The same, if there is something: whoever else holds the other end must not keep the monitor waiting.
-fn drain_rest(pipe: &mut Option<OwnedFd>, log: &mut CappedLog) {
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    if pipe.as_ref().is_some_and(|fd| poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&now)).is_ok_and(|n| n > 0)) {
-        drain(pipe, log);
     }
 }
 

@@ -9,8 +9,9 @@ mod vmm;
 
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
-use smolvm_proto::{AttachReply, AttachRequest, Channel, Decoder, MonitorErrorCode, MonitorReply, RequestScanner};
+use smolvm_proto::{AttachReply, AttachRequest, Channel, Decoder, HostMessage, MonitorErrorCode, MonitorReply, RequestScanner};
 
 use super::*;
 use crate::installation::Settings;
