@@ -1,5 +1,7 @@
 //! `create`: record everything, then make disk and directory.
 
+mod spec;
+
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -12,7 +14,6 @@ use smolvm_host::effect::{perform, perform_once};
 use smolvm_host::fsx::{FsError, sync_dir, write_atomic};
 use smolvm_host::image::{self, BuiltIn, Image};
 use smolvm_host::lock::Lock;
-use smolvm_host::net::rights;
 use smolvm_host::random;
 use smolvm_host::store::{NewSandbox, Store};
 use smolvm_model::effect::{Commit, Effect};
@@ -22,7 +23,7 @@ use smolvm_model::ledger::{Entry, Kind, Status};
 use smolvm_model::name::SandboxId;
 use smolvm_model::quantity::{Cpus, DiskSize, Memory, Span};
 use smolvm_model::reference::Reference;
-use smolvm_model::spec::{GuestInit, ImageName, LabelKey, MAX_PAIRS, NetworkMode, Spec, VarName, check_value};
+use smolvm_model::spec::{ImageName, LabelKey, NetworkMode, Spec, VarName};
 use smolvm_model::state::State;
 use smolvm_model::teardown::Reason;
 
@@ -117,7 +118,7 @@ impl Smolvm {
 
     /// What a request comes to, with every default filled in.
     pub(crate) fn spec_for(&self, request: &CreateRequest) -> Result<Spec, Error> {
-        spec_of(request, &self.image(&request.image)?)
+        spec::spec_of(request, &self.image(&request.image)?)
     }
 
     /// Makes exactly this; a name is drawn if none is given.
@@ -321,65 +322,6 @@ fn draw() -> Result<SandboxId, Error> {
     let no_name = || Error::new(ErrorCode::Internal, "no name could be drawn");
     let bytes = random::bytes().map_err(|e| no_name().because(e))?;
     auto_name::from_random(bytes).ok_or_else(no_name)
-}
-
-fn spec_of(request: &CreateRequest, image: &Image) -> Result<Spec, Error> {
-    let memory = match request.memory {
-        Some(memory) => memory,
-        None => Memory::from_mib(u64::from(image.default_memory_mib))
-            .map_err(|e| Error::new(ErrorCode::Internal, "the image asks for an odd amount of memory").because(e))?,
-    };
-    let network = match request.network {
-        Some(NetworkMode::Tap) => rights::can_tap().map(|()| NetworkMode::Tap).map_err(|e| {
-            Error::new(ErrorCode::PermissionDenied, "this user cannot have --net tap").hint("run it as root, or use --net user").because(e)
-        })?,
-        Some(mode) => mode,
-        None if rights::can_tap().is_ok() => NetworkMode::Tap,
-        None => NetworkMode::User,
-    };
-    Ok(Spec {
-        // What a short name means may change; which image it was does not.
-        image: image.name.parse().unwrap_or_else(|_| request.image.clone()),
-        image_digest: image.digest.to_string(),
-        cpus: request.cpus.unwrap_or_default(),
-        memory,
-        disk: request.disk.unwrap_or_default(),
-        network,
-        env: merged(image, &request.env),
-        workdir: image.origin.as_ref().and_then(|origin| origin.run.working_dir.clone()),
-        user: image.origin.as_ref().and_then(|origin| origin.run.user.clone()),
-        labels: request.labels.clone(),
-        accelerator: request.accelerator,
-        init: match request.init {
-            Init::Agent => None,
-            Init::Image => Some(init_of(image)?),
-        },
-        restored_from: None,
-    })
-}
-
-/// How an image's own init is asked to power off.
-fn init_of(image: &Image) -> Result<GuestInit, Error> {
-    let said = image.origin.as_ref().and_then(|origin| origin.run.stop_signal.as_ref());
-    let stop_signal = said.map(|signal| signal.parse()).transpose().map_err(|e| {
-        Error::new(ErrorCode::Refused, format!("the image \"{}\" cannot be stopped as it says", image.name))
-            .hint("whoever made it has to mend its StopSignal")
-            .because(e)
-    })?;
-    Ok(GuestInit { stop_signal })
-}
-
-/// What the image says, and what was asked for, which is stronger. Names that no shell takes are left out.
-fn merged(image: &Image, asked: &BTreeMap<VarName, String>) -> BTreeMap<VarName, String> {
-    // Images of this host's own are what the agent has as defaults.
-    let own = image.origin.iter().flat_map(|origin| &origin.run.env);
-    let mut env: BTreeMap<VarName, String> = own
-        .filter(|(key, value)| check_value(key, value).is_ok())
-        .filter_map(|(key, value)| Some((key.parse().ok()?, value.clone())))
-        .take(MAX_PAIRS.saturating_sub(asked.len()))
-        .collect();
-    env.extend(asked.clone());
-    env
 }
 
 /// Makes a run directory with its owner file; one of ours that is there already is taken over.
