@@ -154,7 +154,7 @@ fn what_is_wrong_with_a_snapshot_is_said_and_changes_nothing() {
     assert_eq!(place.ok(&["snapshot", "inspect", "one"])["restorable"], false);
     place.said(&["snapshot", "restore", "one", "--disk-only", "--name", "files"]);
     // Written by a newer smolvm, and by nobody.
-    written(&manifest.replace("\"version\": 1", "\"version\": 99"));
+    written(&manifest.replace("\"version\": 2", "\"version\": 99"));
     assert_eq!(code(&place, &["snapshot", "restore", "one"]), "internal");
     assert_eq!(names(&place), Vec::<String>::new());
     written(&manifest);

@@ -83,6 +83,11 @@ pub(crate) fn free_bytes(path: &Path) -> Result<u64, Error> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// Memory that can be had without taking it from somebody; nothing where the host does not tell.
+pub(crate) fn available_memory() -> u64 {
+    meminfo("MemAvailable:").unwrap_or(0)
+}
+
 /// One line of `/proc/meminfo` in bytes; a host that does not tell is not refused.
 fn meminfo(key: &str) -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use smolvm_host::engine::guest_memory::Fate;
 use smolvm_host::image::snapshot::{Draft, Kind};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
@@ -79,7 +80,7 @@ impl Smolvm {
         }
         let accelerator = accelerator_of(&record);
         self.refuse_another_hypervisor(&record)?;
-        let wanted = CopyWanted { kind: Kind::Machine, sync: Sync::No, signals };
+        let wanted = CopyWanted { kind: Kind::Machine, sync: Sync::No, fate: Fate::Passing, signals };
         let copied = self.copy_running(&record, &entries, &draft.files(), wanted)?;
         drop((lock, store));
         let spec = Spec { restored_from: Some(request.source.clone()), ..record.spec };

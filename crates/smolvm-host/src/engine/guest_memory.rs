@@ -18,16 +18,24 @@ use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Result};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use crate::fsx::copy_data;
+use crate::fsx::{copy_data, copy_data_to_disk};
+use crate::threads;
+
+mod at_rest;
+
+pub use at_rest::AtRest;
 
 /// The size of a page on every processor this runs on; pagemap has one entry for each.
 const PAGE: u64 = PAGE_LEN as u64;
 const PAGE_LEN: usize = 4096;
 /// Entries that are looked at together: those of 64 MiB.
 const ENTRIES: usize = 16 << 10;
-/// Bytes that are carried over together.
-const CHUNK: usize = 1 << 20;
+/// Bytes that are carried over together: what the processor keeps at hand between reading and writing them.
+const CHUNK: usize = 256 << 10;
+/// Copying waits for memory, and two do not for each other.
+const AT_ONCE: usize = 2;
 /// A process has some hundred mappings.
 const MAPS_CAP: u64 = 4 << 20;
 
@@ -44,6 +52,15 @@ pub struct GuestMemory {
     address: u64,
     bytes: u64,
     backing: Backing,
+}
+
+/// What becomes of a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is synced, and brought to the disk while it is made.
+    Lasting,
+    /// It is used, and goes.
+    Passing,
 }
 
 /// What is behind the pages that the guest did not write.
@@ -76,32 +93,40 @@ impl GuestMemory {
     /// What that takes of the disk, if it is a file.
     pub fn backing_bytes(&self) -> Result<u64> {
         match &self.backing {
-            Backing::Zeros => Ok(0),
+            // What is read through the hypervisor counts as the guest's own.
+            Backing::Zeros | Backing::Lost => Ok(0),
             Backing::File(file) => Ok(file.metadata()?.blocks() * 512),
-            Backing::Lost => Ok(self.bytes),
         }
     }
 
+    /// What of it the guest has to itself now.
+    pub fn own_bytes(&self) -> Result<u64> {
+        let (mut pieces, mut bytes) = (Pieces::of(self), 0);
+        while let Some((_, len)) = pieces.next()? {
+            bytes += len;
+        }
+        Ok(bytes)
+    }
+
     /// Writes into an empty file what is behind the guest's own pages. A machine may run meanwhile: that does not change.
-    pub fn copy_backing(&self, target: &File) -> Result<()> {
-        match &self.backing {
-            Backing::Zeros | Backing::Lost => target.set_len(self.bytes),
-            Backing::File(file) => copy_data(file, target, self.bytes),
+    pub fn copy_backing(&self, target: &File, fate: Fate) -> Result<()> {
+        match (&self.backing, fate) {
+            (Backing::Zeros | Backing::Lost, _) => target.set_len(self.bytes),
+            (Backing::File(file), Fate::Passing) => copy_data(file, target, self.bytes),
+            (Backing::File(file), Fate::Lasting) => copy_data_to_disk(file, target, self.bytes),
         }
     }
 
     /// Writes the guest's own pages over it, and gives their bytes. The machine may run meanwhile.
     pub fn copy_own(&self, target: &File) -> Result<u64> {
-        self.each_own(|at, bytes| write_page_wise(target, bytes, at))
+        self.each_own(|at, bytes, _| write_page_wise(target, bytes, at))
     }
 
     /// Does it again when the machine stands still, for what has changed since; and gives the bytes of all its own pages.
     ///
     /// A page that is what it was is not written, so that the disk has it to write once.
     pub fn copy_changed(&self, target: &File) -> Result<u64> {
-        let mut there = vec![0; CHUNK];
-        self.each_own(|at, bytes| {
-            let there = &mut there[..bytes.len()];
+        self.each_own(|at, bytes, there| {
             target.read_exact_at(there, at)?;
             let changed = bytes.chunks_exact(PAGE_LEN).zip(there.chunks_exact(PAGE_LEN)).map(|(now, then)| now != then);
             for (first, count) in runs(changed) {
@@ -113,22 +138,22 @@ impl GuestMemory {
         })
     }
 
-    /// Reads the guest's own pages, some at a time, with where they are; gives their bytes.
-    fn each_own(&self, mut take: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<u64> {
-        let (mut copied, mut at) = (0, 0);
-        let mut buffer = vec![0; CHUNK];
-        let mut entries = vec![0; ENTRIES * size_of::<u64>()];
-        while at < self.bytes {
-            let pages = ((self.bytes - at) / PAGE).min(ENTRIES as u64);
-            let wanted = &mut entries[..usize::try_from(pages).unwrap_or(0) * size_of::<u64>()];
-            self.pagemap.read_exact_at(wanted, (self.address + at) / PAGE * 8)?;
-            for (first, count) in runs(wanted.chunks_exact(8).map(|entry| self.is_own(entry))) {
-                self.read_pages(&mut buffer, at + first * PAGE, count * PAGE, &mut take)?;
-                copied += count * PAGE;
+    /// Reads the guest's own pages, some at a time, with where they are; gives their bytes. Two pieces are at work at once,
+    /// each with room for as many bytes.
+    fn each_own(&self, take: impl Fn(u64, &[u8], &mut [u8]) -> Result<()> + Sync) -> Result<u64> {
+        let pieces = Mutex::new(Pieces::of(self));
+        let copied = threads::at_once(AT_ONCE, || {
+            let (mut buffer, mut room, mut copied) = (vec![0; CHUNK], vec![0; CHUNK], 0);
+            loop {
+                let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next()?;
+                let Some((at, len)) = next else { return Ok(copied) };
+                let wanted = usize::try_from(len).unwrap_or(CHUNK);
+                self.memory.read_exact_at(&mut buffer[..wanted], self.address + at)?;
+                take(at, &buffer[..wanted], &mut room[..wanted])?;
+                copied += len;
             }
-            at += pages * PAGE;
-        }
-        Ok(copied)
+        })?;
+        Ok(copied.iter().sum())
     }
 
     fn is_own(&self, entry: &[u8]) -> bool {
@@ -139,22 +164,44 @@ impl GuestMemory {
             Backing::Lost => true,
         }
     }
+}
 
-    fn read_pages(&self, buffer: &mut [u8], from: u64, bytes: u64, take: &mut impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
-        let (mut at, end) = (from, from + bytes);
-        while at < end {
-            let wanted = usize::try_from(end - at).unwrap_or(CHUNK).min(buffer.len());
-            self.memory.read_exact_at(&mut buffer[..wanted], self.address + at)?;
-            take(at, &buffer[..wanted])?;
-            at += wanted as u64;
+/// The guest's own pages: where they are, in pieces of a [`CHUNK`] at most.
+struct Pieces<'a> {
+    memory: &'a GuestMemory,
+    /// From here on nobody has looked yet.
+    at: u64,
+    entries: Vec<u8>,
+    /// First byte and length of each, the last first.
+    found: Vec<(u64, u64)>,
+}
+
+impl<'a> Pieces<'a> {
+    fn of(memory: &'a GuestMemory) -> Self {
+        Self { memory, at: 0, entries: vec![0; ENTRIES * size_of::<u64>()], found: Vec::new() }
+    }
+
+    fn next(&mut self) -> Result<Option<(u64, u64)>> {
+        let memory = self.memory;
+        while self.found.is_empty() && self.at < memory.bytes {
+            let pages = ((memory.bytes - self.at) / PAGE).min(ENTRIES as u64);
+            let wanted = &mut self.entries[..usize::try_from(pages).unwrap_or(0) * size_of::<u64>()];
+            memory.pagemap.read_exact_at(wanted, (memory.address + self.at) / PAGE * 8)?;
+            for (first, count) in runs(wanted.chunks_exact(8).map(|entry| memory.is_own(entry))) {
+                let (start, end) = (self.at + first * PAGE, self.at + (first + count) * PAGE);
+                let cuts = (start..end).step_by(CHUNK);
+                self.found.extend(cuts.map(|at| (at, (end - at).min(CHUNK as u64))));
+            }
+            self.found.reverse();
+            self.at += pages * PAGE;
         }
-        Ok(())
+        Ok(self.found.pop())
     }
 }
 
 /// Writes pages; those of zeros only where the file has something else, so that its holes stay holes.
 fn write_page_wise(target: &File, bytes: &[u8], at: u64) -> Result<()> {
-    let zeros = |page: &[u8]| page.iter().all(|byte| *byte == 0);
+    let zeros = |page: &[u8]| page == [0; PAGE_LEN];
     let mut there = [0; PAGE_LEN];
     for (first, count) in runs(bytes.chunks_exact(PAGE_LEN).map(|page| !zeros(page))) {
         let (start, len) = (first * PAGE, count * PAGE);
@@ -227,137 +274,4 @@ impl Mapping {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mapping_is_read_as_the_kernel_writes_it() {
-        let line = "7f3a40000000-7f3a48000000 rw-p 00000000 fe:00 393 /a b/memory (deleted)";
-        let mapping = Mapping::parse(line).unwrap();
-        assert_eq!((mapping.start, mapping.end, mapping.inode), (0x7f3a_4000_0000, 0x7f3a_4800_0000, 393));
-        assert_eq!(mapping.path, PathBuf::from("/a b/memory (deleted)"));
-        assert_eq!(Mapping::parse("7ffc-7ffd rw-p 00000000 00:00 0").unwrap().inode, 0);
-        for odd in ["", "x", "1-2 r 0 a", "1-zz rw-p 0 0 0"] {
-            assert_eq!(Mapping::parse(odd), None, "{odd:?}");
-        }
-    }
-
-    #[test]
-    fn runs_are_maximal() {
-        let yes = |text: &str| runs(text.chars().map(|c| c == 'x'));
-        assert_eq!(yes("xx.x..xxx"), [(0, 2), (3, 1), (6, 3)]);
-        assert_eq!(yes("..."), []);
-    }
-
-    #[test]
-    fn zeros_are_written_only_over_something() {
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(8 * PAGE).unwrap();
-        let page = |byte| vec![byte; PAGE_LEN];
-        write_page_wise(&file, &[page(0), page(7), page(0)].concat(), PAGE).unwrap();
-        assert!(file.metadata().unwrap().blocks() * 512 <= 2 * PAGE, "a hole was filled with zeros");
-        write_page_wise(&file, &[page(0), page(0), page(9)].concat(), PAGE).unwrap();
-        let mut seen = page(1);
-        file.read_exact_at(&mut seen, 2 * PAGE).unwrap();
-        assert_eq!(seen, page(0), "what had become zero kept its old content");
-        file.read_exact_at(&mut seen, 3 * PAGE).unwrap();
-        assert_eq!(seen, page(9));
-    }
-
-    /// This very process is the hypervisor: a private mapping of a file, some of whose pages it wrote.
-    #[test]
-    fn own_pages_are_told_from_the_files() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let pages = 64;
-        file.as_file().set_len(pages * PAGE).unwrap();
-        file.as_file().write_all_at(&[1; PAGE_LEN], 0).unwrap();
-        file.as_file().write_all_at(&[2; PAGE_LEN], 5 * PAGE).unwrap();
-        let map = TestMap::of(file.as_file(), pages * PAGE);
-        map.write(5 * PAGE, &[3; PAGE_LEN]);
-        map.write(9 * PAGE, &[4; PAGE_LEN]);
-        let _ = map.read(0);
-        let memory = GuestMemory::open(Path::new("/proc"), std::process::id(), map.address(), pages * PAGE).unwrap();
-        let copy = tempfile::tempfile().unwrap();
-        memory.copy_backing(&copy).unwrap();
-        assert_eq!(memory.copy_own(&copy).unwrap(), 2 * PAGE);
-        let at = |page: u64| {
-            let mut byte = [0];
-            copy.read_exact_at(&mut byte, page * PAGE).unwrap();
-            byte[0]
-        };
-        assert_eq!([0, 1, 5, 9].map(at), [1, 0, 3, 4]);
-        assert!(copy.metadata().unwrap().blocks() * 512 <= 8 * PAGE, "holes were filled");
-        // What changes meanwhile is what the second pass writes; also what becomes zero.
-        map.write(9 * PAGE, &[0; PAGE_LEN]);
-        map.write(11 * PAGE, &[6; PAGE_LEN]);
-        assert_eq!(memory.copy_changed(&copy).unwrap(), 3 * PAGE);
-        let at = |page: u64| {
-            let mut byte = [0];
-            copy.read_exact_at(&mut byte, page * PAGE).unwrap();
-            byte[0]
-        };
-        assert_eq!([0, 1, 5, 9, 11].map(at), [1, 0, 3, 0, 6]);
-        // The file loses its name: nobody can open it by that any more.
-        file.close().unwrap();
-        let again = GuestMemory::open(Path::new("/proc"), std::process::id(), map.address(), pages * PAGE).unwrap();
-        let copy = tempfile::tempfile().unwrap();
-        again.copy_backing(&copy).unwrap();
-        again.copy_own(&copy).unwrap();
-        let mut byte = [0];
-        copy.read_exact_at(&mut byte, 0).unwrap();
-        assert_eq!(byte, [1]);
-    }
-
-    #[test]
-    fn a_place_that_is_none_is_refused() {
-        let me = std::process::id();
-        for (address, bytes) in [(0, PAGE), (1, PAGE), (u64::MAX - PAGE + 1, PAGE), (PAGE, 2), (1 << 62, 1 << 62)] {
-            assert!(GuestMemory::open(Path::new("/proc"), me, address, bytes).is_err(), "{address:x}");
-        }
-    }
-
-    #[allow(unsafe_code, reason = "a mapping to be looked at")]
-    mod map {
-        use std::fs::File;
-        use std::os::fd::AsRawFd;
-
-        pub(super) struct TestMap(*mut u8, usize);
-
-        impl TestMap {
-            pub(super) fn of(file: &File, bytes: u64) -> Self {
-                let bytes = usize::try_from(bytes).unwrap();
-                let protection = libc::PROT_READ | libc::PROT_WRITE;
-                // SAFETY: a new mapping at a place that the kernel chooses.
-                let address = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, libc::MAP_PRIVATE, file.as_raw_fd(), 0) };
-                assert_ne!(address, libc::MAP_FAILED);
-                Self(address.cast(), bytes)
-            }
-
-            pub(super) fn address(&self) -> u64 {
-                self.0 as u64
-            }
-
-            pub(super) fn write(&self, at: u64, bytes: &[u8]) {
-                let at = usize::try_from(at).unwrap();
-                assert!(at + bytes.len() <= self.1);
-                // SAFETY: within the mapping, which nobody else knows.
-                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.0.add(at), bytes.len()) }
-            }
-
-            pub(super) fn read(&self, at: u64) -> u8 {
-                let at = usize::try_from(at).unwrap();
-                assert!(at < self.1);
-                // SAFETY: within the mapping.
-                unsafe { self.0.add(at).read_volatile() }
-            }
-        }
-
-        impl Drop for TestMap {
-            fn drop(&mut self) {
-                // SAFETY: made by `of`, and not used any more.
-                unsafe { libc::munmap(self.0.cast(), self.1) };
-            }
-        }
-    }
-    use map::TestMap;
-}
+mod tests;

@@ -9,6 +9,10 @@ use rustix::fs::{SeekFrom, copy_file_range, ftruncate, seek};
 use rustix::io::Errno;
 
 use super::FsError;
+use super::behind::WriteBehind;
+
+/// Copied together where the disk is to have something to do meanwhile.
+const PIECE: u64 = 2 << 20;
 
 /// How a segment is carried over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,15 +27,20 @@ enum Way {
 pub fn copy_sparse(from: &Path, to: &Path, len: u64) -> Result<(), FsError> {
     let source = File::open(from).map_err(FsError::on("open", from))?;
     let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(FsError::on("make", to))?;
-    copy_segments(&source, &target, len, Way::Kernel).map_err(FsError::on("copy into", to))
+    copy_segments(&source, &target, len, Way::Kernel, None).map_err(FsError::on("copy into", to))
 }
 
 /// Copies the data segments of one open file into another, which is empty; its length becomes `len`.
 pub fn copy_data(source: &File, target: &File, len: u64) -> io::Result<()> {
-    copy_segments(source, target, len, Way::Kernel)
+    copy_segments(source, target, len, Way::Kernel, None)
 }
 
-fn copy_segments(source: &File, target: &File, len: u64, mut way: Way) -> io::Result<()> {
+/// The same of one that is synced afterwards: most of it is on the disk by then.
+pub fn copy_data_to_disk(source: &File, target: &File, len: u64) -> io::Result<()> {
+    copy_segments(source, target, len, Way::Kernel, Some(WriteBehind::of(target)))
+}
+
+fn copy_segments(source: &File, target: &File, len: u64, mut way: Way, mut behind: Option<WriteBehind<'_>>) -> io::Result<()> {
     ftruncate(target, len)?;
     let mut at = 0;
     loop {
@@ -41,12 +50,16 @@ fn copy_segments(source: &File, target: &File, len: u64, mut way: Way) -> io::Re
             Err(errno) => return Err(errno.into()),
         };
         let end = seek(source, SeekFrom::Hole(start))?;
-        let mut done = start;
-        if way == Way::Kernel {
-            way = copy_in_kernel(source, target, &mut done, end)?;
+        at = start;
+        while at < end {
+            let (mut done, until) = (at, if behind.is_some() { end.min(at + PIECE) } else { end });
+            if way == Way::Kernel {
+                way = copy_in_kernel(source, target, &mut done, until)?;
+            }
+            copy_by_hand(source, target, done, until)?;
+            behind.as_mut().map_or(Ok(()), |behind| behind.wrote(at, until))?;
+            at = until;
         }
-        copy_by_hand(source, target, done, end)?;
-        at = end;
     }
 }
 
@@ -124,8 +137,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         let source = with_a_hole(&a);
-        copy_segments(&source, &File::create(&b).unwrap(), 128 << 20, Way::Hand).unwrap();
+        copy_segments(&source, &File::create(&b).unwrap(), 128 << 20, Way::Hand, None).unwrap();
         assert_copied(&b);
+    }
+
+    #[test]
+    fn what_goes_to_the_disk_meanwhile_is_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        let source = with_a_hole(&a);
+        copy_data_to_disk(&source, &File::create(&b).unwrap(), 128 << 20).unwrap();
+        assert_copied(&b);
+        // More than may be on its way, in pieces that are no piece.
+        let noise: Vec<u8> = (0..(30_u32 << 20) + 5).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+        std::fs::write(&a, &noise).unwrap();
+        copy_data_to_disk(&File::open(&a).unwrap(), &File::create(&b).unwrap(), noise.len() as u64).unwrap();
+        assert!(std::fs::read(&b).unwrap() == noise);
     }
 
     /// `/dev/shm` is a file system of its own on every Linux host.

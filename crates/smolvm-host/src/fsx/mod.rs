@@ -1,12 +1,14 @@
 //! Files: made privately, replaced atomically, removed beneath a directory and through no symlink, and not waited for without end.
 
+mod behind;
 mod copy;
 mod patient;
 mod remove;
 mod usage;
 mod write;
 
-pub use copy::{copy_data, copy_sparse};
+pub(crate) use behind::WriteBehind;
+pub use copy::{copy_data, copy_data_to_disk, copy_sparse};
 pub use patient::patiently;
 pub use remove::{Removed, remove_tree};
 pub use usage::{Tally, disk_usage};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The version this program writes, and the newest it reads.
+/// The version this program writes, and the newest it reads, of most of them.
 pub(super) const VERSION: u32 = 1;
 /// More than this is no manifest. Most have a few hundred bytes; that of an image has what its configuration says, which may be 4 MiB, and
 /// which is longer here: variables stand in it twice, and short labels have lines of their own.
@@ -19,12 +19,14 @@ const LINE_CAP: u64 = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// A newer program wrote it.
-    #[error("{} has version {found}, and this smolvm knows up to {VERSION}", path.display())]
+    #[error("{} has version {found}, and this smolvm knows up to {known}", path.display())]
     Newer {
         /// The file.
         path: PathBuf,
         /// Its version.
         found: u32,
+        /// The newest that is read.
+        known: u32,
     },
     /// It is not what a manifest looks like.
     #[error("{} is not a manifest", path.display())]
@@ -64,20 +66,30 @@ struct Versioned<'a, T> {
 
 /// Reads and checks one.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ManifestError> {
+    read_up_to(VERSION, path)
+}
+
+/// The same of a kind that has come to another version.
+pub(super) fn read_up_to<T: DeserializeOwned>(known: u32, path: &Path) -> Result<T, ManifestError> {
     let bytes = read_small(path, CAP)?;
     let malformed = |source| ManifestError::Malformed { path: path.to_owned(), source };
     // The version first: a newer body may not parse at all.
     let Version { version } = serde_json::from_slice(&bytes).map_err(malformed)?;
-    if version > VERSION {
-        return Err(ManifestError::Newer { path: path.to_owned(), found: version });
+    if version > known {
+        return Err(ManifestError::Newer { path: path.to_owned(), found: version, known });
     }
     serde_json::from_slice(&bytes).map_err(malformed)
 }
 
 /// The text of one, for `fsx::write_atomic`.
 pub(super) fn text<T: Serialize>(body: &T) -> Vec<u8> {
+    text_of(VERSION, body)
+}
+
+/// The same of a kind that has come to another version.
+pub(super) fn text_of<T: Serialize>(version: u32, body: &T) -> Vec<u8> {
     // Plain structs of text and numbers: there is nothing in them that JSON cannot say.
-    let mut text = serde_json::to_vec_pretty(&Versioned { version: VERSION, body }).unwrap_or_default();
+    let mut text = serde_json::to_vec_pretty(&Versioned { version, body }).unwrap_or_default();
     text.push(b'\n');
     text
 }

@@ -26,6 +26,7 @@ mod apt;
 mod boot;
 mod build;
 mod checks;
+mod checksum;
 mod cpio;
 mod debian;
 mod digest;

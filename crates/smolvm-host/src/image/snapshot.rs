@@ -27,7 +27,7 @@ use smolvm_model::effect::Effect;
 use smolvm_model::name::SandboxId;
 use smolvm_model::spec::Spec;
 
-use super::digest::Digest;
+use super::checksum::Checksum;
 use super::error::ImageError;
 use super::store::{publish_directory, unix_now};
 use super::template::Facts;
@@ -43,6 +43,8 @@ const MEMORY: &str = "memory";
 const DEVICES: &str = "devices";
 const DISK: &str = "disk";
 const MANIFEST: &str = "manifest.json";
+/// What is written now. The first had digests that were taken in another way ([`Checksum`]).
+const VERSION: u32 = 2;
 
 /// What is in a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,7 +101,7 @@ pub struct Snapshot {
     pub created_unix: u64,
     /// Disk that its files take.
     pub size_bytes: u64,
-    digests: Vec<(String, Digest)>,
+    digests: Vec<(String, Checksum)>,
     directory: PathBuf,
 }
 
@@ -164,9 +166,9 @@ impl Snapshot {
     pub fn damage(&self) -> Result<Option<String>, ImageError> {
         for (name, digest) in &self.digests {
             let path = self.directory.join(name);
-            match Digest::of_sparse_file(&path) {
-                Ok(seen) if seen == *digest => {}
-                Ok(_) => return Ok(Some(name.clone())),
+            match digest.fits(&path) {
+                Ok(true) => {}
+                Ok(false) => return Ok(Some(name.clone())),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Some(name.clone())),
                 Err(e) => return Err(FsError::on("read", &path)(e).into()),
             }
@@ -179,7 +181,7 @@ impl Snapshot {
 pub fn find(root: &Path, name: &SandboxId) -> Result<Option<Snapshot>, ImageError> {
     let directory = saved(root).join(name.as_str());
     let path = directory.join(MANIFEST);
-    let read: Manifest = match manifest::read(&path) {
+    let read: Manifest = match manifest::read_up_to(VERSION, &path) {
         Ok(manifest) => manifest,
         Err(error) if error.is_absent() => return Ok(None),
         Err(error) => return Err(error.into()),
@@ -194,7 +196,7 @@ pub fn find(root: &Path, name: &SandboxId) -> Result<Option<Snapshot>, ImageErro
     let bytes = |name: &String| std::fs::metadata(directory.join(name)).map_or(0, |file| file.blocks() * 512);
     let size_bytes = there.iter().chain([&MANIFEST.to_owned()]).map(bytes).sum();
     let digests = read.digests.into_iter().map(|(name, digest)| Ok((name, digest.parse().map_err(|_| odd("a digest"))?)));
-    let digests = digests.collect::<Result<Vec<(String, Digest)>, ImageError>>()?;
+    let digests = digests.collect::<Result<Vec<(String, Checksum)>, ImageError>>()?;
     Ok(Some(Snapshot {
         name: name.clone(),
         kind: read.kind,
@@ -319,12 +321,12 @@ impl Draft {
         }
         let names = files_of(kind, &self.workdir.path())?;
         let paths: Vec<PathBuf> = names.iter().map(|name| self.workdir.path().join(name)).collect();
-        // The disk is slow and the digest is not: one waits while the other counts.
+        // One waits for the disk while others count.
         let digests = std::thread::scope(|scope| {
             // Where no thread can be had, one is done after the other.
             let syncing = std::thread::Builder::new().spawn_scoped(scope, || sync_all(&paths));
-            let digests: Result<Vec<Digest>, FsError> =
-                paths.iter().map(|path| Digest::of_sparse_file(path).map_err(FsError::on("read", path))).collect();
+            let digests: Result<Vec<Checksum>, FsError> =
+                paths.iter().map(|path| Checksum::of(path).map_err(FsError::on("read", path))).collect();
             let synced = match syncing {
                 Ok(syncing) => syncing.join().unwrap_or_else(|_| Err(FsError::on("sync", root)(std::io::Error::other("a thread ended")))),
                 Err(_) => sync_all(&paths),
@@ -342,15 +344,16 @@ impl Draft {
             digests: names.into_iter().zip(digests).map(|(name, digest)| (name, digest.to_string())).collect(),
         };
         let path = self.workdir.path().join(MANIFEST);
-        perform(Effect::Workdir, |_| fsx::write_atomic(&path, &manifest::text(&manifest), 0o400))?;
+        perform(Effect::Workdir, |_| fsx::write_atomic(&path, &manifest::text_of(VERSION, &manifest), 0o400))?;
         publish_directory(&self.workdir.path(), &saved(root), name.as_str())?;
         drop(self);
         find(root, name)?.ok_or(ImageError::NotFound { name: name.to_string(), available: Vec::new() })
     }
 }
 
+/// Contents and lengths. Names, and that they are files at all, come with the directory ([`publish_directory`]).
 fn sync_all(paths: &[PathBuf]) -> Result<(), FsError> {
-    paths.iter().try_for_each(|path| File::open(path).and_then(|file| file.sync_all()).map_err(FsError::on("sync", path)))
+    paths.iter().try_for_each(|path| File::open(path).and_then(|file| file.sync_data()).map_err(FsError::on("sync", path)))
 }
 
 #[cfg(test)]
@@ -411,6 +414,26 @@ mod tests {
         for left in ["tmp", "locks"] {
             assert_eq!(std::fs::read_dir(root.join(left)).unwrap().count(), 0, "{left}");
         }
+    }
+
+    /// As the first smolvm that saved any wrote it.
+    #[test]
+    fn one_of_before_is_held_against_the_digests_that_it_has() {
+        let root = tempfile::tempdir().unwrap();
+        let made = make(root.path(), "one", Kind::Machine).unwrap();
+        let path = made.directory.join(MANIFEST);
+        let mut text = std::fs::read_to_string(&path).unwrap().replacen("\"version\": 2", "\"version\": 1", 1);
+        for (name, digest) in &made.digests {
+            let old = crate::image::digest::Digest::of_sparse_file(&made.directory.join(name)).unwrap();
+            text = text.replacen(&digest.to_string(), &old.to_string(), 1);
+        }
+        assert!(text.contains("sha256:") && !text.contains("blake3:"));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, text).unwrap();
+        let found = find(root.path(), &made.name).unwrap().unwrap();
+        assert_eq!(found.damage().unwrap(), None);
+        std::fs::write(found.files().devices, "x").unwrap();
+        assert_eq!(found.damage().unwrap().as_deref(), Some("devices"));
     }
 
     #[test]
@@ -474,7 +497,7 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
         for (from, to) in
-            [("\"vm-a\"", "\"../a\""), ("\"memory\"", "\"../memory\""), ("\"minimal\"", "\"/\""), ("\"version\": 1", "\"version\": 9")]
+            [("\"vm-a\"", "\"../a\""), ("\"memory\"", "\"../memory\""), ("\"minimal\"", "\"/\""), ("\"version\": 2", "\"version\": 9")]
         {
             assert!(text.contains(from), "{from}");
             std::fs::write(&path, text.replacen(from, to, 1)).unwrap();

@@ -1,8 +1,8 @@
 //! Copies a sandbox as it runs, for `fork` and for snapshots.
 //!
 //! ```text
-//!   take      ask where ─► copy ahead ─► freeze ─► copy what changed, devices ─► thaw
-//!   guest     runs ────────────────────► at rest, halted ──────────────────────► runs, with the right time
+//!   take      ask where ─► copy ahead ─► freeze ─► read its own pages, devices ─► thaw ─► write them
+//!   guest     runs ────────────────────► at rest, halted ───────────────────────► runs, with the right time
 //!
 //!   make      create with the disk's files ─► start with the memory        what failed is taken back
 //! ```

@@ -1,19 +1,20 @@
 //! Takes the copy: memory, devices and disk, all of the same moment.
 //!
-//! What was copied ahead makes the second pass one over pages that the file has already. Whoever calls holds the
-//! sandbox's lock, so nothing else changes it; its monitor lets the guest go on as soon as this process is gone.
+//! While the guest stands still its own memory is read, and nothing is written where that can be (`AtRest`). Whoever calls
+//! holds the sandbox's lock, so nothing else changes it; its monitor lets the guest go on as soon as this process is gone.
 
 use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use smolvm_host::disk::share;
 use smolvm_host::effect::perform;
-use smolvm_host::engine::guest_memory::GuestMemory;
+use smolvm_host::engine::guest_memory::{AtRest, Fate, GuestMemory};
 use smolvm_host::fsx::FsError;
 use smolvm_host::image::snapshot::{Draft, Files, Kind};
-use smolvm_host::proc::{identity, usage};
+use smolvm_host::proc::identity;
 use smolvm_host::store::SandboxRecord;
 use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
@@ -21,6 +22,8 @@ use smolvm_model::ledger::{Entry, Kind as Held, ProcessIdentity};
 use smolvm_model::name::SandboxId;
 use smolvm_proto::{MonitorErrorCode, MonitorReply, MonitorRequest};
 
+use super::disk::Way;
+use crate::capacity;
 use crate::error::{Error, io_code};
 use crate::installation::Smolvm;
 use crate::run::has_signal;
@@ -36,6 +39,8 @@ pub(crate) struct CopyWanted<'a> {
     pub(crate) kind: Kind,
     /// Whether the guest writes out its disk first.
     pub(crate) sync: Sync,
+    /// What becomes of the copy.
+    pub(crate) fate: Fate,
     /// Readable once the caller was told to give up.
     pub(crate) signals: Option<BorrowedFd<'a>>,
 }
@@ -72,8 +77,8 @@ impl Smolvm {
         let mut session = Session::connect(self, id)?;
         let located = located(&mut session, id)?;
         let way = self.way_of_disk(record, &located.layers, &mut session, files)?;
-        let memory = match kind {
-            Kind::Machine => Some(self.copy_ahead(record, process, &located, files)?),
+        let mut memory = match kind {
+            Kind::Machine => Some(self.copy_ahead(record, process, &located, files, wanted.fate)?),
             Kind::Disk => None,
         };
         // What is written now need not be written while the guest stands still.
@@ -88,31 +93,34 @@ impl Smolvm {
             _ => Err(odd_answer()),
         })?;
         let began = Instant::now();
-        let copied = perform(Effect::Workdir, |_| -> Result<u64, Error> {
-            let own_bytes = match &memory {
-                Some((memory, file)) => memory.copy_changed(file).map_err(unreadable(id))?,
-                None => 0,
-            };
-            if kind == Kind::Machine {
-                copy_small(&self.paths().saved_devices(id), &files.devices)?;
-            }
-            // What lies below a layer that is written to now stays what it is.
-            if !layered {
-                share(way.chain(), &files.disk, |bytes| self.room_for(bytes))?;
-            }
-            Ok(own_bytes)
+        let copied = perform(Effect::Workdir, |_| -> Result<(u64, Vec<u8>), Error> {
+            let Some(memory) = memory.as_mut() else { return Ok(Default::default()) };
+            let own_bytes = memory.copy_at_rest().map_err(unreadable(id))?;
+            Ok((own_bytes, devices_of(&self.paths().saved_devices(id))?))
         });
+        // What lies below a layer that is written to now stays what it is.
+        let shared = if layered { Ok(()) } else { self.share_disk(&way, files) };
         let thawed = perform(Effect::Thaw, |_| match ask(&mut session, &MonitorRequest::Thaw, id)? {
             MonitorReply::Resumed | MonitorReply::Paused => Ok(()),
             _ => Err(odd_answer()),
         });
         let halted = began.elapsed();
-        let own_bytes = copied?;
-        thawed?;
+        let (own_bytes, devices) = copied?;
+        shared.and(thawed)?;
+        if let Some(memory) = &memory {
+            perform(Effect::Workdir, |_| -> Result<(), Error> {
+                memory.write_rest(wanted.fate).map_err(unreadable(id))?;
+                write_small(&devices, &files.devices)
+            })?;
+        }
         if layered {
-            perform(Effect::Workdir, |_| share(way.chain(), &files.disk, |bytes| self.room_for(bytes)))?;
+            self.share_disk(&way, files)?;
         }
         Ok(Copied { own_bytes, halted })
+    }
+
+    fn share_disk(&self, way: &Way, files: &Files) -> Result<(), Error> {
+        perform(Effect::Workdir, |_| share(way.chain(), &files.disk, |bytes| self.room_for(bytes)))
     }
 
     /// Copies what the guest has while it runs on.
@@ -122,7 +130,8 @@ impl Smolvm {
         process: &ProcessIdentity,
         located: &Located,
         files: &Files,
-    ) -> Result<(GuestMemory, File), Error> {
+        fate: Fate,
+    ) -> Result<Ahead, Error> {
         let id = &record.id;
         let &Located { pid, address, .. } = located;
         if pid != process.pid {
@@ -135,15 +144,47 @@ impl Smolvm {
         if seen.is_none_or(|seen| seen.start_ticks != process.start_ticks) {
             return Err(not_there(id));
         }
-        let used = usage::look(self.proc(), pid).ok().flatten().unwrap_or_default();
-        let backing = memory.backing_bytes().map_err(unreadable(id))?;
-        self.room_for(backing.saturating_add(used.own_bytes))?;
-        let file = perform(Effect::Workdir, |_| -> Result<File, Error> {
+        let (backing, own) = memory.backing_bytes().and_then(|backing| Ok((backing, memory.own_bytes()?))).map_err(unreadable(id))?;
+        let bytes = backing.saturating_add(own);
+        self.room_for(bytes)?;
+        let (file, at_rest) = perform(Effect::Workdir, |_| -> Result<(File, Option<AtRest>), Error> {
             let file = Draft::make(&files.memory)?;
-            memory.copy_backing(&file).and_then(|()| memory.copy_own(&file)).map_err(unreadable(id))?;
-            Ok(file)
+            // Held in our own memory for a moment, if it is little. There is as much again free for others.
+            let backing = || memory.copy_backing(&file, fate);
+            let at_rest = if own <= (capacity::available_memory() / 4).min(AtRest::MOST) {
+                Some(AtRest::room_beside(own + own / 8, backing).map_err(unreadable(id))?)
+            } else {
+                backing().and_then(|()| memory.copy_own(&file)).map_err(unreadable(id))?;
+                None
+            };
+            Ok((file, at_rest))
         })?;
-        Ok((memory, file))
+        Ok(Ahead { memory, file, at_rest })
+    }
+}
+
+/// What was copied while the guest ran.
+struct Ahead {
+    memory: GuestMemory,
+    file: File,
+    /// Room for what it has to itself; without it that was copied ahead, too.
+    at_rest: Option<AtRest>,
+}
+
+impl Ahead {
+    /// Reads what is missing, when the guest stands still; gives the bytes of all that it has to itself.
+    fn copy_at_rest(&mut self) -> std::io::Result<u64> {
+        let Some(at_rest) = &mut self.at_rest else { return self.memory.copy_changed(&self.file) };
+        if let Some(bytes) = at_rest.read(&self.memory)? {
+            return Ok(bytes);
+        }
+        self.at_rest = None;
+        self.memory.copy_own(&self.file)
+    }
+
+    /// Writes what was read, when it runs again.
+    fn write_rest(&self, fate: Fate) -> std::io::Result<()> {
+        self.at_rest.as_ref().map_or(Ok(()), |at_rest| at_rest.write(&self.file, fate))
     }
 }
 
@@ -183,16 +224,18 @@ pub(super) fn ask(session: &mut Session, request: &MonitorRequest, id: &SandboxI
     }
 }
 
-/// Copies a file of some kilobytes; a hypervisor that wrote more meant no good.
-fn copy_small(from: &Path, to: &Path) -> Result<(), Error> {
-    use std::io::{Read, Write};
+/// Reads a file of some kilobytes; a hypervisor that wrote more meant no good. It stays where it is, and goes with the sandbox.
+fn devices_of(path: &Path) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
-    File::open(from).and_then(|file| file.take(DEVICES_CAP + 1).read_to_end(&mut bytes)).map_err(FsError::on("read", from))?;
+    File::open(path).and_then(|file| file.take(DEVICES_CAP + 1).read_to_end(&mut bytes)).map_err(FsError::on("read", path))?;
     if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > DEVICES_CAP {
         return Err(Error::new(ErrorCode::GuestError, "the hypervisor wrote more about its devices than it has"));
     }
-    // It stays where it is, and goes with the sandbox.
-    Ok(Draft::make(to)?.write_all(&bytes).map_err(FsError::on("write", to))?)
+    Ok(bytes)
+}
+
+fn write_small(bytes: &[u8], path: &Path) -> Result<(), Error> {
+    Ok(Draft::make(path)?.write_all(bytes).map_err(FsError::on("write", path))?)
 }
 
 /// The state of a machine's devices has 13 to 63 KiB.

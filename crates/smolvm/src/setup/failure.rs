@@ -106,7 +106,7 @@ mod tests {
             (ImageError::NoAgent, ErrorCode::MissingDependency),
             (ImageError::Apt(AptError::NotDebian { id: "other".into() }), ErrorCode::Unsupported),
             (ImageError::Apt(AptError::NotSigned { complaint: "no".into() }), ErrorCode::Refused),
-            (ImageError::Manifest(ManifestError::Newer { path: "/x".into(), found: 9 }), ErrorCode::Unsupported),
+            (ImageError::Manifest(ManifestError::Newer { path: "/x".into(), found: 9, known: 1 }), ErrorCode::Unsupported),
         ];
         for (cause, code) in table {
             let error = of("kernel", cause);

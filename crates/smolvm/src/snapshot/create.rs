@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use smolvm_host::disk::{Chain, share};
 use smolvm_host::effect::perform;
+use smolvm_host::engine::guest_memory::Fate;
 use smolvm_host::image::snapshot::{self, Draft, Kind, Origin};
 use smolvm_host::store::SandboxRecord;
 use smolvm_model::effect::Effect;
@@ -80,7 +81,7 @@ impl Smolvm {
         let halted = if runs {
             // A paused guest cannot write anything out; one that runs does, so that its disk is of use alone, too.
             let sync = if record.state == State::Paused { Sync::No } else { Sync::First };
-            let wanted = CopyWanted { kind, sync, signals: None };
+            let wanted = CopyWanted { kind, sync, fate: Fate::Lasting, signals: None };
             Some(self.copy_running(&record, &entries, &draft.files(), wanted)?.halted)
         } else {
             // It puts a layer of its own over what it shares now when it starts again.

@@ -1,0 +1,66 @@
+//! Brings a file to the disk while it is still written, so that whoever syncs it waits for its end only.
+//!
+//! Little is on its way at a time: what others have for the same disk, a guest that writes out its files among them, does not
+//! queue behind all of a large file. A disk that is slow makes the writer slow.
+
+#![allow(unsafe_code, reason = "sync_file_range has no wrapper")]
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{Error, Result};
+use std::os::fd::AsRawFd;
+
+use rustix::io::Errno;
+
+/// Bytes whose way to the disk begins together.
+const PIECE: u64 = 4 << 20;
+/// Pieces that are on their way.
+const UNDER_WAY: usize = 4;
+
+/// What was written, and how far that has come.
+#[derive(Debug)]
+pub(crate) struct WriteBehind<'a> {
+    file: &'a File,
+    /// From where to where something was written, and how much.
+    waiting: Option<(u64, u64, u64)>,
+    under_way: VecDeque<(u64, u64)>,
+}
+
+impl<'a> WriteBehind<'a> {
+    pub(crate) fn of(file: &'a File) -> Self {
+        Self { file, waiting: None, under_way: VecDeque::new() }
+    }
+
+    /// So much more was written, further back than most before.
+    pub(crate) fn wrote(&mut self, start: u64, end: u64) -> Result<()> {
+        let (first, last, before) = self.waiting.unwrap_or((start, end, 0));
+        let written = before + end.saturating_sub(start);
+        let (start, end) = (start.min(first), end.max(last));
+        if written < PIECE {
+            self.waiting = Some((start, end, written));
+            return Ok(());
+        }
+        self.waiting = None;
+        sync_range(self.file, start, end, libc::SYNC_FILE_RANGE_WRITE)?;
+        self.under_way.push_back((start, end));
+        if self.under_way.len() <= UNDER_WAY {
+            return Ok(());
+        }
+        let Some((start, end)) = self.under_way.pop_front() else { return Ok(()) };
+        sync_range(self.file, start, end, libc::SYNC_FILE_RANGE_WAIT_BEFORE)
+    }
+}
+
+/// An error is one of the disk's, which a later sync need not tell again. Where there is no such call, nothing was begun.
+fn sync_range(file: &File, start: u64, end: u64, flags: libc::c_uint) -> Result<()> {
+    let place = |at: u64| libc::off64_t::try_from(at).unwrap_or(libc::off64_t::MAX);
+    // SAFETY: numbers only, and a descriptor that is open.
+    if unsafe { libc::sync_file_range(file.as_raw_fd(), place(start), place(end.saturating_sub(start)), flags) } == 0 {
+        return Ok(());
+    }
+    let error = Error::last_os_error();
+    match Errno::from_io_error(&error) {
+        Some(Errno::NOSYS | Errno::INVAL | Errno::OPNOTSUPP | Errno::SPIPE) => Ok(()),
+        _ => Err(error),
+    }
+}
