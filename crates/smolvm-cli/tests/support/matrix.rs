@@ -88,6 +88,8 @@ impl Scenario {
         let ran = self.run(place, None);
         let points: Vec<Point> = self.passed(place).into_iter().map(|(_, point)| point).collect();
         assert!(!points.is_empty(), "{}: nothing was passed; is this a build with debug assertions?\n{ran}", self.name);
+        // A verb that fails half-way passes half of its points, and nobody would miss the others.
+        assert_eq!(ran.code() == Some(0), self.name != CREATE_REFUSED.name, "{}: {ran}", self.name);
         let mut count: BTreeMap<Point, usize> = BTreeMap::new();
         let numbered = points.into_iter().map(|point| {
             let nth = count.entry(point).or_default();
@@ -142,6 +144,24 @@ impl Scenario {
         let envelope = super::envelope(&next);
         let code = envelope["error"]["code"].as_str().unwrap_or("ok");
         assert!(!matches!(code, "internal" | "state_corrupt"), "{}, after {after}: {next}", self.name);
+        // Whatever stopped the one before it: a setup finishes the job, and so does whoever makes an image.
+        let finishes = matches!(self.next, ["setup", ..] | ["image", "pull" | "load" | "import" | "debootstrap", ..]);
+        assert!(!finishes || code == "ok", "{}, after {after}: {next}", self.name);
+        if let ["setup", "--image", ..] = self.next {
+            // By its content, of which every byte is read.
+            let checked = place.smolvm(&["setup", "--check", "--json"]).run();
+            assert_eq!(checked.code(), Some(0), "{}, after {after}: {checked}", self.name);
+        }
+    }
+
+    /// Everything is gone, and not only what the oracle knows: also what was built, and what a tool had lying about.
+    pub(crate) fn forget_cache(&self, place: &Place, after: &str) {
+        let removed = place.smolvm(&["setup", "--remove"]).run();
+        assert_eq!(removed.code(), Some(0), "{}, after {after}: {removed}", self.name);
+        assert!(!place.path("cache").exists(), "{}, after {after}: something is left in the cache", self.name);
+        let beside: Vec<_> = std::fs::read_dir(place.scratch()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let tools = beside.iter().filter(|name| name.to_string_lossy().starts_with("mmdebstrap"));
+        assert_eq!(tools.count(), 0, "{}, after {after}: {beside:?}", self.name);
     }
 }
 

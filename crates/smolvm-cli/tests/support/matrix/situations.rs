@@ -177,6 +177,20 @@ pub(super) fn littered() -> Place {
     place
 }
 
+/// There is nothing but a mirror.
+pub(super) fn bare() -> Place {
+    let place = Place::with_mirror();
+    place.own_cache(&[], &[]);
+    place
+}
+
+/// Kernel and initramfs are there; images come from a mirror.
+pub(super) fn without_debian() -> Place {
+    let place = Place::with_mirror();
+    place.own_cache(&["kernels"], &["initramfs"]);
+    place
+}
+
 /// A cache with a kernel in it, and the lists of packages.
 pub(super) fn without_images() -> Place {
     let place = Place::with_network();

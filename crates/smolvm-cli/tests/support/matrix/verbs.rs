@@ -225,10 +225,19 @@ pub(crate) const SET_ASIDE: Scenario = Scenario {
 };
 pub(crate) const SETUP: Scenario = Scenario {
     name: "setup",
-    place: without_images,
+    place: bare,
     prepare: nothing,
     verb: &["setup", "--image", "minimal", "--no-template", "--quiet"],
-    next: &[],
+    next: &["setup", "--image", "minimal", "--no-template"],
+    unrecorded: &[],
+    instead: None,
+};
+pub(crate) const SETUP_DEBIAN: Scenario = Scenario {
+    name: "setup of debian",
+    place: without_debian,
+    prepare: nothing,
+    verb: &["setup", "--image", "debian", "--no-template", "--quiet"],
+    next: &["setup", "--image", "debian", "--no-template"],
     unrecorded: &[],
     instead: None,
 };
@@ -238,7 +247,7 @@ pub(crate) const SETUP_REMOVE: Scenario = Scenario {
     // It measures the host, and keeps what it measured.
     prepare: |place| drop(place.smolvm(&["doctor"]).run()),
     verb: &["setup", "--remove"],
-    next: &[],
+    next: &["setup", "--remove"],
     unrecorded: &[],
     instead: None,
 };
@@ -299,6 +308,15 @@ pub(crate) const IMAGE_IMPORT: Scenario = Scenario {
     unrecorded: &[],
     instead: None,
 };
+pub(crate) const IMAGE_DEBOOTSTRAP: Scenario = Scenario {
+    name: "image debootstrap",
+    place: bare,
+    prepare: nothing,
+    verb: &["image", "debootstrap", "--name", OFFERED, "--package", "netbase"],
+    next: &["image", "debootstrap", "--name", OFFERED, "--package", "netbase"],
+    unrecorded: &[],
+    instead: None,
+};
 pub(crate) const IMAGE_PRUNE: Scenario = Scenario {
     name: "image prune",
     place: with_own_images,
@@ -310,7 +328,7 @@ pub(crate) const IMAGE_PRUNE: Scenario = Scenario {
 };
 
 /// Every one, for the proof that no point is left out.
-pub(crate) const ALL: [&Scenario; 33] = [
+pub(crate) const ALL: [&Scenario; 35] = [
     &CREATE,
     &CREATE_REFUSED,
     &START,
@@ -336,6 +354,7 @@ pub(crate) const ALL: [&Scenario; 33] = [
     &REPAIR,
     &SET_ASIDE,
     &SETUP,
+    &SETUP_DEBIAN,
     &SETUP_REMOVE,
     &IMAGE_PULL,
     &IMAGE_TAG,
@@ -343,5 +362,6 @@ pub(crate) const ALL: [&Scenario; 33] = [
     &IMAGE_SAVE,
     &IMAGE_LOAD,
     &IMAGE_IMPORT,
+    &IMAGE_DEBOOTSTRAP,
     &IMAGE_PRUNE,
 ];
