@@ -146,6 +146,11 @@ fn snapshot_create() {
 }
 
 #[test]
+fn snapshot_create_of_one_that_does_not_run() {
+    every_step(&matrix::SNAPSHOT_STOPPED);
+}
+
+#[test]
 fn snapshot_restore() {
     every_step(&matrix::SNAPSHOT_RESTORE);
 }
@@ -188,6 +193,11 @@ fn cleanup_without_its_ledger() {
 #[test]
 fn image_pull() {
     every_step(&matrix::IMAGE_PULL);
+}
+
+#[test]
+fn image_pull_over_a_damaged_layer() {
+    every_step(&matrix::IMAGE_PULL_DAMAGED);
 }
 
 #[test]

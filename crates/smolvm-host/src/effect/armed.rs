@@ -9,10 +9,12 @@
 //!   trust-pids                a process is taken for the recorded one by its number alone
 //! ```
 //!
+//! A line of the trace is `PID POINT FILE:LINE`, the last where the code asked for it.
 //! Passages are counted over all processes that write the same trace, in the order of its lines.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::panic::Location;
 use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -88,9 +90,9 @@ fn parse(text: &str) -> Option<Order> {
     Some(Order { what, point: point.parse().ok()?, passage: passage.parse().ok().filter(|n| *n > 0)? })
 }
 
-pub(super) fn reach(point: Point) -> io::Result<()> {
+pub(super) fn reach(point: Point, at: &Location<'_>) -> io::Result<()> {
     let Some(armed) = ARMED.get() else { return Ok(()) };
-    let passage = pass(&armed.trace, point)?;
+    let passage = pass(&armed.trace, point, at)?;
     let Some(order) = armed.order.as_ref().filter(|order| order.point == point) else { return Ok(()) };
     match order.what {
         What::Twice | What::Forget => Ok(()),
@@ -108,16 +110,16 @@ pub(super) fn reach(point: Point) -> io::Result<()> {
 
 /// Adds a line to the trace, and counts the passages of this point up to that very line: other threads and processes
 /// add theirs at the same time, and each number must be one passage's.
-fn pass(trace: &Mutex<File>, point: Point) -> io::Result<usize> {
+fn pass(trace: &Mutex<File>, point: Point, at: &Location<'_>) -> io::Result<usize> {
     let mut trace = trace.lock().unwrap_or_else(PoisonError::into_inner);
     // One write, so that lines of several processes do not mix; it leaves the file's position behind them.
-    trace.write_all(format!("{} {point}\n", std::process::id()).as_bytes())?;
+    trace.write_all(format!("{} {point} {}:{}\n", std::process::id(), at.file(), at.line()).as_bytes())?;
     let end = trace.stream_position()?;
     let mut text = String::new();
     trace.seek(SeekFrom::Start(0))?;
     (&*trace).take(end).read_to_string(&mut text)?;
     let name = point.to_string();
-    Ok(text.lines().filter(|line| line.split_once(' ').is_some_and(|(_, passed)| passed == name)).count())
+    Ok(text.lines().filter(|line| line.split(' ').nth(1) == Some(&name)).count())
 }
 
 pub(super) fn again(effect: Effect) -> bool {
@@ -147,7 +149,7 @@ mod tests {
         // Two processes, as far as the file knows, of four threads each.
         let (one, other) = (open(), open());
         let mut numbers: Vec<usize> = std::thread::scope(|scope| {
-            let passing = |trace| scope.spawn(move || (0..50).map(|_| pass(trace, point).unwrap()).collect::<Vec<_>>());
+            let passing = |trace| scope.spawn(move || (0..50).map(|_| pass(trace, point, Location::caller()).unwrap()).collect::<Vec<_>>());
             let threads: Vec<_> = [&one, &other].into_iter().flat_map(|trace| [(); 4].map(|()| passing(trace))).collect();
             threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
         });

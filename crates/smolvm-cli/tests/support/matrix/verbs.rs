@@ -126,9 +126,18 @@ pub(crate) const START_SHARED: Scenario = Scenario {
 pub(crate) const SNAPSHOT_CREATE: Scenario = Scenario {
     name: "snapshot create",
     place: Place::without_network,
-    prepare: running,
+    prepare: running_with_a_stray_layer,
     verb: &["snapshot", "create", "vm-a", "--name", "one"],
     next: &["exec", "--json", "vm-a", "--", "true"],
+    unrecorded: &[],
+    instead: None,
+};
+pub(crate) const SNAPSHOT_STOPPED: Scenario = Scenario {
+    name: "snapshot create of one that does not run",
+    place: Place::without_network,
+    prepare: made,
+    verb: SNAPSHOT_CREATE.verb,
+    next: &["start", "vm-a"],
     unrecorded: &[],
     instead: None,
 };
@@ -244,8 +253,7 @@ pub(crate) const SETUP_DEBIAN: Scenario = Scenario {
 pub(crate) const SETUP_REMOVE: Scenario = Scenario {
     name: "setup --remove",
     place: without_images,
-    // It measures the host, and keeps what it measured.
-    prepare: |place| drop(place.smolvm(&["doctor"]).run()),
+    prepare: nothing,
     verb: &["setup", "--remove"],
     next: &["setup", "--remove"],
     unrecorded: &[],
@@ -258,6 +266,15 @@ pub(crate) const IMAGE_PULL: Scenario = Scenario {
     prepare: offered,
     verb: &["image", "pull", OFFERED],
     next: &["image", "pull", OFFERED],
+    unrecorded: &[],
+    instead: None,
+};
+pub(crate) const IMAGE_PULL_DAMAGED: Scenario = Scenario {
+    name: "image pull over a damaged layer",
+    place: with_own_images,
+    prepare: offered_and_damaged,
+    verb: IMAGE_PULL.verb,
+    next: IMAGE_PULL.next,
     unrecorded: &[],
     instead: None,
 };
@@ -328,7 +345,7 @@ pub(crate) const IMAGE_PRUNE: Scenario = Scenario {
 };
 
 /// Every one, for the proof that no point is left out.
-pub(crate) const ALL: [&Scenario; 35] = [
+pub(crate) const ALL: [&Scenario; 37] = [
     &CREATE,
     &CREATE_REFUSED,
     &START,
@@ -343,6 +360,7 @@ pub(crate) const ALL: [&Scenario; 35] = [
     &FORK_DEEP,
     &START_SHARED,
     &SNAPSHOT_CREATE,
+    &SNAPSHOT_STOPPED,
     &SNAPSHOT_RESTORE,
     &SNAPSHOT_DELETE,
     &POOL_FILL,
@@ -357,6 +375,7 @@ pub(crate) const ALL: [&Scenario; 35] = [
     &SETUP_DEBIAN,
     &SETUP_REMOVE,
     &IMAGE_PULL,
+    &IMAGE_PULL_DAMAGED,
     &IMAGE_TAG,
     &IMAGE_RM,
     &IMAGE_SAVE,
