@@ -155,6 +155,11 @@ impl Scenario {
         // Whatever stopped the one before it: a setup finishes the job, and so does whoever makes an image.
         let finishes = matches!(self.next, ["setup", ..] | ["image", "pull" | "load" | "import" | "debootstrap", ..]);
         assert!(!finishes || code == "ok", "{}, after {after}: {next}", self.name);
+        // And what the killed one had begun is gone, without a cleanup; a pull that has nothing to do but to point a name leaves it to that.
+        if finishes && place.has_own_cache() && self.next[1] != "pull" {
+            let begun: Vec<_> = std::fs::read_dir(place.path("cache/tmp")).into_iter().flatten().flatten().map(|e| e.path()).collect();
+            assert!(begun.is_empty(), "{}, after {after}: {begun:?} is left\n{next}", self.name);
+        }
         if let ["setup", "--image", ..] = self.next {
             // By its content, of which every byte is read.
             let checked = place.smolvm(&["setup", "--check", "--json"]).run();
