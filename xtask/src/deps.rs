@@ -75,6 +75,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "apache2-utils", need: Need::Test, why: "htpasswd: the registry with a login" },
     Package { name: "openssl", need: Need::Test, why: "certificates and signed tokens of the registries in the tests" },
     Package { name: "skopeo", need: Need::Test, why: "copies images into the registry and reads what is saved" },
+    Package { name: "gpg", need: Need::Test, why: "signs the small mirror that `setup` is tried with" },
+    Package { name: "gpg-agent", need: Need::Test, why: "holds the key for it" },
     Package { name: "attr", need: Need::Test, why: "getfattr: extended attributes of the trees that are compared" },
     Package { name: "umoci", need: Need::Test, why: "unpacks the same images: the trees are compared" },
     Package { name: "uidmap", need: Need::RunWithoutRights, why: "mmdebstrap without root maps uids through newuidmap" },

@@ -19,7 +19,7 @@ mod support;
 use std::collections::BTreeSet;
 
 use smolvm_model::effect::{Commit, Effect, Missing, Point};
-use support::matrix::{self, Passage, Scenario};
+use support::matrix::{self, Passage, Scenario, places};
 use support::{Place, SOON, rows};
 use testkit::process::Process;
 
@@ -52,8 +52,7 @@ fn every_point(scenario: &Scenario) {
         let after = passage.order("kill");
         scenario.recover(&place, &after);
         if place.has_own_cache() {
-            let removed = place.smolvm(&["setup", "--remove"]).run();
-            assert_eq!(removed.code(), Some(0), "{}, after {after}: {removed}", scenario.name);
+            scenario.forget_cache(&place, &after);
         }
         let diff = oracle.diff().unwrap();
         assert!(diff.is_clean(), "{}: {after} leaves\n{diff}", scenario.name);
@@ -132,6 +131,11 @@ fn snapshot_create() {
 }
 
 #[test]
+fn snapshot_create_of_one_that_does_not_run() {
+    every_point(&matrix::SNAPSHOT_STOPPED);
+}
+
+#[test]
 fn snapshot_restore() {
     every_point(&matrix::SNAPSHOT_RESTORE);
 }
@@ -187,8 +191,18 @@ fn setup() {
 }
 
 #[test]
+fn setup_of_debian() {
+    every_point(&matrix::SETUP_DEBIAN);
+}
+
+#[test]
 fn image_pull() {
     every_point(&matrix::IMAGE_PULL);
+}
+
+#[test]
+fn image_pull_over_a_damaged_layer() {
+    every_point(&matrix::IMAGE_PULL_DAMAGED);
 }
 
 #[test]
@@ -204,6 +218,11 @@ fn image_rm() {
 #[test]
 fn image_import() {
     every_point(&matrix::IMAGE_IMPORT);
+}
+
+#[test]
+fn image_debootstrap() {
+    every_point(&matrix::IMAGE_DEBOOTSTRAP);
 }
 
 #[test]
@@ -227,18 +246,41 @@ fn setup_remove() {
 }
 
 /// Of what smolvm can do to a host, one thing is not killed here: the installation of packages, which is apt's own to survive.
+///
+/// The points of every scenario are those of a verb that came to its end: [`Scenario::reference`] sees to that.
 #[test]
 fn no_point_is_left_out() {
     let mut reached: BTreeSet<Point> = BTreeSet::new();
+    let mut places = places::all();
+    let count = places.len();
+    assert!(count > 60, "only {count} places were found in the code");
     for scenario in matrix::ALL {
         let place = (scenario.place)();
-        reached.extend(scenario.reference(&place).iter().map(|p| p.point));
+        for passage in scenario.reference(&place) {
+            reached.insert(passage.point);
+            places.remove(passage.at);
+        }
         place.cleanup(&["--all", "--force"]);
     }
     let missed: Vec<String> = Point::all().filter(|p| !reached.contains(p)).map(|p| p.to_string()).collect();
     assert_eq!(missed, ["before:install-packages", "after:install-packages"]);
-    println!("{} effects and {} transactions, {} points", Effect::ALL.len(), Commit::ALL.len(), reached.len());
+    let missed: Vec<String> = places.values().map(ToString::to_string).collect();
+    assert_eq!(missed, LEFT_OUT.map(|(place, _)| place));
+    println!(
+        "{} effects and {} transactions, {} points; {count} places in the code, {} left out",
+        Effect::ALL.len(),
+        Commit::ALL.len(),
+        reached.len(),
+        LEFT_OUT.len()
+    );
 }
+
+/// The places in the code that change the host and that no scenario passes, each with its reason.
+const LEFT_OUT: [(&str, &str); 3] = [
+    ("crates/smolvm/src/monitor/poll.rs run", "a hypervisor that is ended after 20 s: a kill of its monitor ends it as well"),
+    ("crates/smolvm/src/monitor/poll.rs kill_now", "the same, asked for by a request that no command makes"),
+    ("crates/smolvm/src/setup/packages.rs carry_out", "the installation of packages changes the machine that runs this"),
+];
 
 /// A build that forgets to write something down is noticed, whatever it forgets.
 #[test]

@@ -204,12 +204,16 @@ fn nothing_changes_outside_the_gate() {
         &matrix::CLEANUP_LOST,
         &matrix::SET_ASIDE,
         &matrix::SETUP,
+        &matrix::SETUP_DEBIAN,
         &matrix::SETUP_REMOVE,
         &matrix::IMAGE_PULL,
         &matrix::IMAGE_TAG,
         &matrix::IMAGE_RM,
         &matrix::IMAGE_SAVE,
         &matrix::IMAGE_LOAD,
+        &matrix::IMAGE_IMPORT,
+        &matrix::IMAGE_DEBOOTSTRAP,
+        &matrix::IMAGE_PRUNE,
         &matrix::POOL_FILL,
     ] {
         let (found, covered) = uncovered(scenario);

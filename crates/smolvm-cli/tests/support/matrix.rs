@@ -9,6 +9,7 @@
 //! The points are not listed here: they are what the product passes ([`smolvm_model::effect`]), in the
 //! product's own order. A new effect is in the matrix by existing.
 
+pub(crate) mod places;
 mod situations;
 mod verbs;
 
@@ -47,6 +48,8 @@ pub(crate) struct Passage {
     pub(crate) point: Point,
     /// From 1, over all processes of the verb.
     pub(crate) nth: usize,
+    /// Where in the code.
+    pub(crate) at: &'static str,
 }
 
 impl Passage {
@@ -73,11 +76,16 @@ impl Scenario {
 
     /// The points passed since the last look, with the process of each.
     pub(crate) fn passed(&self, place: &Place) -> Vec<(i32, Point)> {
-        let text = std::fs::read_to_string(Self::trace(place)).unwrap_or_default();
+        self.lines(place).into_iter().map(|(pid, point, _)| (pid, point)).collect()
+    }
+
+    /// The same, with where in the code that was.
+    fn lines(&self, place: &Place) -> Vec<(i32, Point, &'static str)> {
+        let text = std::fs::read_to_string(Self::trace(place)).unwrap_or_default().leak();
         std::fs::remove_file(Self::trace(place)).ok();
-        let line = |line: &str| {
-            let (pid, point) = line.split_once(' ')?;
-            Some((pid.parse().ok()?, point.parse().ok()?))
+        let line = |line: &'static str| {
+            let mut words = line.split(' ');
+            Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?, words.next()?))
         };
         text.lines().map(|l| line(l).unwrap_or_else(|| panic!("{}: no line of a trace: {l:?}", self.name))).collect()
     }
@@ -86,13 +94,15 @@ impl Scenario {
     pub(crate) fn reference(&self, place: &Place) -> Vec<Passage> {
         (self.prepare)(place);
         let ran = self.run(place, None);
-        let points: Vec<Point> = self.passed(place).into_iter().map(|(_, point)| point).collect();
+        let points = self.lines(place);
         assert!(!points.is_empty(), "{}: nothing was passed; is this a build with debug assertions?\n{ran}", self.name);
+        // A verb that fails half-way passes half of its points, and nobody would miss the others.
+        assert_eq!(ran.code() == Some(0), self.name != CREATE_REFUSED.name, "{}: {ran}", self.name);
         let mut count: BTreeMap<Point, usize> = BTreeMap::new();
-        let numbered = points.into_iter().map(|point| {
+        let numbered = points.into_iter().map(|(_, point, at)| {
             let nth = count.entry(point).or_default();
             *nth += 1;
-            Passage { point, nth: *nth }
+            Passage { point, nth: *nth, at }
         });
         numbered.collect()
     }
@@ -142,6 +152,29 @@ impl Scenario {
         let envelope = super::envelope(&next);
         let code = envelope["error"]["code"].as_str().unwrap_or("ok");
         assert!(!matches!(code, "internal" | "state_corrupt"), "{}, after {after}: {next}", self.name);
+        // Whatever stopped the one before it: a setup finishes the job, and so does whoever makes an image.
+        let finishes = matches!(self.next, ["setup", ..] | ["image", "pull" | "load" | "import" | "debootstrap", ..]);
+        assert!(!finishes || code == "ok", "{}, after {after}: {next}", self.name);
+        // And what the killed one had begun is gone, without a cleanup; a pull that has nothing to do but to point a name leaves it to that.
+        if finishes && place.has_own_cache() && self.next[1] != "pull" {
+            let begun: Vec<_> = std::fs::read_dir(place.path("cache/tmp")).into_iter().flatten().flatten().map(|e| e.path()).collect();
+            assert!(begun.is_empty(), "{}, after {after}: {begun:?} is left\n{next}", self.name);
+        }
+        if let ["setup", "--image", ..] = self.next {
+            // By its content, of which every byte is read.
+            let checked = place.smolvm(&["setup", "--check", "--json"]).run();
+            assert_eq!(checked.code(), Some(0), "{}, after {after}: {checked}", self.name);
+        }
+    }
+
+    /// Everything is gone, and not only what the oracle knows: also what was built, and what a tool had lying about.
+    pub(crate) fn forget_cache(&self, place: &Place, after: &str) {
+        let removed = place.smolvm(&["setup", "--remove"]).run();
+        assert_eq!(removed.code(), Some(0), "{}, after {after}: {removed}", self.name);
+        assert!(!place.path("cache").exists(), "{}, after {after}: something is left in the cache", self.name);
+        let beside: Vec<_> = std::fs::read_dir(place.scratch()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let tools = beside.iter().filter(|name| name.to_string_lossy().starts_with("mmdebstrap"));
+        assert_eq!(tools.count(), 0, "{}, after {after}: {beside:?}", self.name);
     }
 }
 

@@ -5,6 +5,7 @@
 //!   answer      which code and exit status a command may end with
 //!   Cleaned     what `cleanup --json` said, its shape checked field by field
 //!   drawn       a process that draws numbers all the time, and what its copies drew
+//!   mirror      a Debian of a few small packages, which `setup` takes for the host's
 //!   Pty         the binary on a terminal of its own: read, type, end
 //!   rows        the ledger, read and written behind the product's back
 //!   Impostor    a process with a mark at the hypervisor's place that is no hypervisor
@@ -26,6 +27,7 @@ mod cleaned;
 mod drawn;
 mod impostor;
 pub(crate) mod matrix;
+mod mirror;
 mod pty;
 pub(crate) mod registry;
 pub(crate) mod rows;
@@ -82,6 +84,13 @@ impl Place {
     pub(crate) fn owning_images(self) -> Self {
         self.own_cache(&["kernels", "disks"], &["images", "initramfs"]);
         self
+    }
+
+    /// In a private network, with an apt that knows a small mirror in a directory and nothing else.
+    pub(crate) fn with_mirror() -> Self {
+        let place = Self::with_network();
+        mirror::lay_over(place.host());
+        place
     }
 
     /// A second installation on the host of this one.

@@ -9,12 +9,14 @@
 //!   trust-pids                a process is taken for the recorded one by its number alone
 //! ```
 //!
+//! A line of the trace is `PID POINT FILE:LINE`, the last where the code asked for it.
 //! Passages are counted over all processes that write the same trace, in the order of its lines.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::panic::Location;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::io::Errno;
 use rustix::process::{Signal, getpid, kill_process};
@@ -49,7 +51,7 @@ enum What {
 struct Armed {
     order: Option<Order>,
     trusts_pids: bool,
-    trace: File,
+    trace: Mutex<File>,
 }
 
 static ARMED: OnceLock<Armed> = OnceLock::new();
@@ -71,7 +73,7 @@ pub fn arm(order: Option<&str>, trace: Option<&Path>) -> Result<(), ArmError> {
         order.filter(|_| !trusts_pids).map(|text| parse(text).ok_or_else(|| ArmError::Order { text: text.to_owned() })).transpose()?;
     let trace = OpenOptions::new().create(true).append(true).read(true).open(trace).map_err(ArmError::Trace)?;
     // A second call in one process changes nothing: its orders would contradict the first one's.
-    let _ = ARMED.set(Armed { order, trusts_pids, trace });
+    let _ = ARMED.set(Armed { order, trusts_pids, trace: Mutex::new(trace) });
     Ok(())
 }
 
@@ -88,15 +90,13 @@ fn parse(text: &str) -> Option<Order> {
     Some(Order { what, point: point.parse().ok()?, passage: passage.parse().ok().filter(|n| *n > 0)? })
 }
 
-pub(super) fn reach(point: Point) -> io::Result<()> {
+pub(super) fn reach(point: Point, at: &Location<'_>) -> io::Result<()> {
     let Some(armed) = ARMED.get() else { return Ok(()) };
-    let mut trace = &armed.trace;
-    // One write, so that lines of several processes do not mix.
-    trace.write_all(format!("{} {point}\n", std::process::id()).as_bytes())?;
+    let passage = pass(&armed.trace, point, at)?;
     let Some(order) = armed.order.as_ref().filter(|order| order.point == point) else { return Ok(()) };
     match order.what {
         What::Twice | What::Forget => Ok(()),
-        What::Kill | What::Stop | What::Fail(_) if passages(trace, point)? != order.passage => Ok(()),
+        What::Kill | What::Stop | What::Fail(_) if passage != order.passage => Ok(()),
         What::Kill => {
             let _ = kill_process(getpid(), Signal::KILL);
             loop {
@@ -108,13 +108,18 @@ pub(super) fn reach(point: Point) -> io::Result<()> {
     }
 }
 
-/// How often the point was passed so far, this time included.
-fn passages(mut trace: &File, point: Point) -> io::Result<usize> {
+/// Adds a line to the trace, and counts the passages of this point up to that very line: other threads and processes
+/// add theirs at the same time, and each number must be one passage's.
+fn pass(trace: &Mutex<File>, point: Point, at: &Location<'_>) -> io::Result<usize> {
+    let mut trace = trace.lock().unwrap_or_else(PoisonError::into_inner);
+    // One write, so that lines of several processes do not mix; it leaves the file's position behind them.
+    trace.write_all(format!("{} {point} {}:{}\n", std::process::id(), at.file(), at.line()).as_bytes())?;
+    let end = trace.stream_position()?;
     let mut text = String::new();
     trace.seek(SeekFrom::Start(0))?;
-    trace.read_to_string(&mut text)?;
+    (&*trace).take(end).read_to_string(&mut text)?;
     let name = point.to_string();
-    Ok(text.lines().filter(|line| line.split_once(' ').is_some_and(|(_, passed)| passed == name)).count())
+    Ok(text.lines().filter(|line| line.split(' ').nth(1) == Some(&name)).count())
 }
 
 pub(super) fn again(effect: Effect) -> bool {
@@ -134,6 +139,23 @@ mod tests {
     use smolvm_model::effect::Side;
 
     use super::*;
+
+    #[test]
+    fn every_passage_has_a_number_of_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("trace");
+        let open = || Mutex::new(OpenOptions::new().create(true).append(true).read(true).open(&path).unwrap());
+        let point = Point { act: Act::Effect(Effect::Blob), side: Side::Before };
+        // Two processes, as far as the file knows, of four threads each.
+        let (one, other) = (open(), open());
+        let mut numbers: Vec<usize> = std::thread::scope(|scope| {
+            let passing = |trace| scope.spawn(move || (0..50).map(|_| pass(trace, point, Location::caller()).unwrap()).collect::<Vec<_>>());
+            let threads: Vec<_> = [&one, &other].into_iter().flat_map(|trace| [(); 4].map(|()| passing(trace))).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        numbers.sort_unstable();
+        assert_eq!(numbers, (1..=400).collect::<Vec<_>>());
+    }
 
     #[test]
     fn orders() {

@@ -18,6 +18,7 @@ mod armed;
 mod armed;
 
 use std::io;
+use std::panic::Location;
 
 use smolvm_model::effect::{Act, Commit, Effect, Point, Side};
 
@@ -70,6 +71,7 @@ impl From<Fault> for io::Error {
 ///
 /// # Errors
 /// Those of `act`; and in a test's hands any that the host could have given.
+#[track_caller]
 pub fn perform<T, E: From<Fault>>(effect: Effect, mut act: impl FnMut(&Permit) -> Result<T, E>) -> Result<T, E> {
     let permit = Permit { effect };
     reach(Act::Effect(effect), Side::Before)?;
@@ -89,6 +91,7 @@ pub fn perform<T, E: From<Fault>>(effect: Effect, mut act: impl FnMut(&Permit) -
 ///
 /// # Errors
 /// As [`perform`].
+#[track_caller]
 pub fn perform_once<T, E: From<Fault>>(effect: Effect, act: impl FnOnce(&Permit) -> Result<T, E>) -> Result<T, E> {
     let permit = Permit { effect };
     reach(Act::Effect(effect), Side::Before)?;
@@ -101,11 +104,13 @@ pub fn perform_once<T, E: From<Fault>>(effect: Effect, act: impl FnOnce(&Permit)
 ///
 /// # Errors
 /// In a test's hands only.
+#[track_caller]
 pub fn permitted<T>(effect: Effect, act: impl FnOnce(&Permit) -> T) -> Result<T, Fault> {
     perform_once(effect, |permit| Ok(act(permit)))
 }
 
 /// Passes the point on one side of a transaction.
+#[track_caller]
 pub(crate) fn reach_commit(commit: Commit, side: Side) -> Result<(), Fault> {
     reach(Act::Commit(commit), side)
 }
@@ -120,7 +125,8 @@ pub(crate) fn trusts_pids() -> bool {
     armed::trusts_pids()
 }
 
+#[track_caller]
 fn reach(act: Act, side: Side) -> Result<(), Fault> {
     let point = Point { act, side };
-    armed::reach(point).map_err(|source| Fault { point, source })
+    armed::reach(point, Location::caller()).map_err(|source| Fault { point, source })
 }

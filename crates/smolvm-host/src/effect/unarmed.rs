@@ -1,6 +1,7 @@
 //! A release: points are passed and nothing happens.
 
 use std::io;
+use std::panic::Location;
 use std::path::Path;
 
 use smolvm_model::effect::{Commit, Effect, Point};
@@ -13,7 +14,7 @@ pub fn arm(_order: Option<&str>, _trace: Option<&Path>) -> Result<(), ArmError> 
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "the one with debug assertions fails")]
-pub(super) fn reach(_point: Point) -> io::Result<()> {
+pub(super) fn reach(_point: Point, _at: &Location<'_>) -> io::Result<()> {
     Ok(())
 }
 

@@ -12,10 +12,26 @@ pub(super) fn with_own_images() -> Place {
     Place::with_network().owning_images()
 }
 
-/// A registry has an image of two layers. It listens as long as the test runs; each place has a loopback of its own.
+/// A registry has an image of two layers.
 pub(super) fn offered(place: &Place) {
+    offer(place);
+}
+
+/// It listens as long as the test runs; each place has a loopback of its own. Gives what it has, the first layer first.
+fn offer(place: &Place) -> Vec<(String, Vec<u8>)> {
     let layers = ["one", "two"].map(|name| registry::small_layer(place, name));
-    std::mem::forget(registry::serve(place, &layers, "{}"));
+    let files = registry::files(place, registry::OCI, &layers, "{}");
+    std::mem::forget(registry::serve_files(place, registry::PORT, &files));
+    files
+}
+
+/// It was offered, and a layer is here already, as long as it should be and with another content.
+pub(super) fn offered_and_damaged(place: &Place) {
+    let (path, layer) = offer(place).into_iter().next().unwrap();
+    let (_, digest) = path.rsplit_once(':').unwrap();
+    let blobs = place.path("cache/blobs");
+    std::fs::create_dir(&blobs).unwrap();
+    std::fs::write(blobs.join(digest), vec![b'?'; layer.len()]).unwrap();
 }
 
 pub(super) fn pulled(place: &Place) {
@@ -42,6 +58,13 @@ pub(super) fn made(place: &Place) {
 
 pub(super) fn running(place: &Place) {
     place.boot(&["vm-a"]);
+}
+
+/// It runs, and one who copied it was killed when an empty layer lay beside its disk.
+pub(super) fn running_with_a_stray_layer(place: &Place) {
+    running(place);
+    let copy = place.smolvm(super::FORK.verb).env("SMOLVM_TEST_TRACE", place.scratch().join("trace-before"));
+    assert_eq!(copy.env("SMOLVM_TEST_FAULT", "kill@after:disk-layer").run().signal(), Some(9));
 }
 
 /// Its disk has as many layers as it can have; all are empty.
@@ -177,9 +200,25 @@ pub(super) fn littered() -> Place {
     place
 }
 
-/// A cache with a kernel in it, and the lists of packages.
+/// There is nothing but a mirror.
+pub(super) fn bare() -> Place {
+    let place = Place::with_mirror();
+    place.own_cache(&[], &[]);
+    place
+}
+
+/// All is there but one image, and so is what a killed maker of a kernel left. The kernel is the mirror's small one, which
+/// every `setup` reads to its end.
+pub(super) fn without_debian() -> Place {
+    let place = bare();
+    place.smolvm(super::SETUP.verb).run().assert_ok();
+    std::fs::create_dir_all(place.path("cache/tmp/kernel.0123456789abcdef/tree")).unwrap();
+    place
+}
+
+/// A cache with a kernel in it, the lists of packages, and what was measured of the host.
 pub(super) fn without_images() -> Place {
     let place = Place::with_network();
-    place.own_cache(&["kernels"], &["apt"]);
+    place.own_cache(&["kernels"], &["apt", "host.json"]);
     place
 }

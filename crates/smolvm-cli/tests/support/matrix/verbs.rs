@@ -126,9 +126,18 @@ pub(crate) const START_SHARED: Scenario = Scenario {
 pub(crate) const SNAPSHOT_CREATE: Scenario = Scenario {
     name: "snapshot create",
     place: Place::without_network,
-    prepare: running,
+    prepare: running_with_a_stray_layer,
     verb: &["snapshot", "create", "vm-a", "--name", "one"],
     next: &["exec", "--json", "vm-a", "--", "true"],
+    unrecorded: &[],
+    instead: None,
+};
+pub(crate) const SNAPSHOT_STOPPED: Scenario = Scenario {
+    name: "snapshot create of one that does not run",
+    place: Place::without_network,
+    prepare: made,
+    verb: SNAPSHOT_CREATE.verb,
+    next: &["start", "vm-a"],
     unrecorded: &[],
     instead: None,
 };
@@ -225,20 +234,28 @@ pub(crate) const SET_ASIDE: Scenario = Scenario {
 };
 pub(crate) const SETUP: Scenario = Scenario {
     name: "setup",
-    place: without_images,
+    place: bare,
     prepare: nothing,
     verb: &["setup", "--image", "minimal", "--no-template", "--quiet"],
-    next: &[],
+    next: &["setup", "--image", "minimal", "--no-template"],
+    unrecorded: &[],
+    instead: None,
+};
+pub(crate) const SETUP_DEBIAN: Scenario = Scenario {
+    name: "setup of debian",
+    place: without_debian,
+    prepare: nothing,
+    verb: &["setup", "--image", "debian", "--no-template", "--quiet"],
+    next: &["setup", "--image", "debian", "--no-template"],
     unrecorded: &[],
     instead: None,
 };
 pub(crate) const SETUP_REMOVE: Scenario = Scenario {
     name: "setup --remove",
     place: without_images,
-    // It measures the host, and keeps what it measured.
-    prepare: |place| drop(place.smolvm(&["doctor"]).run()),
+    prepare: nothing,
     verb: &["setup", "--remove"],
-    next: &[],
+    next: &["setup", "--remove"],
     unrecorded: &[],
     instead: None,
 };
@@ -249,6 +266,15 @@ pub(crate) const IMAGE_PULL: Scenario = Scenario {
     prepare: offered,
     verb: &["image", "pull", OFFERED],
     next: &["image", "pull", OFFERED],
+    unrecorded: &[],
+    instead: None,
+};
+pub(crate) const IMAGE_PULL_DAMAGED: Scenario = Scenario {
+    name: "image pull over a damaged layer",
+    place: with_own_images,
+    prepare: offered_and_damaged,
+    verb: IMAGE_PULL.verb,
+    next: IMAGE_PULL.next,
     unrecorded: &[],
     instead: None,
 };
@@ -299,6 +325,15 @@ pub(crate) const IMAGE_IMPORT: Scenario = Scenario {
     unrecorded: &[],
     instead: None,
 };
+pub(crate) const IMAGE_DEBOOTSTRAP: Scenario = Scenario {
+    name: "image debootstrap",
+    place: bare,
+    prepare: nothing,
+    verb: &["image", "debootstrap", "--name", OFFERED, "--package", "netbase"],
+    next: &["image", "debootstrap", "--name", OFFERED, "--package", "netbase"],
+    unrecorded: &[],
+    instead: None,
+};
 pub(crate) const IMAGE_PRUNE: Scenario = Scenario {
     name: "image prune",
     place: with_own_images,
@@ -310,7 +345,7 @@ pub(crate) const IMAGE_PRUNE: Scenario = Scenario {
 };
 
 /// Every one, for the proof that no point is left out.
-pub(crate) const ALL: [&Scenario; 33] = [
+pub(crate) const ALL: [&Scenario; 37] = [
     &CREATE,
     &CREATE_REFUSED,
     &START,
@@ -325,6 +360,7 @@ pub(crate) const ALL: [&Scenario; 33] = [
     &FORK_DEEP,
     &START_SHARED,
     &SNAPSHOT_CREATE,
+    &SNAPSHOT_STOPPED,
     &SNAPSHOT_RESTORE,
     &SNAPSHOT_DELETE,
     &POOL_FILL,
@@ -336,12 +372,15 @@ pub(crate) const ALL: [&Scenario; 33] = [
     &REPAIR,
     &SET_ASIDE,
     &SETUP,
+    &SETUP_DEBIAN,
     &SETUP_REMOVE,
     &IMAGE_PULL,
+    &IMAGE_PULL_DAMAGED,
     &IMAGE_TAG,
     &IMAGE_RM,
     &IMAGE_SAVE,
     &IMAGE_LOAD,
     &IMAGE_IMPORT,
+    &IMAGE_DEBOOTSTRAP,
     &IMAGE_PRUNE,
 ];
