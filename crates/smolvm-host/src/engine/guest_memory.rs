@@ -16,10 +16,11 @@
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Result};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::fsx::copy_data;
+use crate::fsx::{copy_data, copy_data_around};
 
 /// The size of a page on every processor this runs on; pagemap has one entry for each.
 const PAGE: u64 = PAGE_LEN as u64;
@@ -44,6 +45,20 @@ pub struct GuestMemory {
     address: u64,
     bytes: u64,
     backing: Backing,
+}
+
+/// Pages that the guest had to itself at one moment.
+#[derive(Debug)]
+pub struct Own {
+    /// Where they are, in bytes, in their order.
+    ranges: Vec<Range<u64>>,
+}
+
+impl Own {
+    /// How much that is.
+    pub fn bytes(&self) -> u64 {
+        self.ranges.iter().map(|range| range.end - range.start).sum()
+    }
 }
 
 /// What is behind the pages that the guest did not write.
@@ -73,6 +88,11 @@ impl GuestMemory {
         Ok(Self { memory, pagemap, address, bytes, backing })
     }
 
+    /// Its length.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// What that takes of the disk, if it is a file.
     pub fn backing_bytes(&self) -> Result<u64> {
         match &self.backing {
@@ -90,15 +110,23 @@ impl GuestMemory {
         }
     }
 
-    /// Writes the guest's own pages over it, and gives their bytes. The machine may run meanwhile.
-    pub fn copy_own(&self, target: &File) -> Result<u64> {
+    /// The same around what its own pages were when it stood still, and are in the file already: it may run meanwhile, or have ended.
+    pub fn copy_backing_around(&self, own: &Own, target: &File) -> Result<()> {
+        match &self.backing {
+            Backing::Zeros | Backing::Lost => Ok(()),
+            Backing::File(file) => copy_data_around(file, target, own.ranges.iter().cloned()),
+        }
+    }
+
+    /// Writes the guest's own pages into a file of the memory's length. The machine may run meanwhile.
+    pub fn copy_own(&self, target: &File) -> Result<Own> {
         self.each_own(|at, bytes| write_page_wise(target, bytes, at))
     }
 
-    /// Does it again when the machine stands still, for what has changed since; and gives the bytes of all its own pages.
+    /// Does it again when the machine stands still, for what has changed since; and gives all its own pages.
     ///
     /// A page that is what it was is not written, so that the disk has it to write once.
-    pub fn copy_changed(&self, target: &File) -> Result<u64> {
+    pub fn copy_changed(&self, target: &File) -> Result<Own> {
         let mut there = vec![0; CHUNK];
         self.each_own(|at, bytes| {
             let there = &mut there[..bytes.len()];
@@ -113,9 +141,9 @@ impl GuestMemory {
         })
     }
 
-    /// Reads the guest's own pages, some at a time, with where they are; gives their bytes.
-    fn each_own(&self, mut take: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<u64> {
-        let (mut copied, mut at) = (0, 0);
+    /// Reads the guest's own pages, some at a time, with where they are.
+    fn each_own(&self, mut take: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<Own> {
+        let (mut ranges, mut at) = (Vec::new(), 0);
         let mut buffer = vec![0; CHUNK];
         let mut entries = vec![0; ENTRIES * size_of::<u64>()];
         while at < self.bytes {
@@ -123,12 +151,13 @@ impl GuestMemory {
             let wanted = &mut entries[..usize::try_from(pages).unwrap_or(0) * size_of::<u64>()];
             self.pagemap.read_exact_at(wanted, (self.address + at) / PAGE * 8)?;
             for (first, count) in runs(wanted.chunks_exact(8).map(|entry| self.is_own(entry))) {
-                self.read_pages(&mut buffer, at + first * PAGE, count * PAGE, &mut take)?;
-                copied += count * PAGE;
+                let (start, bytes) = (at + first * PAGE, count * PAGE);
+                self.read_pages(&mut buffer, start, bytes, &mut take)?;
+                ranges.push(start..start + bytes);
             }
             at += pages * PAGE;
         }
-        Ok(copied)
+        Ok(Own { ranges })
     }
 
     fn is_own(&self, entry: &[u8]) -> bool {
@@ -279,7 +308,7 @@ mod tests {
         let memory = GuestMemory::open(Path::new("/proc"), std::process::id(), map.address(), pages * PAGE).unwrap();
         let copy = tempfile::tempfile().unwrap();
         memory.copy_backing(&copy).unwrap();
-        assert_eq!(memory.copy_own(&copy).unwrap(), 2 * PAGE);
+        assert_eq!(memory.copy_own(&copy).unwrap().bytes(), 2 * PAGE);
         let at = |page: u64| {
             let mut byte = [0];
             copy.read_exact_at(&mut byte, page * PAGE).unwrap();
@@ -290,13 +319,26 @@ mod tests {
         // What changes meanwhile is what the second pass writes; also what becomes zero.
         map.write(9 * PAGE, &[0; PAGE_LEN]);
         map.write(11 * PAGE, &[6; PAGE_LEN]);
-        assert_eq!(memory.copy_changed(&copy).unwrap(), 3 * PAGE);
+        assert_eq!(memory.copy_changed(&copy).unwrap().bytes(), 3 * PAGE);
         let at = |page: u64| {
             let mut byte = [0];
             copy.read_exact_at(&mut byte, page * PAGE).unwrap();
             byte[0]
         };
         assert_eq!([0, 1, 5, 9, 11].map(at), [1, 0, 3, 0, 6]);
+        // Its own pages first, and what is behind the others afterwards: what is zero now stays it.
+        map.write(5 * PAGE, &[0; PAGE_LEN]);
+        let late = tempfile::tempfile().unwrap();
+        late.set_len(pages * PAGE).unwrap();
+        let own = memory.copy_own(&late).unwrap();
+        file.as_file().write_all_at(&[8; PAGE_LEN], 20 * PAGE).unwrap();
+        memory.copy_backing_around(&own, &late).unwrap();
+        let at = |page: u64| {
+            let mut byte = [7];
+            late.read_exact_at(&mut byte, page * PAGE).unwrap();
+            byte[0]
+        };
+        assert_eq!([0, 1, 5, 9, 11, 20].map(at), [1, 0, 0, 0, 6, 8]);
         // The file loses its name: nobody can open it by that any more.
         file.close().unwrap();
         let again = GuestMemory::open(Path::new("/proc"), std::process::id(), map.address(), pages * PAGE).unwrap();

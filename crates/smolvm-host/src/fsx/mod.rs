@@ -6,7 +6,7 @@ mod remove;
 mod usage;
 mod write;
 
-pub use copy::{copy_data, copy_sparse};
+pub use copy::{copy_data, copy_data_around, copy_sparse};
 pub use patient::patiently;
 pub use remove::{Removed, remove_tree};
 pub use usage::{Tally, disk_usage};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use smolvm_host::disk::share;
 use smolvm_host::effect::perform;
-use smolvm_host::engine::guest_memory::GuestMemory;
+use smolvm_host::engine::guest_memory::{GuestMemory, Own};
 use smolvm_host::fsx::FsError;
 use smolvm_host::image::snapshot::{Draft, Files, Kind};
 use smolvm_host::proc::{identity, usage};
@@ -21,7 +21,9 @@ use smolvm_model::ledger::{Entry, Kind as Held, ProcessIdentity};
 use smolvm_model::name::SandboxId;
 use smolvm_proto::{MonitorErrorCode, MonitorReply, MonitorRequest};
 
-use crate::error::{Error, io_code};
+use super::disk::Way;
+use super::memory::{MemoryCopy, Order, Rest, unreadable};
+use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::run::has_signal;
 use crate::session::Session;
@@ -36,6 +38,8 @@ pub(crate) struct CopyWanted<'a> {
     pub(crate) kind: Kind,
     /// Whether the guest writes out its disk first.
     pub(crate) sync: Sync,
+    /// When which part of its memory is copied.
+    pub(crate) order: Order,
     /// Readable once the caller was told to give up.
     pub(crate) signals: Option<BorrowedFd<'a>>,
 }
@@ -50,12 +54,14 @@ pub(crate) enum Sync {
 }
 
 /// What a copy was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Copied {
     /// Memory that the guest had to itself.
     pub(crate) own_bytes: u64,
     /// How long it stood still.
     pub(crate) halted: Duration,
+    /// What of its memory is to be copied yet.
+    pub(crate) rest: Option<Rest>,
 }
 
 impl Smolvm {
@@ -73,7 +79,11 @@ impl Smolvm {
         let located = located(&mut session, id)?;
         let way = self.way_of_disk(record, &located.layers, &mut session, files)?;
         let memory = match kind {
-            Kind::Machine => Some(self.copy_ahead(record, process, &located, files)?),
+            Kind::Machine => {
+                // Where blocks are shared, many small pieces would cost more than the whole.
+                let order = if matches!(way, Way::Clone(_)) { Order::Whole } else { wanted.order };
+                Some(self.copy_ahead(record, process, &located, files, order)?)
+            }
             Kind::Disk => None,
         };
         // What is written now need not be written while the guest stands still.
@@ -88,11 +98,8 @@ impl Smolvm {
             _ => Err(odd_answer()),
         })?;
         let began = Instant::now();
-        let copied = perform(Effect::Workdir, |_| -> Result<u64, Error> {
-            let own_bytes = match &memory {
-                Some((memory, file)) => memory.copy_changed(file).map_err(unreadable(id))?,
-                None => 0,
-            };
+        let copied = perform(Effect::Workdir, |_| -> Result<Option<Own>, Error> {
+            let own = memory.as_ref().map(|memory| memory.catch_up().map_err(unreadable(id))).transpose()?;
             if kind == Kind::Machine {
                 copy_small(&self.paths().saved_devices(id), &files.devices)?;
             }
@@ -100,19 +107,20 @@ impl Smolvm {
             if !layered {
                 share(way.chain(), &files.disk, |bytes| self.room_for(bytes))?;
             }
-            Ok(own_bytes)
+            Ok(own)
         });
         let thawed = perform(Effect::Thaw, |_| match ask(&mut session, &MonitorRequest::Thaw, id)? {
             MonitorReply::Resumed | MonitorReply::Paused => Ok(()),
             _ => Err(odd_answer()),
         });
         let halted = began.elapsed();
-        let own_bytes = copied?;
+        let own = copied?;
         thawed?;
         if layered {
             perform(Effect::Workdir, |_| share(way.chain(), &files.disk, |bytes| self.room_for(bytes)))?;
         }
-        Ok(Copied { own_bytes, halted })
+        let own_bytes = own.as_ref().map_or(0, Own::bytes);
+        Ok(Copied { own_bytes, halted, rest: memory.zip(own).and_then(|(memory, own)| memory.rest(own)) })
     }
 
     /// Copies what the guest has while it runs on.
@@ -122,7 +130,8 @@ impl Smolvm {
         process: &ProcessIdentity,
         located: &Located,
         files: &Files,
-    ) -> Result<(GuestMemory, File), Error> {
+        order: Order,
+    ) -> Result<MemoryCopy, Error> {
         let id = &record.id;
         let &Located { pid, address, .. } = located;
         if pid != process.pid {
@@ -138,12 +147,7 @@ impl Smolvm {
         let used = usage::look(self.proc(), pid).ok().flatten().unwrap_or_default();
         let backing = memory.backing_bytes().map_err(unreadable(id))?;
         self.room_for(backing.saturating_add(used.own_bytes))?;
-        let file = perform(Effect::Workdir, |_| -> Result<File, Error> {
-            let file = Draft::make(&files.memory)?;
-            memory.copy_backing(&file).and_then(|()| memory.copy_own(&file)).map_err(unreadable(id))?;
-            Ok(file)
-        })?;
-        Ok((memory, file))
+        MemoryCopy::begin(memory, &files.memory, order, used.own_bytes, id)
     }
 }
 
@@ -197,11 +201,6 @@ fn copy_small(from: &Path, to: &Path) -> Result<(), Error> {
 
 /// The state of a machine's devices has 13 to 63 KiB.
 const DEVICES_CAP: u64 = 16 << 20;
-
-fn unreadable(id: &SandboxId) -> impl FnOnce(std::io::Error) -> Error {
-    let message = format!("the memory of \"{id}\" cannot be copied");
-    move |e| Error::new(io_code(&e), message).because(e)
-}
 
 fn not_there(id: &SandboxId) -> Error {
     Error::new(ErrorCode::GuestError, format!("\"{id}\" ended while it was looked at")).hint(format!("smolvm inspect {id}"))

@@ -57,7 +57,8 @@ impl Smolvm {
             Kind::Machine => {
                 self.must_fit(&snapshot)?;
                 let patience = Patience::new(request.deadline, signals);
-                let machine = Machine { files: &files, of: CopyOf::Snapshot(&snapshot.name), accelerator: accelerator_of(&snapshot) };
+                let accelerator = accelerator_of(&snapshot);
+                let machine = Machine { files: &files, of: CopyOf::Snapshot(&snapshot.name), accelerator, whole: None };
                 self.copy_of((Some(name), request.ttl), &spec, machine, patience)?
             }
             Kind::Disk => {
