@@ -293,6 +293,9 @@ pub fn launch(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Launched, 
             // Another process of the same user would count too.
             threads: matches!(request.identity, JailIdentity::Uid(_)).then_some(THREADS + u64::from(request.shape.cpus.get())),
         },
+        // A guest's memory is better for them where a processor walks its tables. A translator has no use for them, but
+        // asks for them for its code, of which an idle guest needs a third.
+        huge_pages: request.shape.accelerator == Accelerator::Kvm,
         opens,
     };
     let jailed = jail::spawn(&spec)?;
