@@ -81,7 +81,8 @@ impl Smolvm {
         self.refuse_another_hypervisor(&record)?;
         let wanted = CopyWanted { kind: Kind::Machine, sync: Sync::No, order: Order::OwnFirst, signals };
         let copied = self.copy_running(&record, &entries, &draft.files(), wanted)?;
-        drop((lock, store));
+        // The ledger stays open: who closes it last writes its log back, and who opens it next begins anew.
+        drop(lock);
         let spec = Spec { restored_from: Some(request.source.clone()), ..record.spec };
         let whole = copied.rest.as_ref().map(|_| Arc::default());
         let machine = Machine { files: &draft.files(), of: CopyOf::Sandbox(&request.source), accelerator, whole: whole.as_ref() };
@@ -99,6 +100,7 @@ impl Smolvm {
         });
         let made = made.map_err(|(made, e)| self.take_back(&made, e))?;
         let sandboxes = made.iter().map(|made| Ok(self.inspect(&made.id)?.sandbox)).collect::<Result<_, Error>>()?;
+        drop(store);
         Ok(Forked { sandboxes, halted: copied.halted, own_bytes: copied.own_bytes })
     }
 }
