@@ -278,7 +278,7 @@ fn no_point_is_left_out() {
 /// The places in the code that change the host and that no scenario passes, each with its reason.
 const LEFT_OUT: [(&str, &str); 3] = [
     ("crates/smolvm/src/monitor/poll.rs run", "a hypervisor that is ended after 20 s: a kill of its monitor ends it as well"),
-    ("crates/smolvm/src/monitor/poll.rs kill_now", "the same, asked for by a request that no command makes"),
+    ("crates/smolvm/src/monitor/stop.rs kill_now", "the same, asked for by a request that no command makes"),
     ("crates/smolvm/src/setup/packages.rs carry_out", "the installation of packages changes the machine that runs this"),
 ];
 

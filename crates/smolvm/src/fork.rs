@@ -8,10 +8,9 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use smolvm_host::engine::guest_memory::Fate;
 use smolvm_host::image::snapshot::{Draft, Kind};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
@@ -19,7 +18,7 @@ use smolvm_model::quantity::Span;
 use smolvm_model::spec::Spec;
 use smolvm_model::state::{Admission, Request};
 
-use crate::copy::{CopyWanted, Sync, accelerator_of};
+use crate::copy::{CopyWanted, Order, Sync, accelerator_of};
 use crate::error::Error;
 use crate::installation::{LOCK_WAIT, Smolvm};
 use crate::snapshot::unusable;
@@ -80,21 +79,38 @@ impl Smolvm {
         }
         let accelerator = accelerator_of(&record);
         self.refuse_another_hypervisor(&record)?;
-        let wanted = CopyWanted { kind: Kind::Machine, sync: Sync::No, fate: Fate::Passing, signals };
+        let wanted = CopyWanted { kind: Kind::Machine, sync: Sync::No, order: Order::OwnFirst, signals };
         let copied = self.copy_running(&record, &entries, &draft.files(), wanted)?;
-        drop((lock, store));
+        // The ledger stays open: who closes it last writes its log back, and who opens it next begins anew.
+        drop(lock);
         let spec = Spec { restored_from: Some(request.source.clone()), ..record.spec };
-        let machine = Machine { files: &draft.files(), of: CopyOf::Sandbox(&request.source), accelerator };
+        let whole = copied.rest.as_ref().map(|_| Arc::default());
+        let machine = Machine { files: &draft.files(), of: CopyOf::Sandbox(&request.source), accelerator, whole: whole.as_ref() };
         let one =
             |name: &Option<SandboxId>| self.copy_of((name.as_ref(), request.ttl), &spec, machine, Patience::new(request.deadline, signals));
-        let made = at_once(&names, one).map_err(|(made, e)| self.take_back(&made, e))?;
+        let made = std::thread::scope(|scope| {
+            if let (Some(rest), Some(whole)) = (&copied.rest, &whole) {
+                let fill = || whole.tell(rest.fill(&request.source));
+                // Where no thread can be had, it is done first.
+                if std::thread::Builder::new().spawn_scoped(scope, fill).is_err() {
+                    fill();
+                }
+            }
+            at_once(&names, one)
+        });
+        let made = made.map_err(|(made, e)| self.take_back(&made, e))?;
         let sandboxes = made.iter().map(|made| Ok(self.inspect(&made.id)?.sandbox)).collect::<Result<_, Error>>()?;
+        drop(store);
         Ok(Forked { sandboxes, halted: copied.halted, own_bytes: copied.own_bytes })
     }
 }
 
-/// How many are made at the same time: each waits for the database, for its hypervisor and for its guest in turn.
+/// How many are made at the same time at most: each waits for the database, for the packet filter, for its hypervisor and for
+/// its guest in turn.
 const AT_ONCE: usize = 4;
+
+/// … and for each processor: half of the time somebody waits for the kernel and not for that.
+const PER_PROCESSOR: usize = 2;
 
 /// Makes all of them, some at a time, and gives them in their order; after the first that fails no other is begun.
 fn at_once<I: std::marker::Sync, T: Send>(
@@ -112,7 +128,8 @@ fn at_once<I: std::marker::Sync, T: Send>(
             outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((number, outcome));
         }
     };
-    let workers = items.len().min(AT_ONCE).min(std::thread::available_parallelism().map_or(1, usize::from));
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = items.len().min(AT_ONCE).min(processors * PER_PROCESSOR);
     // One of them is this thread: a single copy starts none.
     std::thread::scope(|scope| {
         // Where no thread can be had, this one makes them all.

@@ -11,7 +11,7 @@ mod steps;
 mod wait;
 
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -224,7 +224,14 @@ impl Smolvm {
             steps,
         };
         let (mut child, socket) = perform_once(Effect::Monitor, |_| self.spawn_monitor(id, &config, plan.template.as_ref(), tap))?;
-        let answer = wait_for_report(socket, patience);
+        let is_whole = plan.whole.as_ref().map_or(Ok(()), |whole| whole.wait(patience));
+        let answer = is_whole.and_then(|()| {
+            if plan.whole.is_some() {
+                // One that has ended has said why.
+                let _ = (&socket).write_all(&[1]);
+            }
+            wait_for_report(socket, patience)
+        });
         // The monitor outlives this command. Should it have ended, it is reaped here.
         let _ = child.try_wait();
         match (answer?, &plan.memory) {

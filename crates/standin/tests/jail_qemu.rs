@@ -76,6 +76,8 @@ fn qemu_is_jailed(caller: Caller) {
         ("CapAmb", "0000000000000000"),
         ("NoNewPrivs", "1"),
         ("Seccomp", "2"),
+        // It translates, and would ask for them for its code.
+        ("THP_enabled", "0"),
     ];
     for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten() {
         let text = fs::read_to_string(task.path().join("status")).unwrap();
@@ -180,6 +182,7 @@ fn a_jail_is_refused_where_it_could_not_hold() {
         identity,
         groups: Vec::new(),
         limits: Limits { file_size: 0, open_files: 16, threads: None },
+        huge_pages: true,
         opens: Opens::Kernel,
     };
     // This test runs in a process of several threads.

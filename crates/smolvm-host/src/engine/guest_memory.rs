@@ -16,11 +16,12 @@
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Result};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::fsx::{copy_data, copy_data_to_disk};
+use crate::fsx::{copy_data, copy_data_around, copy_data_to_disk};
 use crate::threads;
 
 mod at_rest;
@@ -63,6 +64,20 @@ pub enum Fate {
     Passing,
 }
 
+/// Pages that the guest had to itself at one moment.
+#[derive(Debug)]
+pub struct Own {
+    /// Where they are, in bytes, in their order.
+    ranges: Vec<Range<u64>>,
+}
+
+impl Own {
+    /// How much that is.
+    pub fn bytes(&self) -> u64 {
+        self.ranges.iter().map(|range| range.end - range.start).sum()
+    }
+}
+
 /// What is behind the pages that the guest did not write.
 #[derive(Debug)]
 enum Backing {
@@ -90,7 +105,12 @@ impl GuestMemory {
         Ok(Self { memory, pagemap, address, bytes, backing })
     }
 
-    /// What that takes of the disk, if it is a file.
+    /// Its length.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What is behind it takes so much of the disk, if that is a file.
     pub fn backing_bytes(&self) -> Result<u64> {
         match &self.backing {
             // What is read through the hypervisor counts as the guest's own.
@@ -117,15 +137,23 @@ impl GuestMemory {
         }
     }
 
-    /// Writes the guest's own pages over it, and gives their bytes. The machine may run meanwhile.
-    pub fn copy_own(&self, target: &File) -> Result<u64> {
+    /// The same around what its own pages were when it stood still, and are in the file already: it may run meanwhile, or have ended.
+    pub fn copy_backing_around(&self, own: &Own, target: &File) -> Result<()> {
+        match &self.backing {
+            Backing::Zeros | Backing::Lost => Ok(()),
+            Backing::File(file) => copy_data_around(file, target, own.ranges.iter().cloned()),
+        }
+    }
+
+    /// Writes the guest's own pages into a file of the memory's length. The machine may run meanwhile.
+    pub fn copy_own(&self, target: &File) -> Result<Own> {
         self.each_own(|at, bytes, _| write_page_wise(target, bytes, at))
     }
 
-    /// Does it again when the machine stands still, for what has changed since; and gives the bytes of all its own pages.
+    /// Does it again when the machine stands still, for what has changed since; and gives all its own pages.
     ///
     /// A page that is what it was is not written, so that the disk has it to write once.
-    pub fn copy_changed(&self, target: &File) -> Result<u64> {
+    pub fn copy_changed(&self, target: &File) -> Result<Own> {
         self.each_own(|at, bytes, there| {
             target.read_exact_at(there, at)?;
             let changed = bytes.chunks_exact(PAGE_LEN).zip(there.chunks_exact(PAGE_LEN)).map(|(now, then)| now != then);
@@ -138,22 +166,24 @@ impl GuestMemory {
         })
     }
 
-    /// Reads the guest's own pages, some at a time, with where they are; gives their bytes. Two pieces are at work at once,
+    /// Reads the guest's own pages, some at a time, with where they are. Two pieces are at work at once,
     /// each with room for as many bytes.
-    fn each_own(&self, take: impl Fn(u64, &[u8], &mut [u8]) -> Result<()> + Sync) -> Result<u64> {
+    fn each_own(&self, take: impl Fn(u64, &[u8], &mut [u8]) -> Result<()> + Sync) -> Result<Own> {
         let pieces = Mutex::new(Pieces::of(self));
         let copied = threads::at_once(AT_ONCE, || {
-            let (mut buffer, mut room, mut copied) = (vec![0; CHUNK], vec![0; CHUNK], 0);
+            let (mut buffer, mut room, mut copied) = (vec![0; CHUNK], vec![0; CHUNK], Vec::new());
             loop {
                 let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next()?;
                 let Some((at, len)) = next else { return Ok(copied) };
                 let wanted = usize::try_from(len).unwrap_or(CHUNK);
                 self.memory.read_exact_at(&mut buffer[..wanted], self.address + at)?;
                 take(at, &buffer[..wanted], &mut room[..wanted])?;
-                copied += len;
+                copied.push(at..at + len);
             }
         })?;
-        Ok(copied.iter().sum())
+        let mut ranges = copied.concat();
+        ranges.sort_unstable_by_key(|range| range.start);
+        Ok(Own { ranges })
     }
 
     fn is_own(&self, entry: &[u8]) -> bool {

@@ -8,7 +8,7 @@
 mod running;
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -103,6 +103,9 @@ pub struct LaunchRequest<'a> {
     pub shape: MachineShape,
     /// Where its memory comes from.
     pub memory: Memory,
+    /// Where a byte says that the memory is all there, if it may not be yet: the guest goes on only then. An end of file says
+    /// that it never will be.
+    pub whole: Option<BorrowedFd<'a>>,
     /// The host's time stamp counter frequency ([`super::accel::HostSpeed`]).
     pub tsc_khz: Option<u32>,
     /// An ELF kernel; readable by the identity below (mode 0644).
@@ -187,6 +190,9 @@ pub enum LaunchError {
     /// The file with the guest's memory could not be handed over.
     #[error("the guest's memory cannot be handed to the hypervisor")]
     Memory(#[source] std::io::Error),
+    /// Whoever copies the guest's memory gave up.
+    #[error("the guest's memory was not copied to its end")]
+    Withdrawn,
     /// The template's devices could not be loaded.
     #[error("the template cannot be forked")]
     Restore(#[from] QmpError),
@@ -287,6 +293,9 @@ pub fn launch(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Launched, 
             // Another process of the same user would count too.
             threads: matches!(request.identity, JailIdentity::Uid(_)).then_some(THREADS + u64::from(request.shape.cpus.get())),
         },
+        // A guest's memory is better for them where a processor walks its tables. A translator has no use for them, but
+        // asks for them for its code, of which an idle guest needs a third.
+        huge_pages: request.shape.accelerator == Accelerator::Kvm,
         opens,
     };
     let jailed = jail::spawn(&spec)?;
@@ -294,7 +303,7 @@ pub fn launch(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Launched, 
     drop((sockets, stderr_theirs, root, write, read, below, request.net));
 
     let exe = (request.engine.binary.id.dev, request.engine.binary.id.ino);
-    let believed = believe(jailed, memory, file.as_ref(), &qmp, &stderr)?;
+    let believed = believe(jailed, memory, (file.as_ref(), request.whole), &qmp, &stderr)?;
     let Believed { pid, pidfd, start_ticks, enforced, qmp_stream } = believed;
     Ok(Launched { pid, pidfd, start_ticks, exe, qmp, qmp_stream, agent, console: console.into(), stderr, enforced })
 }
@@ -309,7 +318,13 @@ struct Believed {
 }
 
 /// Waits until it has answered, looks at what is enforced on it, and only then gives a fork its guest.
-fn believe(jailed: Jailed, memory: GuestMemory, file: Option<&File>, qmp: &UnixStream, stderr: &OwnedFd) -> Result<Believed, LaunchError> {
+fn believe(
+    jailed: Jailed,
+    memory: GuestMemory,
+    (file, whole): (Option<&File>, Option<BorrowedFd<'_>>),
+    qmp: &UnixStream,
+    stderr: &OwnedFd,
+) -> Result<Believed, LaunchError> {
     let mut running = Running { pidfd: Some(jailed.pidfd) };
     let opens = if jailed.opens.is_some() { Opens::Caller } else { Opens::Kernel };
     if let (Some(file), Some(listener)) = (file, &jailed.opens) {
@@ -322,6 +337,8 @@ fn believe(jailed: Jailed, memory: GuestMemory, file: Option<&File>, qmp: &UnixS
     if let Some(breach) = enforced.breach() {
         return Err(LaunchError::Breach(breach));
     }
+    // The machine reads nothing of its memory before it is loaded.
+    whole.map_or(Ok(()), |whole| running.await_whole(whole, stderr))?;
     let qmp_stream = match memory {
         GuestMemory::Anonymous | GuestMemory::Parked => QmpStream::default(),
         GuestMemory::Forked | GuestMemory::Restored => restore(qmp)?,

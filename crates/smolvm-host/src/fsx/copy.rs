@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -40,27 +41,43 @@ pub fn copy_data_to_disk(source: &File, target: &File, len: u64) -> io::Result<(
     copy_segments(source, target, len, Way::Kernel, Some(WriteBehind::of(target)))
 }
 
+/// The same into a file that has its length, and leaves alone what of it lies in `kept`: ranges in their order.
+pub fn copy_data_around(source: &File, target: &File, kept: impl Iterator<Item = Range<u64>>) -> io::Result<()> {
+    let (mut way, mut at) = (Way::Kernel, 0);
+    for range in kept {
+        copy_range(source, target, at..range.start, &mut way, &mut None)?;
+        at = at.max(range.end);
+    }
+    copy_range(source, target, at..u64::MAX, &mut way, &mut None)
+}
+
 fn copy_segments(source: &File, target: &File, len: u64, mut way: Way, mut behind: Option<WriteBehind<'_>>) -> io::Result<()> {
     ftruncate(target, len)?;
-    let mut at = 0;
-    loop {
+    copy_range(source, target, 0..u64::MAX, &mut way, &mut behind)
+}
+
+/// Copies the data segments within a range.
+fn copy_range(source: &File, target: &File, range: Range<u64>, way: &mut Way, behind: &mut Option<WriteBehind<'_>>) -> io::Result<()> {
+    let mut at = range.start;
+    while at < range.end {
         let start = match seek(source, SeekFrom::Data(at)) {
-            Ok(start) => start,
-            Err(Errno::NXIO) => return Ok(()),
+            Ok(start) if start < range.end => start,
+            Ok(_) | Err(Errno::NXIO) => return Ok(()),
             Err(errno) => return Err(errno.into()),
         };
-        let end = seek(source, SeekFrom::Hole(start))?;
+        let end = seek(source, SeekFrom::Hole(start))?.min(range.end);
         at = start;
         while at < end {
             let (mut done, until) = (at, if behind.is_some() { end.min(at + PIECE) } else { end });
-            if way == Way::Kernel {
-                way = copy_in_kernel(source, target, &mut done, until)?;
+            if *way == Way::Kernel {
+                *way = copy_in_kernel(source, target, &mut done, until)?;
             }
             copy_by_hand(source, target, done, until)?;
             behind.as_mut().map_or(Ok(()), |behind| behind.wrote(at, until))?;
             at = until;
         }
     }
+    Ok(())
 }
 
 /// Moves `at` towards `end` as far as the kernel carries it; tells how to go on.
@@ -164,5 +181,23 @@ mod tests {
         with_a_hole(&a);
         copy_sparse(&a, &b, 128 << 20).unwrap();
         assert_copied(&b);
+    }
+
+    #[test]
+    fn what_is_to_be_kept_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = File::options().read(true).write(true).create_new(true).open(dir.path().join("b")).unwrap();
+        target.set_len(128 << 20).unwrap();
+        let source = with_a_hole(&dir.path().join("a"));
+        // A range in a hole, one in data and one behind all data.
+        let kept = [2..4, (8 << 20)..(9 << 20), (64 << 20)..(64 << 20) + 2, (100 << 20)..(128 << 20)];
+        copy_data_around(&source, &target, kept.into_iter()).unwrap();
+        let mut buf = [1; 4];
+        target.read_exact_at(&mut buf, 0).unwrap();
+        assert_eq!(&buf, b"he\0\0");
+        target.read_exact_at(&mut buf, 64 << 20).unwrap();
+        assert_eq!(&buf, b"\0\0il");
+        let meta = target.metadata().unwrap();
+        assert!((meta.len(), meta.blocks() * 512 < 1 << 20) == (128 << 20, true), "holes were filled");
     }
 }

@@ -8,7 +8,7 @@ mod usage;
 mod write;
 
 pub(crate) use behind::WriteBehind;
-pub use copy::{copy_data, copy_data_to_disk, copy_sparse};
+pub use copy::{copy_data, copy_data_around, copy_data_to_disk, copy_sparse};
 pub use patient::patiently;
 pub use remove::{Removed, remove_tree};
 pub use usage::{Tally, disk_usage};

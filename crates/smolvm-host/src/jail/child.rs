@@ -196,6 +196,10 @@ fn limits(plan: &Plan) -> Outcome {
         // SAFETY: the struct lives on this stack for the call.
         check(unsafe { libc::setrlimit(*resource, &raw const limit) }).map_err(|e| (Step::Limits, e))?;
     }
+    if !plan.huge_pages {
+        // SAFETY: takes numbers only. A kernel that has no huge pages need not be told.
+        unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+    }
     Ok(())
 }
 

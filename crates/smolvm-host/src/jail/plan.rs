@@ -48,6 +48,7 @@ pub(super) struct Plan {
     /// The child's notes: where each descriptor was copied to.
     pub aside: Vec<Cell<c_int>>,
     pub limits: Vec<(u32, u64)>,
+    pub huge_pages: bool,
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
@@ -102,6 +103,7 @@ impl Plan {
             fds: spec.fds.iter().map(|(fd, target)| (fd.as_raw_fd(), *target)).collect(),
             aside: vec![Cell::new(-1); spec.fds.len() + 4],
             limits: spec.limits.table(),
+            huge_pages: spec.huge_pages,
             uid,
             gid,
             groups: spec.groups.clone(),

@@ -87,6 +87,8 @@ pub struct JailSpec<'a> {
     pub groups: Vec<u32>,
     /// Its limits.
     pub limits: Limits,
+    /// Whether the kernel may give it two megabytes where it asks for a page.
+    pub huge_pages: bool,
     /// Who answers when it opens a file to read and write.
     pub opens: Opens,
 }

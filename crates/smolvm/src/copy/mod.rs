@@ -11,9 +11,11 @@
 
 mod disk;
 mod make;
+mod memory;
 mod surroundings;
 mod take;
 
 pub(crate) use make::REMOVAL_WAIT;
+pub(crate) use memory::{Order, Whole};
 pub(crate) use surroundings::accelerator_of;
 pub(crate) use take::{CopyWanted, Sync};

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use smolvm_host::disk::share;
 use smolvm_host::effect::perform;
-use smolvm_host::engine::guest_memory::{AtRest, Fate, GuestMemory};
+use smolvm_host::engine::guest_memory::GuestMemory;
 use smolvm_host::fsx::FsError;
 use smolvm_host::image::snapshot::{Draft, Files, Kind};
 use smolvm_host::proc::identity;
@@ -23,8 +23,8 @@ use smolvm_model::name::SandboxId;
 use smolvm_proto::{MonitorErrorCode, MonitorReply, MonitorRequest};
 
 use super::disk::Way;
-use crate::capacity;
-use crate::error::{Error, io_code};
+use super::memory::{MemoryCopy, Order, Rest, unreadable};
+use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::run::has_signal;
 use crate::session::Session;
@@ -39,8 +39,8 @@ pub(crate) struct CopyWanted<'a> {
     pub(crate) kind: Kind,
     /// Whether the guest writes out its disk first.
     pub(crate) sync: Sync,
-    /// What becomes of the copy.
-    pub(crate) fate: Fate,
+    /// When which part of its memory is copied.
+    pub(crate) order: Order,
     /// Readable once the caller was told to give up.
     pub(crate) signals: Option<BorrowedFd<'a>>,
 }
@@ -55,12 +55,14 @@ pub(crate) enum Sync {
 }
 
 /// What a copy was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Copied {
     /// Memory that the guest had to itself.
     pub(crate) own_bytes: u64,
     /// How long it stood still.
     pub(crate) halted: Duration,
+    /// What of its memory is to be copied yet.
+    pub(crate) rest: Option<Rest>,
 }
 
 impl Smolvm {
@@ -78,7 +80,11 @@ impl Smolvm {
         let located = located(&mut session, id)?;
         let way = self.way_of_disk(record, &located.layers, &mut session, files)?;
         let mut memory = match kind {
-            Kind::Machine => Some(self.copy_ahead(record, process, &located, files, wanted.fate)?),
+            Kind::Machine => {
+                // Where blocks are shared, many small pieces would cost more than the whole.
+                let order = if matches!(way, Way::Clone(_)) { wanted.order.whole() } else { wanted.order };
+                Some(self.copy_ahead(record, process, &located, files, order)?)
+            }
             Kind::Disk => None,
         };
         // What is written now need not be written while the guest stands still.
@@ -95,7 +101,7 @@ impl Smolvm {
         let began = Instant::now();
         let copied = perform(Effect::Workdir, |_| -> Result<(u64, Vec<u8>), Error> {
             let Some(memory) = memory.as_mut() else { return Ok(Default::default()) };
-            let own_bytes = memory.copy_at_rest().map_err(unreadable(id))?;
+            let own_bytes = memory.catch_up().map_err(unreadable(id))?;
             Ok((own_bytes, devices_of(&self.paths().saved_devices(id))?))
         });
         // What lies below a layer that is written to now stays what it is.
@@ -109,14 +115,14 @@ impl Smolvm {
         shared.and(thawed)?;
         if let Some(memory) = &memory {
             perform(Effect::Workdir, |_| -> Result<(), Error> {
-                memory.write_rest(wanted.fate).map_err(unreadable(id))?;
+                memory.write_read().map_err(unreadable(id))?;
                 write_small(&devices, &files.devices)
             })?;
         }
         if layered {
             self.share_disk(&way, files)?;
         }
-        Ok(Copied { own_bytes, halted })
+        Ok(Copied { own_bytes, halted, rest: memory.and_then(MemoryCopy::rest) })
     }
 
     fn share_disk(&self, way: &Way, files: &Files) -> Result<(), Error> {
@@ -130,8 +136,8 @@ impl Smolvm {
         process: &ProcessIdentity,
         located: &Located,
         files: &Files,
-        fate: Fate,
-    ) -> Result<Ahead, Error> {
+        order: Order,
+    ) -> Result<MemoryCopy, Error> {
         let id = &record.id;
         let &Located { pid, address, .. } = located;
         if pid != process.pid {
@@ -145,46 +151,8 @@ impl Smolvm {
             return Err(not_there(id));
         }
         let (backing, own) = memory.backing_bytes().and_then(|backing| Ok((backing, memory.own_bytes()?))).map_err(unreadable(id))?;
-        let bytes = backing.saturating_add(own);
-        self.room_for(bytes)?;
-        let (file, at_rest) = perform(Effect::Workdir, |_| -> Result<(File, Option<AtRest>), Error> {
-            let file = Draft::make(&files.memory)?;
-            // Held in our own memory for a moment, if it is little. There is as much again free for others.
-            let backing = || memory.copy_backing(&file, fate);
-            let at_rest = if own <= (capacity::available_memory() / 4).min(AtRest::MOST) {
-                Some(AtRest::room_beside(own + own / 8, backing).map_err(unreadable(id))?)
-            } else {
-                backing().and_then(|()| memory.copy_own(&file)).map_err(unreadable(id))?;
-                None
-            };
-            Ok((file, at_rest))
-        })?;
-        Ok(Ahead { memory, file, at_rest })
-    }
-}
-
-/// What was copied while the guest ran.
-struct Ahead {
-    memory: GuestMemory,
-    file: File,
-    /// Room for what it has to itself; without it that was copied ahead, too.
-    at_rest: Option<AtRest>,
-}
-
-impl Ahead {
-    /// Reads what is missing, when the guest stands still; gives the bytes of all that it has to itself.
-    fn copy_at_rest(&mut self) -> std::io::Result<u64> {
-        let Some(at_rest) = &mut self.at_rest else { return self.memory.copy_changed(&self.file) };
-        if let Some(bytes) = at_rest.read(&self.memory)? {
-            return Ok(bytes);
-        }
-        self.at_rest = None;
-        self.memory.copy_own(&self.file)
-    }
-
-    /// Writes what was read, when it runs again.
-    fn write_rest(&self, fate: Fate) -> std::io::Result<()> {
-        self.at_rest.as_ref().map_or(Ok(()), |at_rest| at_rest.write(&self.file, fate))
+        self.room_for(backing.saturating_add(own))?;
+        MemoryCopy::begin(memory, &files.memory, order, own, id)
     }
 }
 
@@ -240,11 +208,6 @@ fn write_small(bytes: &[u8], path: &Path) -> Result<(), Error> {
 
 /// The state of a machine's devices has 13 to 63 KiB.
 const DEVICES_CAP: u64 = 16 << 20;
-
-fn unreadable(id: &SandboxId) -> impl FnOnce(std::io::Error) -> Error {
-    let message = format!("the memory of \"{id}\" cannot be copied");
-    move |e| Error::new(io_code(&e), message).because(e)
-}
 
 fn not_there(id: &SandboxId) -> Error {
     Error::new(ErrorCode::GuestError, format!("\"{id}\" ended while it was looked at")).hint(format!("smolvm inspect {id}"))

@@ -72,6 +72,8 @@ pub enum MonitorMemory {
         memory: PathBuf,
         /// The state of its devices.
         devices: PathBuf,
+        /// Whether its memory is all there only once the command has said another byte; one that ends before that has given up.
+        awaited: bool,
     },
     /// It is forked from the template whose directory is handed over with this.
     Fork,

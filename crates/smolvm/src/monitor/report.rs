@@ -1,7 +1,7 @@
 //! What a monitor tells the command that started it: one JSON object a line.
 
 use std::io::Write;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 use smolvm_model::error_code::ErrorCode;
@@ -49,6 +49,11 @@ pub(super) struct Reporter {
 impl Reporter {
     pub(super) fn new(pipe: OwnedFd) -> Self {
         Self { pipe: Some(pipe.into()) }
+    }
+
+    /// Where the starter's word comes in, as long as it listens.
+    pub(super) fn word(&self) -> Option<BorrowedFd<'_>> {
+        self.pipe.as_ref().map(AsFd::as_fd)
     }
 
     /// Sends the last word and closes the pipe.

@@ -80,7 +80,7 @@ fn live(config: &MonitorConfig, template: Option<&Opened>, reporter: &mut Report
     let chain = Chain::read(&vm.paths().disk(&id))?;
     let (launched, network) = perform_once(Effect::Hypervisor, |permit| {
         let (net, network) = super::network::attach(config)?;
-        start_hypervisor(permit, (config, template), &vm, (&id, &token), &chain, net).map(|launched| (launched, network))
+        start_hypervisor(permit, (config, template, &*reporter), &vm, (&id, &token), &chain, net).map(|launched| (launched, network))
     })?;
     record_hypervisor(&vm, &token, &launched)?;
     steps.done("hypervisor");
@@ -136,7 +136,7 @@ fn listen(vm: &Smolvm, id: &SandboxId) -> Result<UnixListener, Error> {
 
 fn start_hypervisor(
     permit: &Permit,
-    (config, template): (&MonitorConfig, Option<&Opened>),
+    (config, template, reporter): (&MonitorConfig, Option<&Opened>, &Reporter),
     vm: &Smolvm,
     (id, token): (&SandboxId, &LaunchToken),
     chain: &Chain,
@@ -172,11 +172,12 @@ fn start_hypervisor(
                 let template = template.ok_or_else(|| odd("a template"))?;
                 Memory::Forked { memory: of_template(template.memory())?, devices: of_template(template.devices())? }
             }
-            MonitorMemory::Restore { memory, devices } => Memory::Restored {
+            MonitorMemory::Restore { memory, devices, .. } => Memory::Restored {
                 memory: open("memory of what it is a copy of", File::open(memory))?,
                 devices: open("state of what it is a copy of", File::open(devices))?,
             },
         },
+        whole: reporter.word().filter(|_| matches!(config.memory, MonitorMemory::Restore { awaited: true, .. })),
         tsc_khz: accel::host_speed(cache, &vm.boot_id).tsc_khz,
         kernel: &config.kernel,
         initramfs: &config.initramfs,

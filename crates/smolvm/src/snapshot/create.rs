@@ -15,7 +15,7 @@ use smolvm_model::state::{Admission, Request, State};
 
 use super::verdict::processor;
 use super::{SnapshotView, unusable};
-use crate::copy::{CopyWanted, Sync};
+use crate::copy::{CopyWanted, Order, Sync};
 use crate::error::Error;
 use crate::installation::{LOCK_WAIT, Smolvm};
 
@@ -81,7 +81,7 @@ impl Smolvm {
         let halted = if runs {
             // A paused guest cannot write anything out; one that runs does, so that its disk is of use alone, too.
             let sync = if record.state == State::Paused { Sync::No } else { Sync::First };
-            let wanted = CopyWanted { kind, sync, fate: Fate::Lasting, signals: None };
+            let wanted = CopyWanted { kind, sync, order: Order::Whole(Fate::Lasting), signals: None };
             Some(self.copy_running(&record, &entries, &draft.files(), wanted)?.halted)
         } else {
             // It puts a layer of its own over what it shares now when it starts again.

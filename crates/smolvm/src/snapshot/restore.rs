@@ -51,13 +51,16 @@ impl Smolvm {
             }
             (Some(kind), _) | (None, kind) => kind,
         };
+        // Open for all that follows: who closes it last writes its log back, and who opens it next begins anew.
+        let _ledger = self.store_if_any()?;
         // Neither removed nor replaced by another until the copy has its files open.
         let _held = snapshot.hold().map_err(unusable)?;
         let made = match kind {
             Kind::Machine => {
                 self.must_fit(&snapshot)?;
                 let patience = Patience::new(request.deadline, signals);
-                let machine = Machine { files: &files, of: CopyOf::Snapshot(&snapshot.name), accelerator: accelerator_of(&snapshot) };
+                let accelerator = accelerator_of(&snapshot);
+                let machine = Machine { files: &files, of: CopyOf::Snapshot(&snapshot.name), accelerator, whole: None };
                 self.copy_of((Some(name), request.ttl), &spec, machine, patience)?
             }
             Kind::Disk => {

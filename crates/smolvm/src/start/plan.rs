@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU8, NonZeroU32};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use smolvm_host::engine::accel;
 use smolvm_host::engine::probe::Engine;
@@ -17,6 +18,7 @@ use smolvm_model::spec::{NetworkMode, Spec};
 
 use crate::capacity;
 use crate::clock::now_ms;
+use crate::copy::Whole;
 use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::monitor::MonitorMemory;
@@ -41,6 +43,8 @@ pub(crate) struct StartPlan {
     pub(super) template: Option<Opened>,
     /// Where its memory comes from; it boots unless something else is decided.
     pub(super) memory: MonitorMemory,
+    /// What tells when that is all there, where it may not be yet.
+    pub(super) whole: Option<Arc<Whole>>,
 }
 
 impl StartPlan {
@@ -69,12 +73,13 @@ impl StartPlan {
     /// Goes on as a copy of a machine that ran.
     pub(crate) fn restores(self, machine: Machine<'_>) -> Self {
         let files = machine.files;
-        let memory = MonitorMemory::Restore { memory: files.memory.clone(), devices: files.devices.clone() };
+        let awaited = machine.whole.is_some();
+        let memory = MonitorMemory::Restore { memory: files.memory.clone(), devices: files.devices.clone(), awaited };
         let (word, reason) = match machine.of {
             CopyOf::Snapshot(name) => (RESTORED, format!("snapshot {name}")),
             CopyOf::Sandbox(id) => (COPIED, format!("a copy of {id}")),
         };
-        self.from(memory, word, reason)
+        Self { whole: machine.whole.cloned(), ..self.from(memory, word, reason) }
     }
 
     fn from(self, memory: MonitorMemory, started_from: &str, started_from_reason: String) -> Self {
@@ -114,6 +119,8 @@ pub(crate) struct Machine<'a> {
     pub(crate) of: CopyOf<'a>,
     /// What ran it; no other can.
     pub(crate) accelerator: AcceleratorRequest,
+    /// What tells when its memory is all there, where it may not be yet.
+    pub(crate) whole: Option<&'a Arc<Whole>>,
 }
 
 impl Smolvm {
@@ -205,6 +212,7 @@ impl Smolvm {
             facts,
             template: None,
             memory: MonitorMemory::Boot,
+            whole: None,
         })
     }
 

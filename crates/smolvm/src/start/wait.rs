@@ -11,6 +11,7 @@ use smolvm_model::error_code::ErrorCode;
 
 use crate::error::{Error, io_code};
 use crate::monitor::Report;
+use crate::run::has_signal;
 
 /// How long a start is waited for.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +35,19 @@ impl<'a> Patience<'a> {
         Self::new(self.left() / 2, self.signals)
     }
 
+    /// Whether it is over, or the caller was told to give up.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.signals.is_some_and(has_signal) {
+            return Err(interrupted());
+        }
+        if self.left().is_zero() { Err(self.late()) } else { Ok(()) }
+    }
+
+    fn late(&self) -> Error {
+        Error::new(ErrorCode::Timeout, format!("the guest did not answer within {} s", self.whole.as_secs()))
+            .hint("smolvm logs NAME shows its console; smolvm doctor shows how fast guests run here")
+    }
+
     /// What is left of it.
     pub(crate) fn left(&self) -> Duration {
         self.until.saturating_duration_since(Instant::now())
@@ -42,24 +56,24 @@ impl<'a> Patience<'a> {
 
 /// Waits until the monitor has something to say.
 fn wait_for_word(socket: &UnixStream, patience: Patience<'_>) -> Result<(), Error> {
-    let late = || {
-        Error::new(ErrorCode::Timeout, format!("the guest did not answer within {} s", patience.whole.as_secs()))
-            .hint("smolvm logs NAME shows its console; smolvm doctor shows how fast guests run here")
-    };
     let mut fds = vec![PollFd::new(socket, PollFlags::IN)];
     fds.extend(patience.signals.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
     loop {
         let timeout = Timespec::try_from(patience.left()).ok();
         match poll(&mut fds, timeout.as_ref()) {
-            Ok(0) => return Err(late()),
+            Ok(0) => return Err(patience.late()),
             Ok(_) if fds.get(1).is_some_and(|fd| !fd.revents().is_empty()) => {
-                return Err(Error::new(ErrorCode::Interrupted, "interrupted while the sandbox started"));
+                return Err(interrupted());
             }
             Ok(_) => return Ok(()),
             Err(Errno::INTR) => {}
             Err(e) => return Err(Error::new(ErrorCode::Internal, "the monitor cannot be waited for").because(e)),
         }
     }
+}
+
+fn interrupted() -> Error {
+    Error::new(ErrorCode::Interrupted, "interrupted while the sandbox started")
 }
 
 /// Waits for the monitor's report.

@@ -49,7 +49,7 @@ fn own_pages_are_told_from_the_files() {
     let memory = GuestMemory::open(Path::new("/proc"), std::process::id(), map.address(), pages * PAGE).unwrap();
     let copy = tempfile::tempfile().unwrap();
     memory.copy_backing(&copy, Fate::Lasting).unwrap();
-    assert_eq!(memory.copy_own(&copy).unwrap(), 2 * PAGE);
+    assert_eq!(memory.copy_own(&copy).unwrap().bytes(), 2 * PAGE);
     let at = |page: u64| {
         let mut byte = [0];
         copy.read_exact_at(&mut byte, page * PAGE).unwrap();
@@ -60,13 +60,26 @@ fn own_pages_are_told_from_the_files() {
     // What changes meanwhile is what the second pass writes; also what becomes zero.
     map.write(9 * PAGE, &[0; PAGE_LEN]);
     map.write(11 * PAGE, &[6; PAGE_LEN]);
-    assert_eq!(memory.copy_changed(&copy).unwrap(), 3 * PAGE);
+    assert_eq!(memory.copy_changed(&copy).unwrap().bytes(), 3 * PAGE);
     let at = |page: u64| {
         let mut byte = [0];
         copy.read_exact_at(&mut byte, page * PAGE).unwrap();
         byte[0]
     };
     assert_eq!([0, 1, 5, 9, 11].map(at), [1, 0, 3, 0, 6]);
+    // Its own pages first, and what is behind the others afterwards: what is zero now stays it.
+    map.write(5 * PAGE, &[0; PAGE_LEN]);
+    let late = tempfile::tempfile().unwrap();
+    late.set_len(pages * PAGE).unwrap();
+    let own = memory.copy_own(&late).unwrap();
+    file.as_file().write_all_at(&[8; PAGE_LEN], 20 * PAGE).unwrap();
+    memory.copy_backing_around(&own, &late).unwrap();
+    let at = |page: u64| {
+        let mut byte = [7];
+        late.read_exact_at(&mut byte, page * PAGE).unwrap();
+        byte[0]
+    };
+    assert_eq!([0, 1, 5, 9, 11, 20].map(at), [1, 0, 0, 0, 6, 8]);
     // The file loses its name: nobody can open it by that any more.
     file.close().unwrap();
     let again = GuestMemory::open(Path::new("/proc"), std::process::id(), map.address(), pages * PAGE).unwrap();

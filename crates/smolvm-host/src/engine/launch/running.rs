@@ -18,6 +18,8 @@ use crate::proc::kill;
 
 /// From exec to the first answer takes about 30 ms; a host that swaps may need seconds.
 pub(super) const GREETING_PATIENCE: Duration = Duration::from_secs(20);
+/// Who copies the memory gives up sooner, and ends; a gigabyte takes about a second.
+const COPY_PATIENCE: Duration = Duration::from_mins(10);
 /// What is kept of the last words of a hypervisor that died.
 const STDERR_CAP: u64 = 4096;
 
@@ -71,6 +73,20 @@ impl Running {
                 // A signal took the call away before it was answered; it comes again, or the process has ended.
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
                 Err(e) => return Err(LaunchError::Memory(e)),
+            }
+        }
+    }
+
+    /// Waits until whoever copies the guest's memory says that all of it is there.
+    pub(super) fn await_whole(&mut self, whole: BorrowedFd<'_>, stderr: &OwnedFd) -> Result<(), LaunchError> {
+        let deadline = Instant::now() + COPY_PATIENCE;
+        loop {
+            self.await_word(whole, stderr, deadline)?;
+            match rustix::io::read(whole, &mut [0; 1][..]) {
+                Ok(1..) => return Ok(()),
+                Ok(0) | Err(Errno::CONNRESET) => return Err(LaunchError::Withdrawn),
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(errno) => return Err(LaunchError::System { action: "hear that the memory is whole", source: errno.into() }),
             }
         }
     }
@@ -133,5 +149,32 @@ pub fn outcome(pidfd: &OwnedFd) -> Outcome {
             (None, None) => Outcome::Unknown,
         },
         Ok(None) | Err(_) => Outcome::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a process in the hypervisor's place")]
+    fn a_guest_goes_on_only_when_its_memory_is_said_to_be_whole() {
+        let mut program = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = rustix::process::Pid::from_raw(i32::try_from(program.id()).unwrap()).unwrap();
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+        let mut running = Running { pidfd: Some(pidfd) };
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let stderr: OwnedFd = File::open("/dev/null").unwrap().into();
+        std::io::Write::write_all(&mut &ours, &[1]).unwrap();
+        running.await_whole(theirs.as_fd(), &stderr).unwrap();
+        // Whoever would say so is gone.
+        drop(ours);
+        assert!(matches!(running.await_whole(theirs.as_fd(), &stderr), Err(LaunchError::Withdrawn)));
+        // And the hypervisor, while it is waited for.
+        let (_ours, theirs) = UnixStream::pair().unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        assert!(matches!(running.await_whole(theirs.as_fd(), &stderr), Err(LaunchError::Died { .. })));
+        // Reaped already, by its handle.
+        let _ = program.wait();
     }
 }
