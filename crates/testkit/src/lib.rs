@@ -42,7 +42,7 @@ pub use dns::DnsServer;
 pub use freezer::Freezer;
 pub use http::HttpServer;
 pub use hung::HungMount;
-pub use netns::{Netns, NetnsHost};
+pub use netns::{Netns, NetnsHost, with_private_mounts};
 pub use oracle::{Diff, LeakOracle, Scope};
 pub use poll::until;
 pub use proxy::TunnelProxy;

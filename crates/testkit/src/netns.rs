@@ -110,6 +110,20 @@ impl Netns {
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Runs `work` on a thread of its own that has mounts of its own: nobody else sees what it or its commands mount, and it goes with them.
+pub fn with_private_mounts<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let inside = || {
+        // SAFETY: as in `make`: this thread alone is unshared, and it ends with its work.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.expect("unshare: this needs root");
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).expect("making mounts private");
+        work()
+    };
+    match thread::scope(|scope| scope.spawn(inside).join()) {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
 /// A private "host" and a "server" it can reach.
 #[derive(Debug)]
 pub struct NetnsHost {
