@@ -6,11 +6,12 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{SeekFrom, copy_file_range, ftruncate, seek};
+use rustix::fs::{copy_file_range, ftruncate};
 use rustix::io::Errno;
 
 use super::FsError;
 use super::behind::WriteBehind;
+use super::segment::data_from;
 
 /// Copied together where the disk is to have something to do meanwhile.
 const PIECE: u64 = 2 << 20;
@@ -60,13 +61,9 @@ fn copy_segments(source: &File, target: &File, len: u64, mut way: Way, mut behin
 fn copy_range(source: &File, target: &File, range: Range<u64>, way: &mut Way, behind: &mut Option<WriteBehind<'_>>) -> io::Result<()> {
     let mut at = range.start;
     while at < range.end {
-        let start = match seek(source, SeekFrom::Data(at)) {
-            Ok(start) if start < range.end => start,
-            Ok(_) | Err(Errno::NXIO) => return Ok(()),
-            Err(errno) => return Err(errno.into()),
-        };
-        let end = seek(source, SeekFrom::Hole(start))?.min(range.end);
-        at = start;
+        let Some(data) = data_from(source, at)?.filter(|data| data.start < range.end) else { return Ok(()) };
+        let end = data.end.min(range.end);
+        at = data.start;
         while at < end {
             let (mut done, until) = (at, if behind.is_some() { end.min(at + PIECE) } else { end });
             if *way == Way::Kernel {

@@ -4,6 +4,7 @@ mod behind;
 mod copy;
 mod patient;
 mod remove;
+mod segment;
 mod usage;
 mod write;
 
@@ -11,6 +12,7 @@ pub(crate) use behind::WriteBehind;
 pub use copy::{copy_data, copy_data_around, copy_data_to_disk, copy_sparse};
 pub use patient::patiently;
 pub use remove::{Removed, remove_tree};
+pub(crate) use segment::data_from;
 pub use usage::{Tally, disk_usage};
 pub(crate) use write::is_temporary;
 #[cfg(test)]

@@ -16,10 +16,8 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{SeekFrom, seek};
-use rustix::io::Errno;
-
 use super::digest::{Digest, DigestError};
+use crate::fsx::data_from;
 use crate::threads;
 
 /// Bytes that have a digest of their own.
@@ -92,13 +90,13 @@ struct Pieces<'a> {
 impl Pieces<'_> {
     fn next(&mut self) -> Result<Option<(u64, u64)>> {
         if self.at >= self.hole {
-            let data = match seek(self.file, SeekFrom::Data(self.at)) {
-                Ok(data) => data,
-                Err(Errno::NXIO) => return Ok(None),
-                Err(errno) => return Err(errno.into()),
-            };
-            self.at = data / BLOCK * BLOCK;
-            self.hole = seek(self.file, SeekFrom::Hole(data))?.next_multiple_of(BLOCK).min(self.len);
+            let Some(data) = data_from(self.file, self.at)? else { return Ok(None) };
+            self.at = data.start / BLOCK * BLOCK;
+            // It may grow meanwhile: then it is another one.
+            self.hole = data.end.next_multiple_of(BLOCK).min(self.len);
+            if self.at >= self.hole {
+                return Ok(None);
+            }
         }
         let (at, wanted) = (self.at, (self.hole - self.at).min(PIECE));
         self.at += wanted;
@@ -130,8 +128,14 @@ impl fmt::Display for Checksum {
 mod tests {
     use super::*;
 
+    /// Of what is saved now, and of what was saved before.
     #[test]
     fn holes_and_zeros_are_the_same_and_places_are_not() {
+        holes_and_zeros_are_the_same(Checksum::of);
+        holes_and_zeros_are_the_same(|path| Digest::of_sparse_file(path).map(Checksum::Stream));
+    }
+
+    fn holes_and_zeros_are_the_same(of: fn(&Path) -> Result<Checksum>) {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str, at: u64, zeros: bool| {
             let path = dir.path().join(name);
@@ -141,7 +145,7 @@ mod tests {
                 file.write_all_at(&vec![0; 1 << 20], 0).unwrap();
             }
             file.write_all_at(b"data", at).unwrap();
-            Checksum::of(&path).unwrap()
+            of(&path).unwrap()
         };
         let one = file("a", 100 << 10, false);
         assert_eq!(one, file("b", 100 << 10, true));
@@ -149,7 +153,7 @@ mod tests {
         assert_ne!(one, file("d", (1 << 20) + 1, false));
         let shorter = file("e", 100 << 10, false);
         File::options().write(true).open(dir.path().join("e")).unwrap().set_len((1 << 20) + 4).unwrap();
-        assert_ne!(Checksum::of(&dir.path().join("e")).unwrap(), shorter);
+        assert_ne!(of(&dir.path().join("e")).unwrap(), shorter);
     }
 
     /// Whoever reads it in another way, or by other threads, comes to the same: it lies in manifests.

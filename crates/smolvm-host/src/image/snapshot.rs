@@ -13,31 +13,29 @@
 //!
 //! The same files, without a name and never synced, are what the copies of one `fork` begin with ([`Draft`]).
 
-use std::collections::BTreeSet;
-use std::ffi::OsStr;
-use std::fs::{File, TryLockError};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+mod draft;
+mod remove;
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-use rustix::io::Errno;
+use std::collections::BTreeSet;
+use std::fs::{File, TryLockError};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
 use serde::{Deserialize, Serialize};
-use smolvm_model::effect::Effect;
 use smolvm_model::name::SandboxId;
 use smolvm_model::spec::Spec;
 
 use super::checksum::Checksum;
 use super::error::ImageError;
-use super::store::{publish_directory, unix_now};
 use super::template::Facts;
-use super::workdir::Workdir;
 use super::{listing, manifest};
 use crate::disk::Chain;
-use crate::effect::perform;
-use crate::fsx::{self, FsError};
+use crate::fsx::FsError;
 use crate::lock::{self, LockError};
-use crate::store::{spec_from_json, spec_to_json};
+use crate::store::spec_from_json;
+
+pub use draft::Draft;
+pub use remove::{remove, sweep};
 
 const MEMORY: &str = "memory";
 const DEVICES: &str = "devices";
@@ -248,35 +246,6 @@ pub fn names(root: &Path) -> Result<Vec<SandboxId>, FsError> {
     Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
 }
 
-/// Removes a snapshot; machines that were restored from it keep its files open and run on. False: there was none.
-pub fn remove(root: &Path, name: &SandboxId) -> Result<bool, ImageError> {
-    let directory = saved(root).join(name.as_str());
-    if !directory.exists() {
-        return Ok(false);
-    }
-    // Moved away first, so that nobody finds half of it; killed here, `cleanup` sweeps it.
-    let workdir = Workdir::once(root, &artefact(name), REMOVAL_WAIT)?;
-    let gone = workdir.path().join(OsStr::new("gone"));
-    let open = File::open(&directory).map_err(FsError::on("open", &directory))?;
-    // Whoever restores it holds it.
-    if !lock::wait_for(&open, Instant::now() + REMOVAL_WAIT).map_err(FsError::on("lock", &directory))? {
-        return Err(LockError::Busy { path: directory }.into());
-    }
-    Ok(perform(Effect::DropSnapshot, |_| match renameat_with(CWD, &directory, CWD, &gone, RenameFlags::empty()) {
-        Ok(()) => fsx::sync_dir(&saved(root)).map(|()| true),
-        Err(Errno::NOENT) => Ok(false),
-        Err(errno) => Err(FsError::on("remove", &directory)(errno.into())),
-    })?)
-}
-
-/// Removes what killed makers left; gives back the bytes that were freed.
-pub fn sweep(root: &Path) -> Result<u64, ImageError> {
-    super::workdir::sweep_dead_once(root)
-}
-
-/// How long a removal waits for whoever makes the snapshot at this moment.
-const REMOVAL_WAIT: Duration = Duration::from_secs(5);
-
 fn artefact(name: &SandboxId) -> String {
     format!("snapshot-{name}")
 }
@@ -285,225 +254,5 @@ fn saved(root: &Path) -> PathBuf {
     root.join("saved")
 }
 
-/// The files of a machine that is being copied: its lock is held, and without [`Draft::publish`] nothing of it stays.
-#[derive(Debug)]
-pub struct Draft {
-    workdir: Workdir,
-}
-
-impl Draft {
-    /// Files for a snapshot of that name.
-    pub fn of_snapshot(root: &Path, name: &SandboxId, wait: Duration) -> Result<Self, ImageError> {
-        Ok(Self { workdir: Workdir::once(root, &artefact(name), wait)? })
-    }
-
-    /// Files for the copies of that sandbox.
-    pub fn of_fork(root: &Path, source: &SandboxId, wait: Duration) -> Result<Self, ImageError> {
-        Ok(Self { workdir: Workdir::once(root, &format!("fork-{source}"), wait)? })
-    }
-
-    /// Where its files are.
-    pub fn files(&self) -> Files {
-        Files::beneath(&self.workdir.path())
-    }
-
-    /// A new file, open for reading and writing.
-    pub fn make(path: &Path) -> Result<File, FsError> {
-        let mut options = File::options();
-        options.read(true).write(true).create(true).truncate(true).mode(0o600);
-        options.open(path).map_err(FsError::on("make", path))
-    }
-
-    /// Brings everything to the disk and gives it its name; one that has the name already stays, and that is an error.
-    pub fn publish(self, root: &Path, name: &SandboxId, kind: Kind, origin: &Origin) -> Result<Snapshot, ImageError> {
-        if find(root, name)?.is_some() {
-            return Err(ImageError::Exists { name: name.to_string() });
-        }
-        let names = files_of(kind, &self.workdir.path())?;
-        let paths: Vec<PathBuf> = names.iter().map(|name| self.workdir.path().join(name)).collect();
-        // One waits for the disk while others count.
-        let digests = std::thread::scope(|scope| {
-            // Where no thread can be had, one is done after the other.
-            let syncing = std::thread::Builder::new().spawn_scoped(scope, || sync_all(&paths));
-            let digests: Result<Vec<Checksum>, FsError> =
-                paths.iter().map(|path| Checksum::of(path).map_err(FsError::on("read", path))).collect();
-            let synced = match syncing {
-                Ok(syncing) => syncing.join().unwrap_or_else(|_| Err(FsError::on("sync", root)(std::io::Error::other("a thread ended")))),
-                Err(_) => sync_all(&paths),
-            };
-            synced.and(digests)
-        })?;
-        let manifest = Manifest {
-            kind,
-            sandbox: origin.sandbox.to_string(),
-            parent: origin.parent.as_ref().map(ToString::to_string),
-            created_unix: unix_now(),
-            spec: serde_json::from_str(&spec_to_json(&origin.spec)).unwrap_or_default(),
-            facts: origin.facts.clone(),
-            processor: origin.processor.clone(),
-            digests: names.into_iter().zip(digests).map(|(name, digest)| (name, digest.to_string())).collect(),
-        };
-        let path = self.workdir.path().join(MANIFEST);
-        perform(Effect::Workdir, |_| fsx::write_atomic(&path, &manifest::text_of(VERSION, &manifest), 0o400))?;
-        publish_directory(&self.workdir.path(), &saved(root), name.as_str())?;
-        drop(self);
-        find(root, name)?.ok_or(ImageError::NotFound { name: name.to_string(), available: Vec::new() })
-    }
-}
-
-/// Contents and lengths. Names, and that they are files at all, come with the directory ([`publish_directory`]).
-fn sync_all(paths: &[PathBuf]) -> Result<(), FsError> {
-    paths.iter().try_for_each(|path| File::open(path).and_then(|file| file.sync_data()).map_err(FsError::on("sync", path)))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::image::template::DiskState;
-
-    fn origin() -> Origin {
-        let spec = r#"{"image": "minimal", "image_digest": "d", "cpus": 1, "memory_mib": 128, "disk_bytes": 67108864,
-            "network": "none", "accelerator": "auto"}"#;
-        Origin {
-            sandbox: "vm-a".parse().unwrap(),
-            parent: None,
-            spec: spec_from_json(spec).unwrap(),
-            facts: Facts {
-                image: "minimal".to_owned(),
-                image_digest: "d".to_owned(),
-                boot_digest: "b".to_owned(),
-                machine: "m".to_owned(),
-                accelerator: "tcg".to_owned(),
-                cpus: 1,
-                memory_mib: 128,
-                disk_bytes: 1,
-                disk: DiskState::Used,
-                rehearsed: Vec::new(),
-                network: "none".to_owned(),
-                hypervisor: "q".to_owned(),
-                boot_id: "i".to_owned(),
-            },
-            processor: None,
-        }
-    }
-
-    fn make(root: &Path, name: &str, kind: Kind) -> Result<Snapshot, ImageError> {
-        let name = name.parse().unwrap();
-        let draft = Draft::of_snapshot(root, &name, Duration::ZERO)?;
-        let files = draft.files();
-        for (path, text) in [(&files.memory, "m"), (&files.devices, "d"), (&files.disk, "k")] {
-            std::fs::write(path, text).unwrap();
-        }
-        draft.publish(root, &name, kind, &origin())
-    }
-
-    #[test]
-    fn made_found_listed_verified_and_removed() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path();
-        let made = make(root, "one", Kind::Machine).unwrap();
-        assert_eq!(find(root, &made.name).unwrap(), Some(made.clone()));
-        assert_eq!((made.origin.clone(), made.damage().unwrap()), (origin(), None));
-        assert!(matches!(make(root, "one", Kind::Disk), Err(ImageError::Exists { .. })), "somebody's work was overwritten");
-        let disk = make(root, "two", Kind::Disk).unwrap();
-        assert_eq!(list(root).unwrap().len(), 2);
-        std::fs::write(disk.files().disk, "x").unwrap();
-        assert_eq!(disk.damage().unwrap(), Some("disk".to_owned()));
-        assert!(remove(root, &made.name).unwrap() && !remove(root, &made.name).unwrap());
-        assert_eq!(names(root).unwrap(), [disk.name]);
-        for left in ["tmp", "locks"] {
-            assert_eq!(std::fs::read_dir(root.join(left)).unwrap().count(), 0, "{left}");
-        }
-    }
-
-    /// As the first smolvm that saved any wrote it.
-    #[test]
-    fn one_of_before_is_held_against_the_digests_that_it_has() {
-        let root = tempfile::tempdir().unwrap();
-        let made = make(root.path(), "one", Kind::Machine).unwrap();
-        let path = made.directory.join(MANIFEST);
-        let mut text = std::fs::read_to_string(&path).unwrap().replacen("\"version\": 2", "\"version\": 1", 1);
-        for (name, digest) in &made.digests {
-            let old = crate::image::digest::Digest::of_sparse_file(&made.directory.join(name)).unwrap();
-            text = text.replacen(&digest.to_string(), &old.to_string(), 1);
-        }
-        assert!(text.contains("sha256:") && !text.contains("blake3:"));
-        std::fs::remove_file(&path).unwrap();
-        std::fs::write(&path, text).unwrap();
-        let found = find(root.path(), &made.name).unwrap().unwrap();
-        assert_eq!(found.damage().unwrap(), None);
-        std::fs::write(found.files().devices, "x").unwrap();
-        assert_eq!(found.damage().unwrap().as_deref(), Some("devices"));
-    }
-
-    #[test]
-    fn one_that_is_being_restored_is_not_removed_and_not_another() {
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path();
-        let made = make(root, "one", Kind::Machine).unwrap();
-        let (held, again) = (made.hold().unwrap(), made.hold().unwrap());
-        assert!(matches!(remove(root, &made.name), Err(ImageError::Lock(LockError::Busy { .. }))));
-        drop((held, again));
-        let remover = File::open(&made.directory).unwrap();
-        remover.try_lock().unwrap();
-        assert!(matches!(made.hold(), Err(ImageError::Lock(LockError::Busy { .. }))), "one that is being removed");
-        drop(remover);
-        assert!(remove(root, &made.name).unwrap());
-        assert!(matches!(made.hold(), Err(ImageError::Fs(_))));
-        let other = make(root, "one", Kind::Disk).unwrap();
-        assert!(matches!(made.hold(), Err(ImageError::NotFound { .. })), "another of the same name");
-        other.hold().unwrap();
-    }
-
-    /// The disk of one is a stack of files: all are digested, and none may be missing or come later.
-    #[test]
-    fn layers_of_the_disk_are_files_of_it_and_one_that_is_missing_is_missed() {
-        let root = tempfile::tempdir().unwrap();
-        let (root, name) = (root.path(), "one".parse().unwrap());
-        let draft = Draft::of_snapshot(root, &name, Duration::ZERO).unwrap();
-        for file in ["disk", "disk.2", "disk.7"] {
-            std::fs::write(draft.workdir.path().join(file), file).unwrap();
-        }
-        let made = draft.publish(root, &name, Kind::Disk, &origin()).unwrap();
-        let named: Vec<&str> = made.digests.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!((named, made.damage().unwrap()), (vec!["disk", "disk.2", "disk.7"], None));
-        std::fs::write(made.directory.join("disk.2"), "other").unwrap();
-        assert_eq!(made.damage().unwrap().as_deref(), Some("disk.2"));
-        std::fs::write(made.directory.join("disk.3"), "more").unwrap();
-        assert!(matches!(find(root, &name), Err(ImageError::Odd { .. })));
-        for gone in ["disk.3", "disk.2"] {
-            std::fs::remove_file(made.directory.join(gone)).unwrap();
-        }
-        assert!(matches!(find(root, &name), Err(ImageError::Odd { .. })));
-    }
-
-    #[test]
-    fn what_was_not_published_is_none() {
-        let root = tempfile::tempdir().unwrap();
-        let name = "one".parse().unwrap();
-        let draft = Draft::of_snapshot(root.path(), &name, Duration::ZERO).unwrap();
-        std::fs::write(draft.files().memory, "m").unwrap();
-        assert!(find(root.path(), &name).unwrap().is_none());
-        drop(draft);
-        assert_eq!(std::fs::read_dir(root.path().join("tmp")).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_manifest_of_a_stranger_is_refused_and_hides_no_other() {
-        let root = tempfile::tempdir().unwrap();
-        let made = make(root.path(), "one", Kind::Machine).unwrap();
-        make(root.path(), "two", Kind::Disk).unwrap();
-        let path = made.directory.join(MANIFEST);
-        let text = std::fs::read_to_string(&path).unwrap();
-        std::fs::remove_file(&path).unwrap();
-        for (from, to) in
-            [("\"vm-a\"", "\"../a\""), ("\"memory\"", "\"../memory\""), ("\"minimal\"", "\"/\""), ("\"version\": 2", "\"version\": 9")]
-        {
-            assert!(text.contains(from), "{from}");
-            std::fs::write(&path, text.replacen(from, to, 1)).unwrap();
-            assert!(find(root.path(), &made.name).is_err(), "{to}");
-            assert_eq!(list(root.path()).unwrap().len(), 1);
-        }
-        assert_eq!(names(root.path()).unwrap().len(), 2);
-    }
-}
+mod tests;
