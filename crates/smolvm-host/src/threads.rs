@@ -19,19 +19,22 @@ pub(crate) fn at_once<T: Send>(most: usize, work: impl Fn() -> Result<T> + Sync)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
+    use std::sync::{Barrier, Mutex};
 
     #[test]
-    fn everything_is_taken_once_and_what_one_could_not_do_is_an_error() {
-        let left = Mutex::new(0..1000_u64);
-        let next = || left.lock().unwrap().next();
-        let sums = at_once(4, || Ok(std::iter::from_fn(next).sum::<u64>())).unwrap();
-        assert_eq!(sums.iter().sum::<u64>(), 499_500);
-        let calls = Mutex::new(0..4);
-        let one_fails = at_once(4, || match calls.lock().unwrap().next() {
-            Some(0) => Err(Error::other("none")),
-            _ => Ok(()),
-        });
-        assert!(one_fails.is_err());
+    fn what_each_came_to_counts_and_what_one_could_not_do_is_an_error() {
+        let wanted = available_parallelism().unwrap().get().min(4);
+        // None goes on before all are there, so none does the work of another.
+        let all = Barrier::new(wanted);
+        let each = at_once(4, || Ok(all.wait().is_leader())).unwrap();
+        assert_eq!((each.len(), each.iter().filter(|leads| **leads).count()), (wanted, 1));
+        for failing in 0..wanted {
+            let turns = Mutex::new(0..);
+            let one_fails = at_once(4, || {
+                all.wait();
+                if turns.lock().unwrap().next() == Some(failing) { Err(Error::other("none")) } else { Ok(()) }
+            });
+            assert!(one_fails.is_err(), "{failing}");
+        }
     }
 }
