@@ -129,7 +129,8 @@ impl Plan {
         for (layer, number) in (0..layers.diff_ids().len()).zip(0_u32..) {
             let mut pass = Pass::open(layers, layer, limits.unpacked - unpacked)?;
             // The second pass will need as much, beside the whole tree.
-            tree.limit_to(limits.held.saturating_sub(pass.extra_memory));
+            let room = limits.held.saturating_sub(pass.extra_memory);
+            tree.limit_to(room).map_err(|source| RootfsError::Refused { layer: layer + 1, source })?;
             let mut member = 0;
             while let Some((next, reader)) = pass.next()? {
                 let entry = EntryName::of(&next.path);
@@ -141,7 +142,7 @@ impl Plan {
                 }
                 let id = tree.apply(Source { layer: number, member }, next).map_err(refused)?;
                 if let (Some(id), Some(content)) = (id, content) {
-                    let mut seen = Stretches::all();
+                    let mut seen = Stretches::of_file();
                     each_chunk(reader, &content, layer, |offset, bytes| {
                         seen.take(offset, bytes);
                         Ok(())

@@ -4,6 +4,8 @@ use crate::ext4::BLOCK;
 use crate::layer::{MAX_WRITTEN_PARTS, Part};
 
 const ZEROS: [u8; 4096] = [0; 4096];
+/// With holes between them a file of so many has 17 GiB.
+const MOST_OF_FILE: usize = 256 << 10;
 /// Shorter holes are not worth an extent: 64 KiB.
 const HOLE: u64 = 16;
 
@@ -20,15 +22,16 @@ impl Stretches {
     /// Shortest file in which there can be a hole.
     pub const SHORTEST: u64 = HOLE * BLOCK;
 
-    /// As many as there are.
-    pub fn all() -> Self {
-        Self { parts: Vec::new(), most: usize::MAX, bytes: 0 }
+    /// Of a file of an image: as many as there are, but for files whose map would take more memory than many thousand others. There the last
+    /// one is all the rest.
+    pub fn of_file() -> Self {
+        Self { parts: Vec::new(), most: MOST_OF_FILE, bytes: 0 }
     }
 
     /// As many as a member gets: the last one is all the rest.
     pub fn of_member() -> Self {
         // The map of a member may need one more, which says where the file ends.
-        Self { most: MAX_WRITTEN_PARTS - 1, ..Self::all() }
+        Self { most: MAX_WRITTEN_PARTS - 1, ..Self::of_file() }
     }
 
     /// Looks at bytes of the file; they come in order, and what does not come is zeros.
@@ -97,6 +100,16 @@ mod tests {
         assert_eq!(parts.len(), MAX_WRITTEN_PARTS - 1);
         let last = parts[parts.len() - 1];
         assert_eq!(last.offset + last.length, ((count - 1) << 20) + BLOCK, "the last one is all the rest");
+    }
+
+    #[test]
+    fn nor_has_a_file_of_an_image_without_end() {
+        let mut stretches = Stretches::of_file();
+        let count = MOST_OF_FILE as u64 + 10;
+        (0..count).for_each(|n| stretches.take(n << 20, b"x"));
+        let parts = stretches.into_blocks();
+        let last = parts[parts.len() - 1];
+        assert_eq!((parts.len(), last.offset + last.length), (MOST_OF_FILE, ((count - 1) << 20) + BLOCK));
     }
 
     #[test]

@@ -11,6 +11,11 @@ const IN_BLOCK: usize = (BLOCK_LEN - 12) / 12;
 /// Longest stretch that one entry says.
 pub(super) const MAX_LENGTH: u64 = 32_768;
 
+/// How many entries say a stretch of so many blocks.
+pub(super) fn entries(blocks: u64) -> usize {
+    usize::try_from(blocks.div_ceil(MAX_LENGTH)).unwrap_or(usize::MAX)
+}
+
 /// Stretches that no entry is too short for.
 pub(super) fn split(runs: impl Iterator<Item = Run>) -> Vec<Run> {
     let mut parts = Vec::new();

@@ -134,7 +134,7 @@ impl Layout {
     pub fn runs(&self, tree: &Tree, file: NodeId) -> Vec<Run> {
         let Some(at) = self.placed_of(file) else { return Vec::new() };
         let Content::File { data, size, .. } = &tree.node(file).content else { return Vec::new() };
-        runs(data.parts(*size), self.geometry.first_free() + u64::from(at.data_block))
+        runs(data.parts(*size), self.geometry.first_free() + u64::from(at.data_block)).collect()
     }
 
     pub(super) fn placed_of(&self, id: NodeId) -> Option<&Placed> {
@@ -150,13 +150,12 @@ impl Layout {
     }
 }
 
-pub(super) fn runs(data: impl Iterator<Item = Part>, mut physical: u64) -> Vec<Run> {
-    let run = |part: Part| {
+pub(super) fn runs(data: impl Iterator<Item = Part>, mut physical: u64) -> impl Iterator<Item = Run> {
+    data.map(move |part| {
         let length = blocks_of(part.length);
         physical += length;
         Run { logical: part.offset / BLOCK, physical: physical - length, length }
-    };
-    data.map(run).collect()
+    })
 }
 
 fn place(tree: &Tree, id: NodeId, blocks: &mut Blocks) -> Result<Placed, Ext4Error> {
@@ -167,7 +166,9 @@ fn place(tree: &Tree, id: NodeId, blocks: &mut Blocks) -> Result<Placed, Ext4Err
         Content::Directory(children) => directory_blocks(children.keys().map(|name| name.len()))
             .map_err(|blocks| Ext4Error::Directory { entry: tree.path_of(id), blocks })?,
         Content::Symlink(target) if target.len() > SHORT_TARGET => 1,
-        Content::File { data, size, .. } => extents::tree_blocks(extents::split(runs(data.parts(*size), 0).into_iter()).len()),
+        Content::File { data, size, .. } => {
+            extents::tree_blocks(data.parts(*size).map(|part| extents::entries(blocks_of(part.length))).sum())
+        }
         Content::Symlink(_) | Content::Char { .. } | Content::Block { .. } | Content::Fifo => 0,
     };
     let meta_block = blocks.take(meta_blocks)?;

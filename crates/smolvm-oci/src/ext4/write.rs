@@ -86,7 +86,7 @@ impl Layout {
                 facts.place = one_run();
             }
             Content::File { size, data, .. } => {
-                let parts = extents::split(runs(data.parts(*size), base + u64::from(at.data_block)).into_iter());
+                let parts = extents::split(runs(data.parts(*size), base + u64::from(at.data_block)));
                 let (place, blocks) = extents::encode(&parts, meta);
                 for (block, bytes) in (meta..).zip(&blocks) {
                     put(block, bytes)?;

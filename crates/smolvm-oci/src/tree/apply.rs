@@ -4,6 +4,7 @@
 //! name knows which layer spoke of it last.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use super::error::TreeError;
 use super::path::{MAX_LOOKS, Way, components};
@@ -189,16 +190,21 @@ impl Tree {
         }
     }
 
-    /// Hides what layers below had in a directory.
+    /// Hides what layers below had in a directory. One name is copied at a time: all of them may be half of what a tree may hold.
     fn hide_children(&mut self, directory: NodeId, layer: u32) {
-        let Content::Directory(children) = &self.node(directory).content else { return };
-        let names: Vec<Box<[u8]>> = children.keys().cloned().collect();
-        for name in names {
+        let mut last: Option<Box<[u8]>> = None;
+        while let Some(name) = self.next_name(directory, last.as_deref()) {
             self.hide(directory, &name, layer);
             if self.looks > MAX_LOOKS {
                 return;
             }
+            last = Some(name);
         }
+    }
+
+    fn next_name(&self, directory: NodeId, last: Option<&[u8]>) -> Option<Box<[u8]>> {
+        let Content::Directory(children) = &self.node(directory).content else { return None };
+        children.range::<[u8], _>((last.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded)).next().map(|(name, _)| name.clone())
     }
 
     /// Whether this layer said anything of a name, or of what is beneath it.

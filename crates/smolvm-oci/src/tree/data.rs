@@ -3,6 +3,9 @@
 use crate::ext4::BLOCK;
 use crate::layer::Part;
 
+/// What a stretch takes for a moment beside itself: a run (24), its entry (12), where that begins (8), and its place in a block (12).
+const PLACED: usize = 56;
+
 /// What of a file is not zeros, in whole blocks: the last one may end behind the file. Nearly every file is content from its beginning to
 /// its end, and that takes no memory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -41,11 +44,11 @@ impl Data {
         one.into_iter().chain(many.iter().copied())
     }
 
-    /// Bytes of memory beside its own.
+    /// Bytes of memory beside its own, and what is needed beside them when its file is placed and written.
     pub(super) fn held(&self) -> usize {
         match self {
             Self::Nothing | Self::Whole => 0,
-            Self::Parts(parts) => size_of_val(&parts[..]),
+            Self::Parts(parts) => parts.len() * (size_of::<Part>() + PLACED),
         }
     }
 }

@@ -43,9 +43,10 @@ pub(super) fn name(name: &[u8]) -> usize {
 }
 
 impl Tree {
-    /// Says that no more than this may be taken from now on.
-    pub fn limit_to(&mut self, bytes: usize) {
+    /// Says that no more than this may be taken from now on; more may be taken already.
+    pub fn limit_to(&mut self, bytes: usize) -> Result<(), TreeError> {
         self.limit = self.limit.min(bytes);
+        self.hold(0, &EntryName::of(b"."))
     }
 
     /// Takes so much more.

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a failed preparation is a failed test")]
 
+pub mod many;
 pub mod registry;
 
 use std::io::{self, Read};
