@@ -166,8 +166,13 @@ fn a_keeper_of_logins_that_is_not_installed_is_in_nobodys_way_until_a_login_is_a
     let error = pull(&format!("{CLOSED}/team/app:1"))["error"].clone();
     assert_eq!(error["code"], "missing_dependency", "{error:#}");
     assert!(error["message"].as_str().unwrap().contains("docker-credential-of-tests"), "{error:#}");
+    // A login in the same file counts then.
+    let entry = base64(&place, &format!("me:{PASSWORD}"));
+    let with_entry = format!(r#"{{"auths":{{"{CLOSED}":{{"auth":"{entry}"}}}},"credsStore":"of-tests"}}"#);
+    std::fs::write(docker.join("config.json"), with_entry).unwrap();
+    assert_eq!(pull(&format!("{CLOSED}/team/app:1"))["ok"], true);
     drop(closed);
-    place.ok(&["image", "rm", NAME]);
+    place.ok(&["image", "rm", NAME, &format!("{CLOSED}/team/app:1")]);
     place.ok(&["setup", "--remove"]);
     oracle.assert_clean();
 }

@@ -105,6 +105,20 @@ fn a_line_that_breaks_is_taken_up_again() {
     assert!(line.connections.load(Ordering::SeqCst) >= 3);
 }
 
+/// A registry that gives a hundred bytes each time is none that gives, and another may be asked.
+#[test]
+fn a_line_that_brings_next_to_nothing_is_given_up() {
+    let registry = DockerRegistry::start(None);
+    push(&registry, "a", "x", &[(0..500_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect()]);
+    let whole = client(&format!("{}/a:x", registry.address()), None);
+    let layer = manifest(&whole, "x").layers[0].clone();
+    let line = Breaking::before(&registry, 700);
+    let error = client(&format!("{}/a:x", line.address), None).blob(&layer.digest, layer.size, &mut scratch(), &mut |_| {}).unwrap_err();
+    assert!(matches!(error, RegistryError::Unreachable { .. }), "{error}");
+    let connections = line.connections.load(Ordering::SeqCst);
+    assert!((2..20).contains(&connections), "{connections} connections");
+}
+
 #[test]
 fn who_has_no_login_is_told_so_and_a_login_is_in_no_message() {
     let registry = DockerRegistry::start(Some(("me", "hunter2")));

@@ -67,16 +67,17 @@ pub(crate) fn lay_over(host: &Netns) {
 fn made() -> PathBuf {
     prerequisite::programs(&["gpg", "gpgconf", "gpg-agent", "dpkg-deb", "debugfs", "mmdebstrap"]);
     let mut hasher = DefaultHasher::new();
-    (include_str!("mirror.rs"), codename()).hash(&mut hasher);
     let all = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    // Its own place stands in it.
+    (include_str!("mirror.rs"), codename(), all).hash(&mut hasher);
     let wanted = all.join(format!("mirror-{:016x}", hasher.finish()));
     if !wanted.exists() {
-        let own = all.join(format!("mirror-of-{}", std::process::id()));
-        Maker { env: SealedEnv::new(), root: own.clone() }.make(&wanted);
+        let own = tempfile::Builder::new().prefix("mirror-of-").tempdir_in(all).unwrap();
+        let root = own.path().join("mirror");
+        Maker { env: SealedEnv::new(), root: root.clone() }.make(&wanted);
         // Another test may have been quicker: its mirror is as good.
-        if std::fs::rename(&own, &wanted).is_err() {
+        if std::fs::rename(&root, &wanted).is_err() {
             assert!(wanted.exists(), "the mirror cannot be moved to {}", wanted.display());
-            std::fs::remove_dir_all(&own).unwrap();
         }
     }
     wanted

@@ -10,6 +10,8 @@ use crate::Digest;
 use crate::digest::Hashing;
 
 const CHUNK: usize = 128 << 10;
+/// What a connection brings on at least, for its registry to be one that gives.
+const PROGRESS: u64 = 16 << 10;
 
 impl Client {
     /// Gets a blob into a file that may have its beginning already; at the end the file has all of it, or the call fails.
@@ -33,8 +35,8 @@ impl Client {
             match self.stretch(digest, size, file, &mut hash, &mut have, watch) {
                 Ok(()) => {}
                 Err(Broken::Connection(cause)) => {
-                    // A connection that brought something on counts as a new beginning.
-                    tries = if have > before { 1 } else { tries + 1 };
+                    // A connection that brought something on counts as a new beginning; one of some bytes could go on for ever.
+                    tries = if have.saturating_sub(before) >= PROGRESS { 1 } else { tries + 1 };
                     if tries >= TRIES {
                         return Err(self.unreachable(cause));
                     }

@@ -53,17 +53,6 @@ pub enum Login {
     Token(Secret),
 }
 
-/// Where the login for a registry is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// Nowhere: one asks without.
-    Nowhere,
-    /// In the file.
-    Here(Login),
-    /// In somebody's keeping.
-    Helper(Helper),
-}
-
 /// A program that keeps logins, `docker-credential-<program>`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Helper {
@@ -144,16 +133,26 @@ impl LoginFile {
         serde_json::from_slice(bytes).map_err(|_| LoginError::File)
     }
 
-    /// Where the login for a repository is: a helper of its registry, then the helper of all, then the file.
-    pub fn login(&self, registry: &Registry, repository: &str) -> Result<Source, LoginError> {
-        if let Some(helper) = self.helper(registry) {
-            let name = &helper.program;
-            let good = !name.is_empty() && name.len() <= 64 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
-            if !good {
-                return Err(LoginError::Program { program: name.chars().take(64).collect() });
-            }
-            return Ok(Source::Helper(helper));
+    /// The helper that keeps the login for a registry, which is asked before the file. An empty name is none.
+    pub fn helper(&self, registry: &Registry) -> Result<Option<Helper>, LoginError> {
+        let one = self.cred_helpers.iter().find(|(key, _)| Place::of(key).fits(registry, "").is_some());
+        let server = if registry.as_str() == DEFAULT_REGISTRY { DOCKER_KEY } else { registry.as_str() };
+        let (program, server, of) = match (one, &self.creds_store) {
+            (Some((key, program)), _) => (program, key.as_str(), Keeps::One),
+            (None, Some(program)) => (program, server, Keeps::All),
+            (None, None) => return Ok(None),
+        };
+        if program.is_empty() {
+            return Ok(None);
         }
+        if program.len() > 64 || !program.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+            return Err(LoginError::Program { program: program.chars().take(64).collect() });
+        }
+        Ok(Some(Helper { program: program.clone(), server: server.to_owned(), of }))
+    }
+
+    /// The login for a repository that stands in the file.
+    pub fn login(&self, registry: &Registry, repository: &str) -> Result<Option<Login>, LoginError> {
         let told = self.auths.iter().filter(|(_, entry)| entry.says_something());
         let fitting = told.filter_map(|(key, entry)| Some((Place::of(key).fits(registry, repository)?, entry)));
         // Of several that say the same the first counts.
@@ -161,16 +160,7 @@ impl LoginFile {
             Some(best) if best.0 >= next.0 => Some(best),
             Some(_) | None => Some(next),
         });
-        best.map_or(Ok(Source::Nowhere), |(_, entry)| entry.login(registry).map(Source::Here))
-    }
-
-    /// The helper that keeps the login for a registry.
-    fn helper(&self, registry: &Registry) -> Option<Helper> {
-        if let Some((key, program)) = self.cred_helpers.iter().find(|(key, _)| Place::of(key).fits(registry, "").is_some()) {
-            return Some(Helper { program: program.clone(), server: key.clone(), of: Keeps::One });
-        }
-        let server = if registry.as_str() == DEFAULT_REGISTRY { DOCKER_KEY } else { registry.as_str() };
-        self.creds_store.clone().map(|program| Helper { program, server: server.to_owned(), of: Keeps::All })
+        best.map(|(_, entry)| entry.login(registry)).transpose()
     }
 }
 
@@ -247,16 +237,20 @@ pub fn helper_answer(program: &str, succeeded: bool, output: &[u8]) -> Result<Op
 mod tests {
     use super::*;
 
-    fn find(config: &str, registry: &str) -> Result<Source, LoginError> {
+    fn find(config: &str, registry: &str) -> Result<Option<Login>, LoginError> {
         find_in(config, registry, "a/b")
     }
 
-    fn find_in(config: &str, registry: &str, repository: &str) -> Result<Source, LoginError> {
+    fn find_in(config: &str, registry: &str, repository: &str) -> Result<Option<Login>, LoginError> {
         LoginFile::read(config.as_bytes()).unwrap().login(&registry.parse().unwrap(), repository)
     }
 
-    fn password(user: &str, password: &str) -> Source {
-        Source::Here(Login::Password { user: user.to_owned(), password: Secret::new(password.to_owned()) })
+    fn keeper(config: &str, registry: &str) -> Result<Option<Helper>, LoginError> {
+        LoginFile::read(config.as_bytes()).unwrap().helper(&registry.parse().unwrap())
+    }
+
+    fn password(user: &str, password: &str) -> Login {
+        Login::Password { user: user.to_owned(), password: Secret::new(password.to_owned()) }
     }
 
     #[test]
@@ -265,19 +259,21 @@ mod tests {
         let file = format!(
             r#"{{"auths":{{"https://index.docker.io/v1/":{{"auth":"{auth}"}},"http://localhost:5000/v2/":{{"auth":"{auth}"}},"t.io":{{"identitytoken":"t"}}}}}}"#
         );
-        assert_eq!(find(&file, "docker.io").unwrap(), password("me", "se:cret"));
-        assert_eq!(find(&file, "localhost:5000").unwrap(), password("me", "se:cret"));
-        assert_eq!(find(&file, "t.io").unwrap(), Source::Here(Login::Token(Secret::new("t".to_owned()))));
-        assert_eq!(find(&file, "other.io").unwrap(), Source::Nowhere);
-        assert_eq!(find("{}", "docker.io").unwrap(), Source::Nowhere);
+        assert_eq!(find(&file, "docker.io").unwrap(), Some(password("me", "se:cret")));
+        assert_eq!(find(&file, "localhost:5000").unwrap(), Some(password("me", "se:cret")));
+        assert_eq!(find(&file, "t.io").unwrap(), Some(Login::Token(Secret::new("t".to_owned()))));
+        assert_eq!(find(&file, "other.io").unwrap(), None);
+        assert_eq!(find("{}", "docker.io").unwrap(), None);
         let helpers = r#"{"credsStore":"store","credHelpers":{"a.io":"own"},"auths":{"a.io":{}}}"#;
-        let helper =
-            |program: &str, server: &str, of| Source::Helper(Helper { program: program.to_owned(), server: server.to_owned(), of });
-        assert_eq!(find(helpers, "a.io").unwrap(), helper("own", "a.io", Keeps::One));
-        assert_eq!(find(helpers, "docker.io").unwrap(), helper("store", DOCKER_KEY, Keeps::All));
+        let helper = |program: &str, server: &str, of| Some(Helper { program: program.to_owned(), server: server.to_owned(), of });
+        assert_eq!(keeper(helpers, "a.io").unwrap(), helper("own", "a.io", Keeps::One));
+        assert_eq!(keeper(helpers, "docker.io").unwrap(), helper("store", DOCKER_KEY, Keeps::All));
         let podmans = r#"{"credHelpers":{"docker.io":"own"}}"#;
-        assert_eq!(find(podmans, "docker.io").unwrap(), helper("own", "docker.io", Keeps::One));
-        assert!(find(r#"{"credsStore":"../../bin/sh"}"#, "a.io").is_err());
+        assert_eq!(keeper(podmans, "docker.io").unwrap(), helper("own", "docker.io", Keeps::One));
+        assert!(keeper(r#"{"credsStore":"../../bin/sh"}"#, "a.io").is_err());
+        // An empty name is how people take one away.
+        assert_eq!(keeper(r#"{"credsStore":"","credHelpers":{"a.io":""}}"#, "a.io").unwrap(), None);
+        assert_eq!(keeper(r#"{"credsStore":"store","credHelpers":{"a.io":""}}"#, "a.io").unwrap(), None);
     }
 
     #[test]
@@ -300,7 +296,7 @@ mod tests {
             ("l.io", "a", None),
             ("q.io:5000", "team/app", None),
         ] {
-            let wanted = user.map_or(Source::Nowhere, |user| password(user, "x"));
+            let wanted = user.map(|user| password(user, "x"));
             assert_eq!(find_in(&file, registry, repository).unwrap(), wanted, "{registry}/{repository}");
         }
     }

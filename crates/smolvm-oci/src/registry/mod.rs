@@ -22,6 +22,6 @@ mod trust;
 
 pub use client::{Access, At, Client};
 pub use error::{Cause, RegistryError};
-pub use login::{Helper, Keeps, Login, LoginError, LoginFile, Secret, Source, helper_answer};
+pub use login::{Helper, Keeps, Login, LoginError, LoginFile, Secret, helper_answer};
 pub use proxy::Proxies;
 pub use trust::Trust;

@@ -52,6 +52,12 @@ impl DockerRegistry {
 
     fn with(dir: tempfile::TempDir, tls: Option<&testkit::Certified>, auth: &str) -> Self {
         testkit::prerequisite::programs(&["docker-registry", "skopeo"]);
+        // Between the moment in which a port is free and that in which the registry listens somebody else may take it.
+        let (child, port) = (0..5).find_map(|_| Self::listening(&dir, tls, auth)).expect("a port that stays free");
+        Self { child, port, dir, login: None, token: None }
+    }
+
+    fn listening(dir: &tempfile::TempDir, tls: Option<&testkit::Certified>, auth: &str) -> Option<(Child, u16)> {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let data = dir.path().join("data");
         let tls = tls.map(|Certified { certificate, key }| {
@@ -64,9 +70,14 @@ impl DockerRegistry {
         );
         let file = dir.path().join("config.yml");
         std::fs::write(&file, config).unwrap();
-        let child = Command::new("docker-registry").arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        testkit::until("the registry listens", Duration::from_secs(20), || TcpStream::connect(("127.0.0.1", port)).ok());
-        Self { child, port, dir, login: None, token: None }
+        let mut child =
+            Command::new("docker-registry").arg("serve").arg(&file).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // One that cannot listen ends; whoever answers then is another.
+        testkit::until("the registry listens", Duration::from_secs(20), || {
+            let answers = TcpStream::connect(("127.0.0.1", port)).is_ok();
+            (answers || child.try_wait().unwrap().is_some()).then_some(())
+        });
+        child.try_wait().unwrap().is_none().then_some((child, port))
     }
 
     /// Says this token when something is put into it.

@@ -104,7 +104,8 @@ fn partly(removed: &[String], e: Error) -> Error {
     if removed.is_empty() {
         return e;
     }
-    Error { message: format!("the names went ({}), and then {}", removed.join(", "), e.message), ..e }.hint("smolvm image prune")
+    let recovery = e.recovery.or_else(|| Some("smolvm image prune".to_owned()));
+    Error { message: format!("the names went ({}), and then {}", removed.join(", "), e.message), recovery, ..e }
 }
 
 /// The digests of images and of what they were made of, as far as they are known: the rest of a damaged one is for `prune`.
@@ -124,9 +125,11 @@ mod tests {
     #[test]
     fn a_failure_after_names_went_says_which() {
         let error = || unusable(image::ImageError::NoKernel);
+        let bare = || Error { recovery: None, ..error() };
         assert_eq!(partly(&[], error()).message, error().message);
         let told = partly(&["a.test/b:1".to_owned()], error());
         assert!(told.message.starts_with("the names went (a.test/b:1)") && told.message.ends_with(&error().message), "{told:?}");
-        assert_eq!(told.recovery.as_deref(), Some("smolvm image prune"));
+        assert_eq!(told.recovery, error().recovery);
+        assert_eq!(partly(&["a".to_owned()], bare()).recovery.as_deref(), Some("smolvm image prune"));
     }
 }

@@ -17,7 +17,6 @@ use smolvm_oci::registry::{Access, At, Client, RegistryError};
 
 use super::logins::{Found, Logins, login};
 use crate::image::error::ImageError;
-use crate::proc::tool::ToolError;
 
 /// How to pull.
 #[derive(Debug, Clone, Default)]
@@ -48,8 +47,8 @@ struct Holder {
 /// How one of them is spoken to.
 struct Line {
     client: Client,
-    /// The program that could know a login, and is not installed.
-    missing: Option<String>,
+    /// Why somebody who may know a login could not be asked; told once.
+    unasked: Mutex<Option<ImageError>>,
 }
 
 impl<'a> Holders<'a> {
@@ -90,22 +89,22 @@ impl<'a> Holders<'a> {
         let registry = &holder.registry;
         // Who named an authority for a registry of this machine wants it to prove who it is.
         let plain_http = registries.is_plain(registry) && (registries.plain_http.contains(registry) || !access.trust.names(registry));
-        let Found { login, missing } = login(logins, registry, self.reference.repository())?;
+        let Found { login, unasked } = login(logins, registry, self.reference.repository())?;
         let client = Client::new(self.reference, At { registry: registry.clone(), plain_http }, access, login)?;
-        let made = Arc::new(Line { client, missing });
+        let made = Arc::new(Line { client, unasked: Mutex::new(unasked) });
         *line = Some(Arc::clone(&made));
         Ok(made)
     }
 }
 
 impl Line {
-    /// Who is turned away without a login is told of the program that may have one.
+    /// Who is turned away without a login is told why nobody could be asked for one.
     fn explained(&self, error: ImageError) -> ImageError {
-        match (&self.missing, error) {
-            (Some(program), ImageError::Registry(RegistryError::Denied { known: false, .. })) => {
-                ImageError::Helper(ToolError::Missing { program: program.clone() })
+        match error {
+            ImageError::Registry(RegistryError::Denied { known: false, .. }) => {
+                self.unasked.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(error)
             }
-            (_, error) => error,
+            error => error,
         }
     }
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use smolvm_model::reference::Registry;
-use smolvm_oci::registry::{Helper, Keeps, Login, LoginError, LoginFile, Source, helper_answer};
+use smolvm_oci::registry::{Helper, Keeps, Login, LoginError, LoginFile, helper_answer};
 
 use crate::fsx::FsError;
 use crate::image::error::ImageError;
@@ -67,8 +67,8 @@ impl fmt::Debug for Environment {
 pub(super) struct Found {
     /// The login, if there is one.
     pub(super) login: Option<Login>,
-    /// Who keeps all logins, by what a file says, and is not installed. Images that everybody may have need none.
-    pub(super) missing: Option<String>,
+    /// Why who keeps all logins, by what a file says, could not be asked. Images that everybody may have need none.
+    pub(super) unasked: Option<ImageError>,
 }
 
 /// The login for a repository, if there is one.
@@ -77,26 +77,32 @@ pub(super) fn login(logins: &Logins, registry: &Registry, repository: &str) -> R
         Some(named) => std::slice::from_ref(named),
         None => &logins.usual,
     };
-    let mut missing = None;
+    let mut unasked = None;
     for path in files {
         let Some(bytes) = read(path, logins.named.is_some())? else { continue };
         let unusable = |source| ImageError::Login { path: path.clone(), source };
-        let login = match LoginFile::read(&bytes).and_then(|file| file.login(registry, repository)).map_err(unusable)? {
-            Source::Nowhere => None,
-            Source::Here(login) => Some(login),
-            Source::Helper(helper) => match ask(logins, path, &helper) {
-                Err(ImageError::Helper(ToolError::Missing { program })) if helper.of == Keeps::All => {
-                    missing = missing.or(Some(program));
+        let file = LoginFile::read(&bytes).map_err(unusable)?;
+        let kept = match file.helper(registry).map_err(unusable)? {
+            None => None,
+            Some(helper) => match ask(logins, path, &helper) {
+                Err(e) if helper.of == Keeps::All => {
+                    unasked = unasked.or(Some(e));
                     None
                 }
+                // Nobody but this one knows.
+                Ok(None) if helper.of == Keeps::One => continue,
                 answer => answer?,
             },
         };
+        let login = match kept {
+            Some(login) => Some(login),
+            None => file.login(registry, repository).map_err(unusable)?,
+        };
         if login.is_some() {
-            return Ok(Found { login, missing: None });
+            return Ok(Found { login, unasked: None });
         }
     }
-    Ok(Found { login: None, missing })
+    Ok(Found { login: None, unasked })
 }
 
 /// A file of logins; one that nobody named need not be there.
