@@ -18,7 +18,7 @@ use smolvm_model::quantity::Span;
 use smolvm_model::spec::Spec;
 use smolvm_model::state::{Admission, Request};
 
-use crate::copy::{CopyWanted, Order, Sync, accelerator_of};
+use crate::copy::{CopyWanted, Order, Sync, Whole, accelerator_of};
 use crate::error::Error;
 use crate::installation::{LOCK_WAIT, Smolvm};
 use crate::snapshot::unusable;
@@ -84,19 +84,24 @@ impl Smolvm {
         // The ledger stays open: who closes it last writes its log back, and who opens it next begins anew.
         drop(lock);
         let spec = Spec { restored_from: Some(request.source.clone()), ..record.spec };
-        let whole = copied.rest.as_ref().map(|_| Arc::default());
+        let whole: Option<Arc<Whole>> = copied.rest.as_ref().map(|_| Arc::default());
         let machine = Machine { files: &draft.files(), of: CopyOf::Sandbox(&request.source), accelerator, whole: whole.as_ref() };
         let one =
             |name: &Option<SandboxId>| self.copy_of((name.as_ref(), request.ttl), &spec, machine, Patience::new(request.deadline, signals));
         let made = std::thread::scope(|scope| {
             if let (Some(rest), Some(whole)) = (&copied.rest, &whole) {
-                let fill = || whole.tell(rest.fill(&request.source));
+                let fill = || whole.tell(rest.fill(whole, &request.source));
                 // Where no thread can be had, it is done first.
                 if std::thread::Builder::new().spawn_scoped(scope, fill).is_err() {
                     fill();
                 }
             }
-            at_once(&names, one)
+            let made = at_once(&names, one);
+            // Those that are up waited for it; where one failed nobody does.
+            if let Some(whole) = &whole {
+                whole.give_up();
+            }
+            made
         });
         let made = made.map_err(|(made, e)| self.take_back(&made, e))?;
         let sandboxes = made.iter().map(|made| Ok(self.inspect(&made.id)?.sandbox)).collect::<Result<_, Error>>()?;

@@ -48,7 +48,7 @@ use plan::disk_of;
 pub(crate) use plan::{BOOTED, CopyOf, Machine, StartPlan};
 pub use steps::Steps;
 pub(crate) use wait::Patience;
-use wait::wait_for_report;
+use wait::{wait_for_memory, wait_for_report};
 
 /// How long a boot may take until the agent answers; TCG boots in about one second.
 pub const DEADLINE: Duration = Duration::from_mins(1);
@@ -224,14 +224,14 @@ impl Smolvm {
             steps,
         };
         let (mut child, socket) = perform_once(Effect::Monitor, |_| self.spawn_monitor(id, &config, plan.template.as_ref(), tap))?;
-        let is_whole = plan.whole.as_ref().map_or(Ok(()), |whole| whole.wait(patience));
-        let answer = is_whole.and_then(|()| {
-            if plan.whole.is_some() {
+        let answer = match &plan.whole {
+            None => wait_for_report(socket, patience),
+            Some(whole) => wait_for_memory(&socket, whole, patience).and_then(|()| {
                 // One that has ended has said why.
                 let _ = (&socket).write_all(&[1]);
-            }
-            wait_for_report(socket, patience)
-        });
+                wait_for_report(socket, patience.anew())
+            }),
+        };
         // The monitor outlives this command. Should it have ended, it is reaped here.
         let _ = child.try_wait();
         match (answer?, &plan.memory) {

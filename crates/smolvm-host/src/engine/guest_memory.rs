@@ -19,6 +19,7 @@ use std::io::{Error, ErrorKind, Read, Result};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 use crate::fsx::{copy_data, copy_data_around, copy_data_to_disk};
@@ -58,7 +59,7 @@ pub struct GuestMemory {
 /// What becomes of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It is synced, and brought to the disk while it is made.
+    /// It is synced, and what is large of it is brought to the disk while it is made.
     Lasting,
     /// It is used, and goes.
     Passing,
@@ -75,6 +76,17 @@ impl Own {
     /// How much that is.
     pub fn bytes(&self) -> u64 {
         self.ranges.iter().map(|range| range.end - range.start).sum()
+    }
+
+    /// What of it is not in another.
+    fn without<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = Range<u64>> + 'a {
+        self.ranges.iter().flat_map(|range| {
+            let first = other.ranges.partition_point(|kept| kept.end <= range.start);
+            let kept = other.ranges[first..].iter().take_while(|kept| kept.start < range.end);
+            let ends = kept.clone().map(|kept| kept.start).chain([range.end]);
+            let starts = std::iter::once(range.start).chain(kept.map(|kept| kept.end));
+            starts.zip(ends).filter(|(start, end)| start < end).map(|(start, end)| start..end)
+        })
     }
 }
 
@@ -138,10 +150,10 @@ impl GuestMemory {
     }
 
     /// The same around what its own pages were when it stood still, and are in the file already: it may run meanwhile, or have ended.
-    pub fn copy_backing_around(&self, own: &Own, target: &File) -> Result<()> {
+    pub fn copy_backing_around(&self, own: &Own, target: &File, give_up: &AtomicBool) -> Result<()> {
         match &self.backing {
             Backing::Zeros | Backing::Lost => Ok(()),
-            Backing::File(file) => copy_data_around(file, target, own.ranges.iter().cloned()),
+            Backing::File(file) => copy_data_around(file, target, own.ranges.iter().cloned(), give_up),
         }
     }
 
@@ -150,11 +162,12 @@ impl GuestMemory {
         self.each_own(|at, bytes, _| write_page_wise(target, bytes, at))
     }
 
-    /// Does it again when the machine stands still, for what has changed since; and gives all its own pages.
+    /// Does it again when the machine stands still, for what has changed since its own pages were `before`; and gives all that it has now.
     ///
-    /// A page that is what it was is not written, so that the disk has it to write once.
-    pub fn copy_changed(&self, target: &File) -> Result<Own> {
-        self.each_own(|at, bytes, there| {
+    /// A page that is what it was is not written, so that the disk has it to write once. One that it has given back meanwhile is copied as it
+    /// is seen now.
+    pub fn copy_changed(&self, before: &Own, target: &File) -> Result<Own> {
+        let now = self.each_own(|at, bytes, there| {
             target.read_exact_at(there, at)?;
             let changed = bytes.chunks_exact(PAGE_LEN).zip(there.chunks_exact(PAGE_LEN)).map(|(now, then)| now != then);
             for (first, count) in runs(changed) {
@@ -163,7 +176,13 @@ impl GuestMemory {
                 target.write_all_at(&bytes[range], at + start)?;
             }
             Ok(())
-        })
+        })?;
+        let mut page = [0; PAGE_LEN];
+        for at in before.without(&now).flat_map(|range| range.step_by(PAGE_LEN)) {
+            self.memory.read_exact_at(&mut page, self.address + at)?;
+            target.write_all_at(&page, at)?;
+        }
+        Ok(now)
     }
 
     /// Reads the guest's own pages, some at a time, with where they are. Two pieces are at work at once,

@@ -41,13 +41,13 @@ impl<'a> WriteBehind<'a> {
             return Ok(());
         }
         self.waiting = None;
-        sync_range(self.file, start, end, libc::SYNC_FILE_RANGE_WRITE)?;
-        self.under_way.push_back((start, end));
-        if self.under_way.len() <= UNDER_WAY {
-            return Ok(());
+        if self.under_way.len() >= UNDER_WAY
+            && let Some((start, end)) = self.under_way.pop_front()
+        {
+            sync_range(self.file, start, end, libc::SYNC_FILE_RANGE_WAIT_BEFORE)?;
         }
-        let Some((start, end)) = self.under_way.pop_front() else { return Ok(()) };
-        sync_range(self.file, start, end, libc::SYNC_FILE_RANGE_WAIT_BEFORE)
+        self.under_way.push_back((start, end));
+        sync_range(self.file, start, end, libc::SYNC_FILE_RANGE_WRITE)
     }
 }
 

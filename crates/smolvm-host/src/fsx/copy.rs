@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{copy_file_range, ftruncate};
 use rustix::io::Errno;
@@ -13,7 +14,7 @@ use super::FsError;
 use super::behind::WriteBehind;
 use super::segment::data_from;
 
-/// Copied together where the disk is to have something to do meanwhile.
+/// Copied together where something is to be done or asked in between.
 const PIECE: u64 = 2 << 20;
 
 /// How a segment is carried over.
@@ -39,38 +40,44 @@ pub fn copy_data(source: &File, target: &File, len: u64) -> io::Result<()> {
 
 /// The same of one that is synced afterwards: most of it is on the disk by then.
 pub fn copy_data_to_disk(source: &File, target: &File, len: u64) -> io::Result<()> {
-    copy_segments(source, target, len, Way::Kernel, Some(WriteBehind::of(target)))
+    let mut behind = WriteBehind::of(target);
+    copy_segments(source, target, len, Way::Kernel, Some(&mut |start, end| behind.wrote(start, end)))
 }
 
-/// The same into a file that has its length, and leaves alone what of it lies in `kept`: ranges in their order.
-pub fn copy_data_around(source: &File, target: &File, kept: impl Iterator<Item = Range<u64>>) -> io::Result<()> {
+/// The same into a file that has its length, and leaves alone what of it lies in `kept`: ranges in their order. It ends with an error as soon
+/// as somebody has told it to.
+pub fn copy_data_around(source: &File, target: &File, kept: impl Iterator<Item = Range<u64>>, give_up: &AtomicBool) -> io::Result<()> {
+    let mut go_on = |_, _| if give_up.load(Ordering::Relaxed) { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) };
     let (mut way, mut at) = (Way::Kernel, 0);
     for range in kept {
-        copy_range(source, target, at..range.start, &mut way, &mut None)?;
+        copy_range(source, target, at..range.start, &mut way, Some(&mut go_on))?;
         at = at.max(range.end);
     }
-    copy_range(source, target, at..u64::MAX, &mut way, &mut None)
+    copy_range(source, target, at..u64::MAX, &mut way, Some(&mut go_on))
 }
 
-fn copy_segments(source: &File, target: &File, len: u64, mut way: Way, mut behind: Option<WriteBehind<'_>>) -> io::Result<()> {
+fn copy_segments(source: &File, target: &File, len: u64, mut way: Way, piece: Option<Piece<'_>>) -> io::Result<()> {
     ftruncate(target, len)?;
-    copy_range(source, target, 0..u64::MAX, &mut way, &mut behind)
+    copy_range(source, target, 0..u64::MAX, &mut way, piece)
 }
 
-/// Copies the data segments within a range.
-fn copy_range(source: &File, target: &File, range: Range<u64>, way: &mut Way, behind: &mut Option<WriteBehind<'_>>) -> io::Result<()> {
+/// Hears of each piece that was copied: from where to where.
+type Piece<'a> = &'a mut dyn FnMut(u64, u64) -> io::Result<()>;
+
+/// Copies the data segments within a range; in pieces, if somebody wants to hear of them.
+fn copy_range(source: &File, target: &File, range: Range<u64>, way: &mut Way, mut piece: Option<Piece<'_>>) -> io::Result<()> {
     let mut at = range.start;
     while at < range.end {
         let Some(data) = data_from(source, at)?.filter(|data| data.start < range.end) else { return Ok(()) };
         let end = data.end.min(range.end);
         at = data.start;
         while at < end {
-            let (mut done, until) = (at, if behind.is_some() { end.min(at + PIECE) } else { end });
+            let (mut done, until) = (at, if piece.is_some() { end.min(at + PIECE) } else { end });
             if *way == Way::Kernel {
                 *way = copy_in_kernel(source, target, &mut done, until)?;
             }
             copy_by_hand(source, target, done, until)?;
-            behind.as_mut().map_or(Ok(()), |behind| behind.wrote(at, until))?;
+            piece.as_mut().map_or(Ok(()), |piece| piece(at, until))?;
             at = until;
         }
     }
@@ -188,7 +195,10 @@ mod tests {
         let source = with_a_hole(&dir.path().join("a"));
         // A range in a hole, one in data and one behind all data.
         let kept = [2..4, (8 << 20)..(9 << 20), (64 << 20)..(64 << 20) + 2, (100 << 20)..(128 << 20)];
-        copy_data_around(&source, &target, kept.into_iter()).unwrap();
+        let go_on = AtomicBool::new(false);
+        let told = copy_data_around(&source, &target, kept.clone().into_iter(), &AtomicBool::new(true)).unwrap_err();
+        assert_eq!(told.kind(), io::ErrorKind::Interrupted);
+        copy_data_around(&source, &target, kept.into_iter(), &go_on).unwrap();
         let mut buf = [1; 4];
         target.read_exact_at(&mut buf, 0).unwrap();
         assert_eq!(&buf, b"he\0\0");

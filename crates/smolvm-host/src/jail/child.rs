@@ -198,7 +198,7 @@ fn limits(plan: &Plan) -> Outcome {
     }
     if !plan.huge_pages {
         // SAFETY: takes numbers only. A kernel that has no huge pages need not be told.
-        unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+        unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1_u64, 0_u64, 0_u64, 0_u64) };
     }
     Ok(())
 }

@@ -1,17 +1,19 @@
 //! The memory's part of a copy.
 //!
 //! ```text
-//!   whole      what is behind ─► (halted) own pages, into our own memory ─► written
-//!              what is behind ─► own pages, if they are many ─► (halted) what has changed of them
-//!   own first                    own pages, if they are many ─► (halted) all of them, or what has changed ─► what is behind
+//!   whole      what is behind ─► (halted) own pages, into our own memory ─► those written
+//!   own first                    (halted) own pages, into our own memory ─► those written, and what is behind
+//!   … of many  own pages are written ahead, and what has changed of them when it is halted
 //! ```
 //!
 //! What is behind the guest's own pages never changes, and takes the longest. Nothing reads it before the copy's devices
 //! are loaded; so what a `fork` leaves to do is done while the hypervisors of its copies start. Each waits for it
-//! ([`Whole`]). Where the file system shares blocks, it costs nothing and comes first.
+//! ([`Whole`]). Where the file system of the copy shares blocks, it comes first: mostly it costs nothing then.
 
+use std::fmt;
 use std::fs::File;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,14 +26,9 @@ use smolvm_model::name::SandboxId;
 
 use crate::capacity;
 use crate::error::{Error, io_code};
-use crate::start::Patience;
 
-/// What a guest may have to itself for all of its pages to be copied while that stands still: so many are
-/// read and written in the time that it takes anyway to come to rest and to go on.
-const FEW: u64 = 48 << 20;
-
-/// How often somebody who waits looks whether it was told to give up.
-const SLICE: Duration = Duration::from_millis(50);
+/// What a guest may come to have more, while somebody gets ready to read what it has.
+const GROWTH: u64 = 4 << 20;
 
 /// In which order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,18 +55,16 @@ pub(super) struct MemoryCopy {
     file: File,
     order: Order,
     way: Way,
-    /// Its own pages when it stood still, where somebody has to know which those were.
-    own: Option<Own>,
 }
 
-/// How its own pages are copied.
+/// Where its own pages are.
 enum Way {
-    /// Into the file, when it stands still.
-    Halted,
-    /// As they are while it runs, and what has changed of them when it stands still.
-    Ahead,
-    /// Into our own memory when it stands still, and from there when it goes on.
+    /// In the file, as they were while it ran.
+    Ahead(Own),
+    /// In our own memory, or there is room for them.
     AtRest(AtRest),
+    /// In the file, as they were when it stood still.
+    Copied(Own),
 }
 
 impl MemoryCopy {
@@ -77,76 +72,81 @@ impl MemoryCopy {
     pub(super) fn begin(memory: GuestMemory, path: &Path, order: Order, own: u64, id: &SandboxId) -> Result<Self, Error> {
         let (file, way) = perform(Effect::Workdir, |_| -> Result<(File, Way), Error> {
             let file = Draft::make(path)?;
-            let way = match order {
-                Order::Whole(fate) => beginning_whole(&memory, &file, fate, own),
-                Order::OwnFirst => {
-                    file.set_len(memory.bytes()).and_then(|()| if own > FEW { ahead(&memory, &file) } else { Ok(Way::Halted) })
-                }
-            };
-            Ok((file, way.map_err(unreadable(id))?))
+            let way = beginning(&memory, &file, order, own).map_err(unreadable(id))?;
+            Ok((file, way))
         })?;
-        Ok(Self { memory, file, order, way, own: None })
+        Ok(Self { memory, file, order, way })
     }
 
     /// Reads or copies what must be while it stands still; gives the bytes of all that it has to itself.
     pub(super) fn catch_up(&mut self) -> std::io::Result<u64> {
-        if let Way::AtRest(at_rest) = &mut self.way {
-            if let Some(bytes) = at_rest.read(&self.memory)? {
-                return Ok(bytes);
-            }
-            self.way = Way::Halted;
-        }
-        let own = match &self.way {
-            Way::Ahead => self.memory.copy_changed(&self.file)?,
-            Way::Halted | Way::AtRest(_) => self.memory.copy_own(&self.file)?,
+        let own = match &mut self.way {
+            Way::AtRest(at_rest) => match at_rest.read(&self.memory)? {
+                Some(bytes) => return Ok(bytes),
+                None => self.memory.copy_own(&self.file)?,
+            },
+            Way::Ahead(before) => self.memory.copy_changed(before, &self.file)?,
+            Way::Copied(_) => self.memory.copy_own(&self.file)?,
         };
         let bytes = own.bytes();
-        self.own = Some(own);
+        self.way = Way::Copied(own);
         Ok(bytes)
     }
 
-    /// Writes what was only read, when it goes on.
-    pub(super) fn write_read(&self) -> std::io::Result<()> {
-        match (&self.way, self.order) {
-            (Way::AtRest(at_rest), Order::Whole(fate)) => at_rest.write(&self.file, fate),
-            (Way::AtRest(at_rest), Order::OwnFirst) => at_rest.write(&self.file, Fate::Passing),
-            (Way::Halted | Way::Ahead, _) => Ok(()),
+    /// Writes what was only read, when the guest goes on; or leaves it to who does the rest.
+    pub(super) fn finish(&self) -> std::io::Result<()> {
+        match (self.order, &self.way) {
+            (Order::Whole(fate), Way::AtRest(at_rest)) => at_rest.write(&self.file, fate),
+            (Order::Whole(_), Way::Ahead(_) | Way::Copied(_)) | (Order::OwnFirst, _) => Ok(()),
         }
     }
 
     /// What is left to do.
     pub(super) fn rest(self) -> Option<Rest> {
-        let own = self.own.filter(|_| self.order == Order::OwnFirst)?;
-        Some(Rest { memory: self.memory, file: self.file, own })
+        let Self { memory, file, order, way } = self;
+        (order == Order::OwnFirst).then_some(Rest { memory, file, way })
     }
 }
 
-/// What is behind its own pages; and those, unless they are so few that our own memory can hold them for a moment, with as much again
-/// free for others.
-fn beginning_whole(memory: &GuestMemory, file: &File, fate: Fate, own: u64) -> std::io::Result<Way> {
-    let backing = || memory.copy_backing(file, fate);
+/// What need not be done while it stands still. Its own pages are left for then if they are so few that our own memory can hold them for a
+/// moment, with as much again free for others.
+fn beginning(memory: &GuestMemory, file: &File, order: Order, own: u64) -> std::io::Result<Way> {
+    let first = || match order {
+        Order::Whole(fate) => memory.copy_backing(file, fate),
+        Order::OwnFirst => file.set_len(memory.bytes()),
+    };
     if own <= (capacity::available_memory() / 4).min(AtRest::MOST) {
-        return AtRest::room_beside(own + own / 8, backing).map(Way::AtRest);
+        // It runs on, and comes to have more.
+        return AtRest::room_beside(own + own / 8 + GROWTH, first).map(Way::AtRest);
     }
-    backing().and_then(|()| ahead(memory, file))
+    first()?;
+    memory.copy_own(file).map(Way::Ahead)
 }
 
-fn ahead(memory: &GuestMemory, file: &File) -> std::io::Result<Way> {
-    memory.copy_own(file).map(|_| Way::Ahead)
-}
-
-/// What is behind the guest's own pages, and has to be copied yet.
-#[derive(Debug)]
+/// What is to be copied yet: what is behind the guest's own pages, and those, where they were only read.
 pub(crate) struct Rest {
     memory: GuestMemory,
     file: File,
-    own: Own,
+    way: Way,
 }
 
 impl Rest {
-    /// Copies it.
-    pub(crate) fn fill(&self, id: &SandboxId) -> Result<(), Error> {
-        perform(Effect::Workdir, |_| self.memory.copy_backing_around(&self.own, &self.file).map_err(unreadable(id)))
+    /// Copies it, unless it is told to give up.
+    pub(crate) fn fill(&self, whole: &Whole, id: &SandboxId) -> Result<(), Error> {
+        let fill = |own: &Own| self.memory.copy_backing_around(own, &self.file, &whole.given_up);
+        perform(Effect::Workdir, |_| {
+            match &self.way {
+                Way::AtRest(at_rest) => at_rest.write(&self.file, Fate::Passing).and_then(|()| fill(&at_rest.own())),
+                Way::Ahead(own) | Way::Copied(own) => fill(own),
+            }
+            .map_err(unreadable(id))
+        })
+    }
+}
+
+impl fmt::Debug for Rest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rest").field("memory", &self.memory).finish_non_exhaustive()
     }
 }
 
@@ -158,43 +158,37 @@ pub(super) fn unreadable(id: &SandboxId) -> impl FnOnce(std::io::Error) -> Error
 /// Whether the memory is whole: one says so, and all who start a machine with it wait for that.
 #[derive(Debug, Default)]
 pub(crate) struct Whole {
-    told: Mutex<Told>,
+    told: Mutex<Option<Result<(), Never>>>,
     word: Condvar,
+    given_up: AtomicBool,
 }
 
-#[derive(Debug, Default)]
-enum Told {
-    #[default]
-    Nothing,
-    Whole,
-    /// It never will be; the first who asks learns why.
-    Never(Option<Error>),
+/// Why it never will be: each who waits is told.
+#[derive(Debug, Clone)]
+struct Never {
+    code: ErrorCode,
+    message: String,
+    recovery: Option<String>,
 }
 
 impl Whole {
     /// That is how it came out.
     pub(crate) fn tell(&self, outcome: Result<(), Error>) {
-        let told = match outcome {
-            Ok(()) => Told::Whole,
-            Err(e) => Told::Never(Some(e)),
-        };
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = told;
+        let told = outcome.map_err(|e| Never { code: e.code, message: e.one_line(), recovery: e.recovery });
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
         self.word.notify_all();
     }
 
-    /// Waits until it is whole.
-    pub(crate) fn wait(&self, patience: Patience<'_>) -> Result<(), Error> {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            match &mut *told {
-                Told::Nothing => patience.check()?,
-                Told::Whole => return Ok(()),
-                Told::Never(why) => {
-                    return Err(why.take().unwrap_or_else(|| Error::new(ErrorCode::Internal, "the memory could not be copied")));
-                }
-            }
-            told = self.word.wait_timeout(told, SLICE).unwrap_or_else(PoisonError::into_inner).0;
-        }
+    /// Nobody waits for it any more.
+    pub(crate) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    /// How it came out, if it does within a moment.
+    pub(crate) fn wait(&self, moment: Duration) -> Option<Result<(), Error>> {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let (told, _) = self.word.wait_timeout_while(told, moment, |told| told.is_none()).unwrap_or_else(PoisonError::into_inner);
+        told.clone().map(|told| told.map_err(|Never { code, message, recovery }| Error { recovery, ..Error::new(code, message) }))
     }
 }
 
@@ -203,19 +197,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_wait_for_one_word_and_one_learns_why_there_is_none() {
-        let patience = || Patience::new(Duration::from_mins(1), None);
+    fn all_wait_for_one_word_and_each_learns_why_there_is_none() {
+        let long = Duration::from_mins(1);
         let whole = Whole::default();
         std::thread::scope(|scope| {
-            let waiting = [(); 3].map(|()| scope.spawn(|| whole.wait(patience())));
+            let waiting = [(); 3].map(|()| scope.spawn(|| whole.wait(long)));
             whole.tell(Ok(()));
-            assert!(waiting.into_iter().all(|waits| waits.join().unwrap().is_ok()));
+            assert!(waiting.into_iter().all(|waits| matches!(waits.join().unwrap(), Some(Ok(())))));
         });
         let never = Whole::default();
-        never.tell(Err(Error::new(ErrorCode::ResourceExhausted, "no room")));
-        let seen = [(); 2].map(|()| never.wait(patience()).unwrap_err().code);
-        assert_eq!(seen, [ErrorCode::ResourceExhausted, ErrorCode::Internal]);
-        let late = Whole::default().wait(Patience::new(Duration::ZERO, None)).unwrap_err();
-        assert_eq!(late.code, ErrorCode::Timeout);
+        assert!(never.wait(Duration::ZERO).is_none());
+        never.tell(Err(Error::new(ErrorCode::ResourceExhausted, "no room").hint("smolvm prune")));
+        for _ in 0..2 {
+            let why = never.wait(long).unwrap().unwrap_err();
+            assert_eq!(
+                (why.code, why.message.as_str(), why.recovery.as_deref()),
+                (ErrorCode::ResourceExhausted, "no room", Some("smolvm prune"))
+            );
+        }
     }
 }

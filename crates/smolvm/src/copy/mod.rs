@@ -1,10 +1,10 @@
 //! Copies a sandbox as it runs, for `fork` and for snapshots.
 //!
 //! ```text
-//!   take      ask where ─► copy ahead ─► freeze ─► read its own pages, devices ─► thaw ─► write them
+//!   take      ask where ─► copy ahead ─► freeze ─► read its own pages, devices ─► thaw ─► write them, and what is behind them
 //!   guest     runs ────────────────────► at rest, halted ───────────────────────► runs, with the right time
 //!
-//!   make      create with the disk's files ─► start with the memory        what failed is taken back
+//!   make      create with the disk's files ─► start with the memory, once it is whole     what failed is taken back
 //! ```
 //!
 //! A copy goes on in the surroundings of what it was taken from (`surroundings`), or not at all.

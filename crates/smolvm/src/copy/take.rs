@@ -1,7 +1,8 @@
 //! Takes the copy: memory, devices and disk, all of the same moment.
 //!
 //! While the guest stands still its own memory is read, and nothing is written where that can be (`AtRest`). Whoever calls
-//! holds the sandbox's lock, so nothing else changes it; its monitor lets the guest go on as soon as this process is gone.
+//! holds the sandbox's lock, so nothing else changes it; its monitor lets the guest go on as soon as this process is gone. What is left
+//! to do then (`Rest`) needs no lock: it is files that are open.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -115,7 +116,7 @@ impl Smolvm {
         shared.and(thawed)?;
         if let Some(memory) = &memory {
             perform(Effect::Workdir, |_| -> Result<(), Error> {
-                memory.write_read().map_err(unreadable(id))?;
+                memory.finish().map_err(unreadable(id))?;
                 write_small(&devices, &files.devices)
             })?;
         }

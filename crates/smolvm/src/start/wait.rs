@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use smolvm_model::error_code::ErrorCode;
 
+use crate::copy::Whole;
 use crate::error::{Error, io_code};
 use crate::monitor::Report;
 use crate::run::has_signal;
@@ -35,12 +36,9 @@ impl<'a> Patience<'a> {
         Self::new(self.left() / 2, self.signals)
     }
 
-    /// Whether it is over, or the caller was told to give up.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        if self.signals.is_some_and(has_signal) {
-            return Err(interrupted());
-        }
-        if self.left().is_zero() { Err(self.late()) } else { Ok(()) }
+    /// The same from now on: what was waited for was no guest.
+    pub(super) fn anew(&self) -> Self {
+        Self::new(self.whole, self.signals)
     }
 
     fn late(&self) -> Error {
@@ -51,6 +49,25 @@ impl<'a> Patience<'a> {
     /// What is left of it.
     pub(crate) fn left(&self) -> Duration {
         self.until.saturating_duration_since(Instant::now())
+    }
+}
+
+/// How often somebody who waits for one thing looks at the others.
+const SLICE: Duration = Duration::from_millis(50);
+
+/// Waits until the memory is whole, however long that takes; or until the monitor has something to say before that, which is that it ends.
+pub(super) fn wait_for_memory(socket: &UnixStream, whole: &Whole, patience: Patience<'_>) -> Result<(), Error> {
+    loop {
+        if let Some(told) = whole.wait(SLICE) {
+            return told;
+        }
+        if patience.signals.is_some_and(has_signal) {
+            return Err(interrupted());
+        }
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0) {
+            return Ok(());
+        }
     }
 }
 

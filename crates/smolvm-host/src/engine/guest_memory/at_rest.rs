@@ -8,15 +8,14 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, scope};
 
-use super::{AT_ONCE, Fate, GuestMemory, PAGE_LEN, Pieces, write_page_wise};
+use super::{AT_ONCE, Fate, GuestMemory, Own, PAGE_LEN, Pieces, write_page_wise};
 use crate::fsx::WriteBehind;
 use crate::threads;
 
 /// Pages, and where they belong.
 #[derive(Debug)]
 pub struct AtRest {
-    /// More than this is not read.
-    most: u64,
+    /// More than its length is not read.
     bytes: Vec<u8>,
     /// First byte and length of each run of them, in the order in which they lie.
     pieces: Vec<(u64, usize)>,
@@ -33,19 +32,26 @@ impl AtRest {
             room.iter_mut().step_by(PAGE_LEN).for_each(|byte| *byte = 1);
             room
         };
-        let (room, done) = scope(|scope| {
+        scope(|scope| {
+            // Where no thread can be had, it is made afterwards.
             let helper = Builder::new().spawn_scoped(scope, make).ok();
-            let done = work();
-            (helper.and_then(|helper| helper.join().ok()), done)
-        });
-        done.map(|()| Self { most: 2 * Self::MOST, bytes: room.unwrap_or_default(), pieces: Vec::new() })
+            work()?;
+            let room = helper.map_or_else(|| Ok(make()), |helper| helper.join().map_err(|_| Error::other("a thread ended")))?;
+            Ok(Self { bytes: room, pieces: Vec::new() })
+        })
     }
 
     /// What it is for: reading it takes no longer than looking at all of it for what has changed since it was copied ahead. More
     /// would keep the guest waiting.
     pub const MOST: u64 = 128 << 20;
 
-    /// Reads what the guest has to itself; gives its bytes. Nothing is read if that has come to be far too much meanwhile.
+    /// What was read.
+    pub fn own(&self) -> Own {
+        let ranges = self.pieces.iter().map(|(at, len)| *at..*at + *len as u64).collect();
+        Own { ranges }
+    }
+
+    /// Reads what the guest has to itself; gives its bytes. Nothing is read if that has come to be more than there is room for.
     pub fn read(&mut self, memory: &GuestMemory) -> Result<Option<u64>> {
         let (mut places, mut total) = (Pieces::of(memory), 0);
         self.pieces.clear();
@@ -54,11 +60,8 @@ impl AtRest {
             self.pieces.push((at, len));
             total += len;
         }
-        if total as u64 > self.most {
+        if total > self.bytes.len() {
             return Ok(None);
-        }
-        if self.bytes.len() < total {
-            self.bytes.resize(total, 0);
         }
         let pieces = Mutex::new(split(&self.pieces, &mut self.bytes));
         threads::at_once(AT_ONCE, || {
@@ -136,11 +139,12 @@ mod tests {
             map.write(page * PAGE, &[page.to_le_bytes()[0] | 1; PAGE_LEN]);
         }
         let memory = GuestMemory::open(Path::new("/proc"), std::process::id(), map.address(), pages * PAGE).unwrap();
-        for (fate, room) in [(Fate::Lasting, 2901 * PAGE), (Fate::Passing, 0)] {
+        for (fate, room) in [(Fate::Lasting, 2902 * PAGE), (Fate::Passing, 4000 * PAGE)] {
             let copy = tempfile::tempfile().unwrap();
             let mut at_rest = AtRest::room_beside(room, || memory.copy_backing(&copy, fate)).unwrap();
             map.write(3500 * PAGE, &[9; PAGE_LEN]);
             assert_eq!(at_rest.read(&memory).unwrap(), Some(2902 * PAGE));
+            assert_eq!(at_rest.own().bytes(), 2902 * PAGE);
             // It runs again.
             map.write(200 * PAGE, &[77; PAGE_LEN]);
             map.write(4000 * PAGE, &[77; PAGE_LEN]);
@@ -154,7 +158,7 @@ mod tests {
             map.write(200 * PAGE, &[201; PAGE_LEN]);
             map.forget(4000 * PAGE);
         }
-        let mut small = AtRest { most: 2900 * PAGE, bytes: Vec::new(), pieces: Vec::new() };
+        let mut small = AtRest::room_beside(2900 * PAGE, || Ok(())).unwrap();
         assert_eq!(small.read(&memory).unwrap(), None);
         assert!(AtRest::room_beside(PAGE, || Err(Error::other("no"))).is_err());
     }

@@ -13,6 +13,17 @@ fn a_mapping_is_read_as_the_kernel_writes_it() {
 }
 
 #[test]
+fn what_is_in_one_and_not_in_the_other() {
+    let own = |ranges: &[(u64, u64)]| Own { ranges: ranges.iter().map(|(start, end)| *start..*end).collect() };
+    let left =
+        |one: &[(u64, u64)], other: &[(u64, u64)]| own(one).without(&own(other)).map(|range| (range.start, range.end)).collect::<Vec<_>>();
+    assert_eq!(left(&[(0, 10), (20, 30)], &[]), [(0, 10), (20, 30)]);
+    assert_eq!(left(&[(0, 10), (20, 30)], &[(0, 40)]), []);
+    assert_eq!(left(&[(0, 10), (20, 30)], &[(2, 4), (6, 7), (9, 22), (28, 50)]), [(0, 2), (4, 6), (7, 9), (22, 28)]);
+    assert_eq!(left(&[(5, 6)], &[(0, 5), (6, 9)]), [(5, 6)]);
+}
+
+#[test]
 fn runs_are_maximal() {
     let yes = |text: &str| runs(text.chars().map(|c| c == 'x'));
     assert_eq!(yes("xx.x..xxx"), [(0, 2), (3, 1), (6, 3)]);
@@ -49,7 +60,8 @@ fn own_pages_are_told_from_the_files() {
     let memory = GuestMemory::open(Path::new("/proc"), std::process::id(), map.address(), pages * PAGE).unwrap();
     let copy = tempfile::tempfile().unwrap();
     memory.copy_backing(&copy, Fate::Lasting).unwrap();
-    assert_eq!(memory.copy_own(&copy).unwrap().bytes(), 2 * PAGE);
+    let before = memory.copy_own(&copy).unwrap();
+    assert_eq!(before.bytes(), 2 * PAGE);
     let at = |page: u64| {
         let mut byte = [0];
         copy.read_exact_at(&mut byte, page * PAGE).unwrap();
@@ -60,7 +72,7 @@ fn own_pages_are_told_from_the_files() {
     // What changes meanwhile is what the second pass writes; also what becomes zero.
     map.write(9 * PAGE, &[0; PAGE_LEN]);
     map.write(11 * PAGE, &[6; PAGE_LEN]);
-    assert_eq!(memory.copy_changed(&copy).unwrap().bytes(), 3 * PAGE);
+    assert_eq!(memory.copy_changed(&before, &copy).unwrap().bytes(), 3 * PAGE);
     let at = |page: u64| {
         let mut byte = [0];
         copy.read_exact_at(&mut byte, page * PAGE).unwrap();
@@ -73,13 +85,20 @@ fn own_pages_are_told_from_the_files() {
     late.set_len(pages * PAGE).unwrap();
     let own = memory.copy_own(&late).unwrap();
     file.as_file().write_all_at(&[8; PAGE_LEN], 20 * PAGE).unwrap();
-    memory.copy_backing_around(&own, &late).unwrap();
+    memory.copy_backing_around(&own, &late, &AtomicBool::new(false)).unwrap();
     let at = |page: u64| {
         let mut byte = [7];
         late.read_exact_at(&mut byte, page * PAGE).unwrap();
         byte[0]
     };
     assert_eq!([0, 1, 5, 9, 11, 20].map(at), [1, 0, 0, 0, 6, 8]);
+    // What it had to itself and has given back is the file's again.
+    let before = memory.copy_own(&copy).unwrap();
+    map.forget(11 * PAGE);
+    assert_eq!(memory.copy_changed(&before, &copy).unwrap().bytes(), 2 * PAGE);
+    let mut byte = [7];
+    copy.read_exact_at(&mut byte, 11 * PAGE).unwrap();
+    assert_eq!(byte, [0]);
     // The file loses its name: nobody can open it by that any more.
     file.close().unwrap();
     let again = GuestMemory::open(Path::new("/proc"), std::process::id(), map.address(), pages * PAGE).unwrap();

@@ -18,8 +18,6 @@ use crate::proc::kill;
 
 /// From exec to the first answer takes about 30 ms; a host that swaps may need seconds.
 pub(super) const GREETING_PATIENCE: Duration = Duration::from_secs(20);
-/// Who copies the memory gives up sooner, and ends; a gigabyte takes about a second.
-const COPY_PATIENCE: Duration = Duration::from_mins(10);
 /// What is kept of the last words of a hypervisor that died.
 const STDERR_CAP: u64 = 4096;
 
@@ -42,7 +40,7 @@ impl Running {
                 Ok((_, 0)) | Err(Errno::CONNRESET) => return Err(self.death(stderr)),
                 Ok(_) => {}
                 Err(Errno::AGAIN | Errno::INTR) => {
-                    self.await_word(qmp.as_fd(), stderr, deadline)?;
+                    self.await_word(qmp.as_fd(), stderr, Some(deadline))?;
                     continue;
                 }
                 Err(errno) => return Err(LaunchError::System { action: "hear from the hypervisor", source: errno.into() }),
@@ -66,7 +64,7 @@ impl Running {
     pub(super) fn hand_over(&mut self, file: &File, listener: &Listener, stderr: &OwnedFd) -> Result<(), LaunchError> {
         let deadline = Instant::now() + GREETING_PATIENCE;
         loop {
-            self.await_word(listener.as_fd(), stderr, deadline)?;
+            self.await_word(listener.as_fd(), stderr, Some(deadline))?;
             match answer(listener, file) {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
@@ -77,11 +75,11 @@ impl Running {
         }
     }
 
-    /// Waits until whoever copies the guest's memory says that all of it is there.
+    /// Waits until whoever copies the guest's memory says that all of it is there. No deadline: nothing of the guest runs, and when the other
+    /// one gives up or ends, that is heard.
     pub(super) fn await_whole(&mut self, whole: BorrowedFd<'_>, stderr: &OwnedFd) -> Result<(), LaunchError> {
-        let deadline = Instant::now() + COPY_PATIENCE;
         loop {
-            self.await_word(whole, stderr, deadline)?;
+            self.await_word(whole, stderr, None)?;
             match rustix::io::read(whole, &mut [0; 1][..]) {
                 Ok(1..) => return Ok(()),
                 Ok(0) | Err(Errno::CONNRESET) => return Err(LaunchError::Withdrawn),
@@ -91,12 +89,12 @@ impl Running {
         }
     }
 
-    fn await_word(&mut self, from: BorrowedFd<'_>, stderr: &OwnedFd, deadline: Instant) -> Result<(), LaunchError> {
+    fn await_word(&mut self, from: BorrowedFd<'_>, stderr: &OwnedFd, deadline: Option<Instant>) -> Result<(), LaunchError> {
         let Some(pidfd) = &self.pidfd else { return Err(LaunchError::Silent) };
-        let left = deadline.saturating_duration_since(Instant::now());
-        let time = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let time = left.and_then(|left| Timespec::try_from(left).ok());
         let mut set = [PollFd::from_borrowed_fd(from, PollFlags::IN), PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
-        match poll(&mut set, Some(&time)) {
+        match poll(&mut set, time.as_ref()) {
             Ok(0) => Err(LaunchError::Silent),
             Ok(_) if !set[1].revents().is_empty() => Err(self.death(stderr)),
             Ok(_) | Err(Errno::INTR) => Ok(()),
