@@ -3,7 +3,7 @@
 use std::fs::{File, Metadata};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 
 use rustix::fs::{Mode, OFlags, open, openat};
 use smolvm_proto::BootConfig;
@@ -65,38 +65,73 @@ pub(super) fn place(config: &BootConfig) -> Result<Placed, BootFailure> {
 ///
 /// The kernel leaves open what an overlay shows of changes below it. These are made before anybody has asked for the
 /// names: so they are found when they are looked for first, as on a file system that was mounted with them.
+///
+/// Whoever is told who it is for the first time, or again as a copy, finds them open: walking to a file is most of what
+/// writing a line into it costs a machine that has just begun to run.
 pub(super) struct Layer {
     etc: OwnedFd,
+    files: Vec<Line>,
+}
+
+/// A file of the layer that was written.
+struct Line {
+    name: &'static str,
+    file: File,
+    len: usize,
 }
 
 impl Layer {
-    /// Makes it, empty; the image's `/etc` must be a directory for it to lie over.
-    pub(super) fn make() -> Result<Self, BootFailure> {
+    /// Makes it, with files that say nothing yet; the image's `/etc` must be a directory for it to lie over.
+    pub(super) fn make(network: bool) -> Result<Self, BootFailure> {
         let (layer, image) = (format!("{IDENTITY}/etc"), format!("{LOWER}/etc"));
         let shipped = look(&image)?.filter(Metadata::is_dir);
         let shipped = shipped.ok_or_else(|| BootFailure { step: STEP, message: format!("{image} is no directory") })?;
         make_directory(IDENTITY).map_err(failed(STEP, IDENTITY))?;
         make_directory(&layer).map_err(failed(STEP, &layer))?;
         adopt(&layer, &shipped)?;
-        Self::open()
+        let mut layer = Self::open()?;
+        blanks(network).try_for_each(|(name, text, mode)| layer.put(name, text, mode))?;
+        Ok(layer)
     }
 
     /// The layer that was filled before the root was put together.
     pub(super) fn open() -> Result<Self, BootFailure> {
         let layer = format!("{IDENTITY}/etc");
         let etc = open(&layer, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(failed(STEP, &layer))?;
-        Ok(Self { etc })
+        Ok(Self { etc, files: Vec::new() })
     }
 
     /// Says who the guest is.
-    pub(super) fn fill(&self, config: &BootConfig) -> Result<(), BootFailure> {
+    pub(super) fn fill(&mut self, config: &BootConfig) -> Result<(), BootFailure> {
         files(config).try_for_each(|(name, text, mode)| self.put(name, &text, mode))
     }
 
-    fn put(&self, name: &str, text: &str, mode: u32) -> Result<(), BootFailure> {
+    /// Whether all that says who the guest is can be said here, without a name that nobody has looked for yet.
+    pub(super) fn has_all(&self, config: &BootConfig) -> bool {
+        files(config).all(|(name, ..)| self.files.iter().any(|line| line.name == name))
+    }
+
+    fn put(&mut self, name: &'static str, text: &str, mode: u32) -> Result<(), BootFailure> {
+        let failure = |e: std::io::Error| BootFailure { step: STEP, message: format!("{name}: {e}") };
+        if let Some(line) = self.files.iter_mut().find(|line| line.name == name) {
+            return line.say(text).map_err(failure);
+        }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(&self.etc, name, flags, Mode::from_raw_mode(mode)).map_err(failed(STEP, name))?;
-        File::from(file).write_all(text.as_bytes()).map_err(|e| BootFailure { step: STEP, message: format!("{name}: {e}") })
+        let mut line = Line { name, file: file.into(), len: 0 };
+        line.say(text).map_err(failure)?;
+        self.files.push(line);
+        Ok(())
+    }
+}
+
+impl Line {
+    fn say(&mut self, text: &str) -> std::io::Result<()> {
+        self.file.write_all_at(text.as_bytes(), 0)?;
+        if std::mem::replace(&mut self.len, text.len()) > text.len() {
+            self.file.set_len(text.len() as u64)?;
+        }
+        Ok(())
     }
 }
 
@@ -115,11 +150,11 @@ pub(super) fn write(config: &BootConfig) -> Result<(), BootFailure> {
 /// Says in a copy of the guest `before` who it is; what a user added to its hosts file is kept.
 ///
 /// Into the layer, if there is one, which costs no write to the disk. What a user changed lies over it and is changed there.
-pub(super) fn rewrite(config: &BootConfig, before: &str, layer: Option<&Layer>) -> Result<(), BootFailure> {
+pub(super) fn rewrite(config: &BootConfig, before: &str, mut layer: Option<&mut Layer>) -> Result<(), BootFailure> {
     for (name, text, mode) in files(config) {
         let path = format!("/etc/{name}");
         let text = if name == HOSTS { renamed(&text_of(&path), before, &text) } else { text };
-        if let Some(layer) = layer {
+        if let Some(layer) = &mut layer {
             layer.put(name, &text, mode)?;
         }
         put(&path, &text, mode)?;
@@ -137,18 +172,35 @@ fn renamed(hosts: &str, before: &str, fresh: &str) -> String {
     others.into_iter().chain([own]).fold(String::new(), |text, line| text + line + "\n")
 }
 
-/// Gives the guest another boot id than the one that its kernel has drawn, which the machine it is a copy of has, too.
-///
-/// The kernel draws it once; so a file with another lies over it. The second copy of a copy finds that there.
-pub(super) fn renew_boot_id(id: [u8; 16]) -> Result<(), BootFailure> {
-    const KERNEL: &str = "/proc/sys/kernel/random/boot_id";
-    const OURS: &str = "/run/boot_id";
-    let lies_there = std::fs::metadata(OURS).is_ok();
-    put(OURS, &(uuid(id) + "\n"), 0o444)?;
-    if !lies_there {
+/// A file that lies over the kernel's boot id, which it draws once and a copy has, too.
+pub(super) struct BootId {
+    file: File,
+}
+
+impl BootId {
+    /// Lays it there.
+    pub(super) fn lay() -> Result<Self, BootFailure> {
+        const KERNEL: &str = "/proc/sys/kernel/random/boot_id";
+        const OURS: &str = "/run/boot_id";
+        let failure = |e: std::io::Error| BootFailure { step: STEP, message: format!("{OURS}: {e}") };
+        // Whatever the guest has put there.
+        let _ = std::fs::remove_file(OURS);
+        let id = Self { file: File::options().write(true).create_new(true).mode(0o444).open(OURS).map_err(failure)? };
+        id.say(&[0; 16]).map_err(failure)?;
         rustix::mount::mount_bind(OURS, KERNEL).map_err(failed(STEP, KERNEL))?;
+        Ok(id)
     }
-    Ok(())
+
+    /// Gives the guest another.
+    pub(super) fn renew(&self) -> Result<(), BootFailure> {
+        let mut id = [0; 16];
+        rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty()).map_err(failed(STEP, "boot id"))?;
+        self.say(&id).map_err(|e| BootFailure { step: STEP, message: format!("boot id: {e}") })
+    }
+
+    fn say(&self, id: &[u8; 16]) -> std::io::Result<()> {
+        self.file.write_all_at((uuid(*id) + "\n").as_bytes(), 0)
+    }
 }
 
 /// As a random one of version 4 is written.
@@ -182,6 +234,12 @@ fn files(config: &BootConfig) -> impl Iterator<Item = (&'static str, String, u32
     .chain(resolv)
 }
 
+/// The same before it is known who the guest is: what every one of them says, or a line with nothing in it.
+fn blanks(network: bool) -> impl Iterator<Item = (&'static str, &'static str, u32)> {
+    let resolv = network.then_some(("resolv.conf", "\n", 0o644));
+    [("hostname", "\n", 0o644), ("machine-id", "\n", 0o444), (HOSTS, LOCALHOST, 0o644)].into_iter().chain(resolv)
+}
+
 /// What stands at a path, links not followed.
 fn look(path: &str) -> Result<Option<Metadata>, BootFailure> {
     match std::fs::symlink_metadata(path) {
@@ -206,11 +264,29 @@ fn text_of(path: &str) -> String {
     options.open(path).and_then(|file| std::io::read_to_string(file.take(MAX_TEXT))).unwrap_or_default()
 }
 
-/// The machine id as a program of the guest would read it.
-pub(super) fn machine_id() -> Result<String, BootFailure> {
-    let text =
-        std::fs::read_to_string("/etc/machine-id").map_err(|e| BootFailure { step: STEP, message: format!("/etc/machine-id: {e}") })?;
-    Ok(text.trim_end().to_owned())
+/// The machine id as the guest's root shows it.
+pub(super) struct Shown {
+    file: File,
+}
+
+impl Shown {
+    const AT: &str = "/etc/machine-id";
+
+    /// Opens it as a program of the guest would.
+    pub(super) fn open() -> Result<Self, BootFailure> {
+        File::open(Self::AT).map(|file| Self { file }).map_err(|e| Self::failure(&e))
+    }
+
+    /// What it says now.
+    pub(super) fn machine_id(&self) -> Result<String, BootFailure> {
+        let mut text = [0; 64];
+        let len = self.file.read_at(&mut text, 0).map_err(|e| Self::failure(&e))?;
+        Ok(String::from_utf8_lossy(&text[..len]).trim_end().to_owned())
+    }
+
+    fn failure(e: &std::io::Error) -> BootFailure {
+        BootFailure { step: STEP, message: format!("{}: {e}", Self::AT) }
+    }
 }
 
 /// The hostname as the kernel has it.
@@ -218,9 +294,12 @@ pub(super) fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
+/// How every hosts file begins.
+const LOCALHOST: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+
 fn hosts_text(config: &BootConfig) -> String {
     let own = config.network.as_ref().map_or("127.0.1.1", |n| n.address.as_str());
-    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{own}\t{}\n", config.hostname)
+    format!("{LOCALHOST}{own}\t{}\n", config.hostname)
 }
 
 fn resolv_text(servers: &[String]) -> String {

@@ -1,12 +1,13 @@
 //! The real guest behind the [`Guest`] seam.
 
-use std::time::Instant;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 use rustix::system::RebootCommand;
-use smolvm_proto::{BootConfig, NetworkConfig, Ready, UnixTime};
+use smolvm_proto::{BootConfig, Entropy, NetworkConfig, Ready, UnixTime};
 
-use super::identity::{Layer, Placed};
+use super::identity::{BootId, Layer, Placed, Shown};
 use super::modules::Group;
 use super::overlay::{Disk, Upper};
 use super::standstill::Standstill;
@@ -14,12 +15,16 @@ use super::steps::Steps;
 use super::{entropy, failed, identity, modules, mounts, network, overlay};
 use crate::serve::{BootFailure, Guest, Rest};
 
+/// What the kernel has put off (grace periods of what was closed, processes that ended) is done when so much has passed without anything to
+/// do: otherwise every fork begins with it. 50 ms do under TCG, where a grace period takes some 15 and frees what asks for another.
+const QUIET: Duration = Duration::from_millis(100);
+
 /// What pid 1 holds between boot and power-off.
 pub(super) struct Machine {
     /// What mounting the root image gave, once it was tried.
     image: Option<Result<(), BootFailure>>,
-    /// The network device, if it was made ready before it was known who the guest is.
-    raised: Option<network::Raised>,
+    /// The network device, from when it was first asked for.
+    device: Option<network::Device>,
     has_loopback: bool,
     steps: Steps,
     disk: Option<Disk>,
@@ -27,6 +32,14 @@ pub(super) struct Machine {
     layer: Option<Layer>,
     /// Whether the root was put together before it was known who the guest is.
     has_root: bool,
+    /// The kernel's random generator.
+    generator: Option<OwnedFd>,
+    /// What lies over the kernel's boot id.
+    boot_id: Option<BootId>,
+    /// Where the guest's root shows its machine id.
+    shown: Option<Shown>,
+    /// Whether the guest had changed nothing in `/etc` when it came to rest. Asked then: whoever is a copy begins with fewer paths to walk.
+    leaves_etc: bool,
     /// The network it was given.
     network: Option<NetworkConfig>,
     /// What stops its processes.
@@ -38,12 +51,16 @@ impl Machine {
     pub(super) fn new(steps: Steps) -> Self {
         Self {
             image: None,
-            raised: None,
+            device: None,
             has_loopback: false,
             steps,
             disk: None,
             layer: None,
             has_root: false,
+            generator: None,
+            boot_id: None,
+            shown: None,
+            leaves_etc: false,
             network: None,
             standstill: None,
         }
@@ -51,7 +68,11 @@ impl Machine {
 
     /// What the guest is, as the kernel and its files say.
     fn ready(&mut self, address: Option<String>, entropy_bytes: u32) -> Result<Ready, BootFailure> {
-        let machine_id = identity::machine_id()?;
+        let shown = match self.shown.take() {
+            Some(shown) => shown,
+            None => Shown::open()?,
+        };
+        let machine_id = self.shown.insert(shown).machine_id()?;
         self.steps.done("root");
         Ok(Ready {
             hostname: identity::hostname(),
@@ -62,6 +83,15 @@ impl Machine {
             uptime_ms: crate::sys::clock::uptime_us() / 1000,
             steps: self.steps.taken(),
         })
+    }
+
+    /// Takes the seed up; gives the bytes that count.
+    fn seed(&mut self, entropy: &Entropy) -> Result<u32, BootFailure> {
+        let generator = match self.generator.take() {
+            Some(generator) => generator,
+            None => entropy::generator()?,
+        };
+        entropy::seed(self.generator.insert(generator), entropy)
     }
 
     fn put_root_together(&mut self, config: &BootConfig) -> Result<(), BootFailure> {
@@ -94,6 +124,7 @@ impl Guest for Machine {
         self.image.get_or_insert_with(overlay::mount_image);
         self.steps.done("image");
         self.standstill.get_or_insert_with(Standstill::open);
+        self.generator = entropy::generator().ok();
         self.steps.done("standstill");
     }
 
@@ -106,22 +137,25 @@ impl Guest for Machine {
         self.has_loopback = true;
         if network {
             modules::load(Group::Net)?;
-            self.raised = Some(network::raise()?);
+            self.device.insert(network::Device::find()?).raise()?;
         }
         if fresh_disk {
             overlay::mount_upper(Upper::DataDisk)?;
-            self.layer = Some(Layer::make()?);
+            self.layer = Some(Layer::make(network)?);
             self.has_root = true;
             self.disk = Some(overlay::assemble(Placed::Layer)?);
             modules::forget();
             overlay::switch_root()?;
             mounts::finish()?;
+            self.boot_id = Some(BootId::lay()?);
+            self.shown = Some(Shown::open()?);
             rustix::fs::sync();
         }
         Ok(())
     }
 
     fn parked(&mut self) {
+        std::thread::sleep(QUIET);
         self.steps = Steps::start();
     }
 
@@ -134,7 +168,7 @@ impl Guest for Machine {
         self.steps.done("wait");
         self.image.get_or_insert_with(overlay::mount_image).clone()?;
         entropy::set_clock(config.time)?;
-        let entropy_bytes = entropy::seed(&config.entropy)?;
+        let entropy_bytes = self.seed(&config.entropy)?;
         identity::set_hostname(&config.hostname)?;
         self.steps.done("entropy");
         if !std::mem::replace(&mut self.has_loopback, true) {
@@ -142,23 +176,31 @@ impl Guest for Machine {
         }
         let address = match &config.network {
             Some(wanted) => {
-                if self.raised.is_none() {
+                let device = if let Some(device) = self.device.take() {
+                    device
+                } else {
                     modules::load(Group::Net)?;
-                }
-                Some(network::configure(wanted, self.raised.take())?)
+                    network::Device::find()?
+                };
+                Some(self.device.insert(device).configure(wanted)?)
             }
             None => None,
         };
         self.network.clone_from(&config.network);
         self.steps.done("network");
-        match self.layer.as_ref().filter(|_| self.has_root) {
+        match self.layer.as_mut().filter(|_| self.has_root) {
             Some(layer) => layer.fill(config)?,
             None => self.put_root_together(config)?,
+        }
+        if let Some(id) = &self.boot_id {
+            id.renew()?;
         }
         self.ready(address, entropy_bytes)
     }
 
     fn part_processes(&mut self) -> Result<(), BootFailure> {
+        // The init gets a `/proc` of its own, over the one in which it lies.
+        self.boot_id = None;
         mounts::control_groups()?;
         crate::sys::spawn::part_processes().map_err(failed("init", "a namespace of processes"))
     }
@@ -169,7 +211,12 @@ impl Guest for Machine {
 
     fn stop_all(&mut self, until: Instant) -> Result<Rest, BootFailure> {
         match self.standstill.get_or_insert_with(Standstill::open) {
-            Ok(standstill) => standstill.stop(until),
+            Ok(standstill) => {
+                let rest = standstill.stop(until)?;
+                // Nobody is left who could change it.
+                self.leaves_etc = rest == Rest::Reached && self.disk.as_ref().is_some_and(Disk::leaves_etc);
+                Ok(rest)
+            }
             Err(failure) => Err(failure.clone()),
         }
     }
@@ -183,21 +230,36 @@ impl Guest for Machine {
     fn restore(&mut self, config: &BootConfig) -> Result<Ready, BootFailure> {
         self.steps = Steps::start();
         entropy::set_clock(config.time)?;
-        let entropy_bytes = entropy::seed(&config.entropy)?;
+        let entropy_bytes = self.seed(&config.entropy)?;
         let before = identity::hostname();
         identity::set_hostname(&config.hostname)?;
         self.steps.done("entropy");
         let address = match &config.network {
-            Some(wanted) => Some(network::replace(wanted, self.network.as_ref())?),
+            Some(wanted) => {
+                let device = match self.device.take().filter(network::Device::is_there) {
+                    Some(device) => device,
+                    None => network::Device::find()?,
+                };
+                Some(self.device.insert(device).replace(wanted, self.network.as_ref())?)
+            }
             None => None,
         };
         self.network.clone_from(&config.network);
         self.steps.done("network");
-        identity::rewrite(config, &before, self.layer.as_ref())?;
+        let is_plain = std::mem::take(&mut self.leaves_etc);
+        if let Some(layer) = self.layer.as_mut().filter(|layer| is_plain && layer.has_all(config)) {
+            layer.fill(config)?;
+        } else {
+            // What its root showed may be another file now.
+            self.shown = None;
+            identity::rewrite(config, &before, self.layer.as_mut())?;
+        }
         self.steps.done("identity");
-        let mut id = [0; 16];
-        rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty()).map_err(failed("identity", "boot id"))?;
-        identity::renew_boot_id(id)?;
+        let id = match self.boot_id.take() {
+            Some(id) => id,
+            None => BootId::lay()?,
+        };
+        self.boot_id.insert(id).renew()?;
         self.ready(address, entropy_bytes)
     }
 

@@ -100,6 +100,11 @@ pub(super) fn switch_root() -> Result<(), BootFailure> {
 }
 
 impl Disk {
+    /// Whether nothing of `/etc` was ever changed on it, so that all of that is what the layers below say.
+    pub(super) fn leaves_etc(&self) -> bool {
+        matches!(rustix::fs::statat(&self.root, "upper/etc", rustix::fs::AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT))
+    }
+
     /// Brings everything to the disk and marks the file system clean.
     pub(super) fn settle(&self) -> Result<(), Errno> {
         rustix::fs::sync();

@@ -91,6 +91,8 @@ pub fn restore(qmp: &mut Qmp) -> Result<(), QmpError> {
     // Together: QEMU reads its control socket byte by byte, and each answer that is waited for is one more round.
     qmp.execute_all(&[
         ("migrate-set-capabilities", Some(capabilities(&["x-ignore-shared"]))),
+        // Otherwise it makes its guest tell all neighbours that it has moved, by the address that it is about to lose.
+        ("migrate-set-parameters", Some(json!({ "announce-rounds": 0 }))),
         ("migrate-incoming", Some(json!({ "uri": format!("fd:{}", fd::DEVICES) }))),
         ("cont", None),
     ])

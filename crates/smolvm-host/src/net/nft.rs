@@ -8,6 +8,7 @@ use serde_json::Value;
 use smolvm_model::name::InstallId;
 use smolvm_model::network::{self, ElementKey, ElementOwner, SetName};
 
+use crate::image::Digest;
 use crate::proc::tool::{Output, Tool, ToolError};
 
 /// Why the packet filter was not read or changed.
@@ -101,12 +102,34 @@ pub fn remove(permit: &Permit, install: &InstallId, keys: &[ElementKey]) -> Resu
 
 /// The elements of an installation's table; `None` when there is no table.
 pub fn elements(install: &InstallId) -> Result<Option<Vec<MarkedElement>>, NftError> {
-    let listed = match run(Tool::new("nft").args(["-j", "list", "table", "inet", &network::table_name(install)])) {
+    Ok(table(install)?.map(|table| table.elements))
+}
+
+/// An installation's table as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// What stands in its sets.
+    pub elements: Vec<MarkedElement>,
+    /// A digest of all else, with the kernel's numbers of it: as long as it is the same, nobody has made, moved or removed a chain or a rule.
+    pub frame: Digest,
+    /// How many rules there are.
+    pub rules: usize,
+}
+
+/// The table of an installation; `None` when there is none.
+pub fn table(install: &InstallId) -> Result<Option<Table>, NftError> {
+    let mut listed = match run(Tool::new("nft").args(["-j", "list", "table", "inet", &network::table_name(install)])) {
         Ok(output) => objects(&output.stdout)?,
         Err(NftError::NoSuchObject { .. }) => return Ok(None),
         Err(e) => return Err(e),
     };
-    Ok(Some(marked(&listed)))
+    let elements = marked(&listed);
+    for set in listed.iter_mut().filter_map(|object| object.get_mut("set")?.as_object_mut()) {
+        set.remove("elem");
+    }
+    let rules = listed.iter().filter(|object| object.get("rule").is_some()).count();
+    let frame = Digest::of(&[Value::from(listed).to_string().as_bytes()]);
+    Ok(Some(Table { elements, frame, rules }))
 }
 
 /// Whether the installation's table is there.

@@ -207,6 +207,14 @@ impl Writing<'_> {
         Ok(())
     }
 
+    /// Notes how a shared part that is noted was left.
+    pub fn note_shared_after(&self, part: &SharedPart) -> Result<(), StoreError> {
+        self.tx
+            .prepare_cached("UPDATE shared SET after = ?3 WHERE kind = ?1 AND key = ?2")?
+            .execute(params![part.kind, part.key, part.after])?;
+        Ok(())
+    }
+
     /// Forgets a shared part that was put back.
     pub fn forget_shared(&self, part: &SharedPart) -> Result<(), StoreError> {
         self.tx.prepare_cached("DELETE FROM shared WHERE kind = ?1 AND key = ?2")?.execute(params![part.kind, part.key])?;

@@ -102,6 +102,11 @@ table inet {table} {{
     )
 }
 
+/// How many rules [`base`] makes.
+pub fn rules_of(shape: &Base) -> usize {
+    base(shape).lines().filter(|line| line.strip_prefix("\t\t").is_some_and(|rule| !rule.starts_with("type "))).count()
+}
+
 /// The same, refused as a whole where the table is there already: then there may be elements to look at first.
 pub fn base_anew(shape: &Base) -> String {
     format!("create table inet {}\n{}", table_name(&shape.install), base(shape))

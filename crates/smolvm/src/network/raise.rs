@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use smolvm_host::effect::{Permit, perform};
+use smolvm_host::image::Digest;
 use smolvm_host::net::nft::{self, NftError};
 use smolvm_host::net::tap::{self, TapError, TapSpec};
 use smolvm_host::store::Store;
@@ -10,7 +11,9 @@ use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind};
 use smolvm_model::name::SandboxId;
-use smolvm_model::network::{AddressPool, Base, ElementKey, Guest, add, base, base_anew, displaced, open_uplinks, rebuild, remove};
+use smolvm_model::network::{
+    AddressPool, Base, ElementKey, Guest, add, base, base_anew, displaced, open_uplinks, rebuild, remove, rules_of,
+};
 
 use super::shared::{self, Opened, Table};
 use crate::error::Error;
@@ -43,7 +46,10 @@ pub(crate) fn raise(vm: &Smolvm, store: &mut Store, id: &SandboxId, entries: &[E
     {
         let _lock = vm.network_lock()?;
         let opened = shared::open(vm, store)?;
-        perform(Effect::Filter, |permit| admit_guest(permit, vm, pool, &guest, &opened))?;
+        let left = perform(Effect::Filter, |permit| admit_guest(permit, vm, pool, &guest, &opened))?;
+        if let Some(frame) = left {
+            shared::note_frame(vm, store, frame)?;
+        }
     }
     let fd = perform(Effect::Tap, |permit| tap::make(permit, &spec).map_err(tap_error))?;
     let network =
@@ -51,30 +57,52 @@ pub(crate) fn raise(vm: &Smolvm, store: &mut Store, id: &SandboxId, entries: &[E
     Ok(Raised { fd, network })
 }
 
-fn admit_guest(permit: &Permit, vm: &Smolvm, pool: AddressPool, guest: &Guest, opened: &Opened) -> Result<(), Error> {
+/// Lets the guest send. Gives how the table was left, if that is not what is noted.
+///
+/// The table is made, or made again, unless it is as an earlier start left it: replacing its chains under running guests is harmless, but
+/// `nft` then waits until every processor has forgotten the old ones, some 15 ms.
+fn admit_guest(permit: &Permit, vm: &Smolvm, pool: AddressPool, guest: &Guest, opened: &Opened) -> Result<Option<String>, Error> {
     let shape = Base { install: vm.install.clone(), pool };
     let one = std::slice::from_ref(guest);
     let open = open_uplinks(&vm.install, &opened.uplinks) + &add(&vm.install, one);
     if opened.table == Table::NotNoted {
         match nft::apply(permit, &(base_anew(&shape) + &open)) {
+            Ok(()) => return frame_of(vm, &shape),
             // It is there all the same: what stands in it is looked at below.
             Err(NftError::Exists { .. }) => {}
-            other => return other.map_err(nft_error),
+            Err(e) => return Err(nft_error(e)),
         }
     }
     // After a lost database an earlier life of the same device may still be allowed an address that is another's now.
-    let present: Vec<ElementKey> = nft::elements(&vm.install).map_err(nft_error)?.unwrap_or_default().into_iter().map(|e| e.key).collect();
+    let listed = nft::table(&vm.install).map_err(nft_error)?;
+    let present: Vec<ElementKey> = listed.iter().flat_map(|table| &table.elements).map(|e| e.key.clone()).collect();
     let stale = remove(&vm.install, &displaced(&present, one));
+    let frame = listed.and_then(|table| framed(&shape, &table));
+    let is_as_left = frame.is_some_and(|frame| opened.table == Table::Noted(Some(frame)));
+    if is_as_left {
+        return nft::apply(permit, &(stale + &open)).map(|()| None).map_err(nft_error);
+    }
     match nft::apply(permit, &(base(&shape) + &stale + &open)) {
         Err(NftError::Exists { .. }) => {
             // An older smolvm made the table in another shape: made anew in one transaction with all that stands in it.
             let (mut guests, uplinks) = shared::present(vm)?;
             guests.retain(|g| g.tap != guest.tap);
             guests.push(guest.clone());
-            nft::apply(permit, &rebuild(&shape, &guests, &uplinks)).map_err(nft_error)
+            nft::apply(permit, &rebuild(&shape, &guests, &uplinks)).map_err(nft_error)?;
         }
-        other => other.map_err(nft_error),
+        other => other.map_err(nft_error)?,
     }
+    frame_of(vm, &shape)
+}
+
+/// How the table is, just made.
+fn frame_of(vm: &Smolvm, shape: &Base) -> Result<Option<String>, Error> {
+    Ok(nft::table(&vm.install).map_err(nft_error)?.and_then(|table| framed(shape, &table)))
+}
+
+/// A table's frame, and what it was made from: another version of smolvm makes another. None if it lacks rules.
+fn framed(shape: &Base, table: &nft::Table) -> Option<String> {
+    (table.rules == rules_of(shape)).then(|| Digest::of(&[base(shape).as_bytes(), table.frame.to_string().as_bytes()]).to_string())
 }
 
 fn guest_of(vm: &Smolvm, id: &SandboxId, entries: &[Entry]) -> Result<Guest, Error> {

@@ -36,9 +36,10 @@ pub(super) struct Opened {
 }
 
 /// What the ledger said of the table before this start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Table {
-    Noted,
+    /// Made by an earlier start, which noted how it left it, if it came so far.
+    Noted(Option<String>),
     /// Most likely there is none; after a lost ledger there may be.
     NotNoted,
 }
@@ -67,7 +68,7 @@ pub(crate) fn unreleased(outcomes: &[SharedOutcome]) -> Result<(), Error> {
 pub(super) fn open(vm: &Smolvm, store: &mut Store) -> Result<Opened, Error> {
     let found = uplink::find().map_err(|e| Error::new(ErrorCode::Internal, "the host's uplinks cannot be found").because(e))?;
     let parts = store.shared_parts()?;
-    let table = if parts.iter().any(|p| p.kind == TABLE) { Table::Noted } else { Table::NotNoted };
+    let table = parts.iter().find(|p| p.kind == TABLE).map_or(Table::NotNoted, |p| Table::Noted(p.after.clone()));
     let noted: Vec<String> = parts.into_iter().filter(|p| p.kind == FORWARDING).map(|p| p.key).collect();
     let mut needed = Vec::new();
     for name in found.names {
@@ -76,19 +77,30 @@ pub(super) fn open(vm: &Smolvm, store: &mut Store) -> Result<Opened, Error> {
             needed.push(name);
         }
     }
-    store.write(Commit::Share, |w| -> Result<(), Error> {
-        w.note_shared(&SharedPart { kind: TABLE.to_owned(), key: table_name(&vm.install), before: None, after: None })?;
-        for name in &needed {
-            let part =
-                SharedPart { kind: FORWARDING.to_owned(), key: name.to_string(), before: Some(OFF.to_owned()), after: Some(ON.to_owned()) };
-            w.note_shared(&part)?;
-        }
-        Ok(())
-    })?;
+    // What is noted already costs no fsync again.
+    if table == Table::NotNoted || needed.iter().any(|name| !noted.contains(&name.to_string())) {
+        store.write(Commit::Share, |w| -> Result<(), Error> {
+            w.note_shared(&table_part(vm, None))?;
+            for name in &needed {
+                let (before, after) = (Some(OFF.to_owned()), Some(ON.to_owned()));
+                w.note_shared(&SharedPart { kind: FORWARDING.to_owned(), key: name.to_string(), before, after })?;
+            }
+            Ok(())
+        })?;
+    }
     for name in &needed {
         perform(Effect::Forwarding, |permit| sysctl::set_forwarding(permit, name, Switch::On).map_err(sysctl_error))?;
     }
     Ok(Opened { uplinks: needed, table })
+}
+
+/// Notes how the table was left, so that later starts need not make it again. Under the network lock.
+pub(super) fn note_frame(vm: &Smolvm, store: &mut Store, frame: String) -> Result<(), Error> {
+    store.write(Commit::Share, |w| -> Result<(), Error> { Ok(w.note_shared_after(&table_part(vm, Some(frame)))?) })
+}
+
+fn table_part(vm: &Smolvm, after: Option<String>) -> SharedPart {
+    SharedPart { kind: TABLE.to_owned(), key: table_name(&vm.install), before: None, after }
 }
 
 /// The guests and uplinks that stand in this installation's table now.

@@ -41,22 +41,74 @@ pub(super) fn loopback() -> Result<(), BootFailure> {
     talk(&route_socket()?, batch).map(drop).map_err(failed(STEP, "lo"))
 }
 
-/// An interface that is up, and has neither its address nor its Ethernet address yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Raised {
+/// The interface, and the line to the kernel over which it is changed. It stays open, so that a copy need not open it.
+pub(super) struct Device {
+    socket: OwnedFd,
     index: u32,
+    is_up: bool,
 }
 
-/// Waits until the driver has made the interface, and raises it: without an address nothing is heard on it.
-pub(super) fn raise() -> Result<Raised, BootFailure> {
-    let socket = route_socket()?;
-    let index = index_of(&socket, DEVICE)?;
-    let mut batch = Batch::new();
-    batch.without_ipv6(index);
-    batch.set_link(Link { index, mac: None, up: true });
-    talk(&socket, batch).map_err(failed(STEP, DEVICE))?;
-    await_carrier()?;
-    Ok(Raised { index })
+impl Device {
+    /// Waits until the driver has made it.
+    pub(super) fn find() -> Result<Self, BootFailure> {
+        let socket = route_socket()?;
+        let index = index_of(&socket, DEVICE)?;
+        Ok(Self { socket, index, is_up: false })
+    }
+
+    /// Raises it before it has an address of any kind: without one nothing is heard on it.
+    pub(super) fn raise(&mut self) -> Result<(), BootFailure> {
+        let mut batch = Batch::new();
+        batch.without_ipv6(self.index);
+        batch.set_link(Link { index: self.index, mac: None, up: true });
+        talk(&self.socket, batch).map_err(failed(STEP, DEVICE))?;
+        await_carrier()?;
+        self.is_up = true;
+        Ok(())
+    }
+
+    /// Gives it its addresses, for the first time; gives the address as the kernel says that it now has it.
+    pub(super) fn configure(&mut self, config: &NetworkConfig) -> Result<String, BootFailure> {
+        let mut batch = Batch::new();
+        if !self.is_up {
+            batch.without_ipv6(self.index);
+        }
+        self.add(&mut batch, parse(config)?);
+        self.carry_out(batch)
+    }
+
+    /// Gives it, which has those of `before`, others; connections over them end.
+    pub(super) fn replace(&mut self, config: &NetworkConfig, before: Option<&NetworkConfig>) -> Result<String, BootFailure> {
+        let mut batch = Batch::new();
+        // The guest may have done so.
+        self.is_up = false;
+        if let Some(before) = before.map(parse).transpose()? {
+            batch.remove_address(self.index, before.address, before.prefix);
+        }
+        self.add(&mut batch, parse(config)?);
+        self.carry_out(batch)
+    }
+
+    fn add(&self, batch: &mut Batch, addresses: Parsed) {
+        let index = self.index;
+        batch.set_link(Link { index, mac: Some(addresses.mac), up: !self.is_up });
+        batch.add_address(index, addresses.address, addresses.prefix);
+        batch.add_default_route(index, addresses.gateway, addresses.address);
+    }
+
+    fn carry_out(&mut self, batch: Batch) -> Result<String, BootFailure> {
+        let told = talk(&self.socket, batch).map_err(failed(STEP, DEVICE))?;
+        self.is_up = true;
+        match told {
+            Some((there, address)) if there == self.index => Ok(address.to_string()),
+            Some(_) | None => Err(BootFailure { step: STEP, message: "eth0 has no address".to_owned() }),
+        }
+    }
+
+    /// Whether it is still there: a user of the guest may have taken its driver away and brought it back.
+    pub(super) fn is_there(&self) -> bool {
+        rustix::net::netdevice::index_to_name_inlined(&self.socket, self.index).is_ok()
+    }
 }
 
 /// A thread of the kernel notes that there is a line, up to a second later.
@@ -70,44 +122,6 @@ fn await_carrier() -> Result<(), BootFailure> {
             Err(error) => return Err(BootFailure { step: STEP, message: format!("{STATE}: {error}") }),
         }
     }
-}
-
-/// Sets up `eth0`, which may be up already; gives the address as the kernel says that it now has it.
-pub(super) fn configure(config: &NetworkConfig, raised: Option<Raised>) -> Result<String, BootFailure> {
-    let parsed = parse(config)?;
-    let socket = route_socket()?;
-    let mut batch = Batch::new();
-    let index = if let Some(Raised { index }) = raised {
-        index
-    } else {
-        let index = index_of(&socket, DEVICE)?;
-        batch.without_ipv6(index);
-        index
-    };
-    batch.set_link(Link { index, mac: Some(parsed.mac), up: true });
-    batch.add_address(index, parsed.address, parsed.prefix);
-    batch.add_default_route(index, parsed.gateway, parsed.address);
-    let told = talk(&socket, batch).map_err(failed(STEP, DEVICE))?;
-    match told {
-        Some((there, address)) if there == index => Ok(address.to_string()),
-        Some(_) | None => Err(BootFailure { step: STEP, message: "eth0 has no address".to_owned() }),
-    }
-}
-
-/// Gives `eth0`, which is up, other addresses than those of `before`; connections over them end.
-pub(super) fn replace(config: &NetworkConfig, before: Option<&NetworkConfig>) -> Result<String, BootFailure> {
-    let socket = route_socket()?;
-    let index = index_of(&socket, DEVICE)?;
-    if let Some(before) = before.map(parse).transpose()? {
-        let mut batch = Batch::new();
-        batch.remove_address(index, before.address, before.prefix);
-        match talk(&socket, batch) {
-            // A user of the guest may have taken it away.
-            Ok(_) | Err(Errno::ADDRNOTAVAIL) => {}
-            Err(errno) => return Err(failed(STEP, DEVICE)(errno)),
-        }
-    }
-    configure(config, Some(Raised { index }))
 }
 
 fn parse(config: &NetworkConfig) -> Result<Parsed, BootFailure> {
@@ -156,7 +170,8 @@ fn talk(socket: &OwnedFd, batch: Batch) -> Result<Option<(u32, Ipv4Addr)>, Errno
             match reply {
                 Reply::Answer(code) => {
                     waiting -= 1;
-                    if code != 0 && refusal.is_none() {
+                    // Nobody but who takes an address away is told the second: a user of the guest has done so.
+                    if code != 0 && code != Errno::ADDRNOTAVAIL.raw_os_error() && refusal.is_none() {
                         refusal = Some(Errno::from_raw_os_error(code));
                     }
                 }

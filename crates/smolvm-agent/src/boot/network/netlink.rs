@@ -42,6 +42,7 @@ pub(super) struct Link {
     pub(super) index: u32,
     /// Its hardware address, and with it that IPv6 makes up none of its own from it.
     pub(super) mac: Option<[u8; 6]>,
+    /// Whether it is raised; one that is up stays so in any case.
     pub(super) up: bool,
 }
 
@@ -69,11 +70,12 @@ impl Batch {
     }
 
     pub(super) fn set_link(&mut self, link: Link) {
+        // What is not in the mask stays as it is.
         let flags = if link.up { IFF_UP } else { 0 };
         let mut body = vec![0, 0, 0, 0];
         body.extend_from_slice(&link.index.to_ne_bytes());
         body.extend_from_slice(&flags.to_ne_bytes());
-        body.extend_from_slice(&IFF_UP.to_ne_bytes());
+        body.extend_from_slice(&flags.to_ne_bytes());
         if let Some(mac) = link.mac {
             attribute(&mut body, IFLA_ADDRESS, &mac);
         }
