@@ -57,6 +57,39 @@ fn oracle_has_no_network_change(place: &Place) {
     assert!(place.taps("smolvm:").is_empty() && !place.nft().contains("smolvm") && forwarding(place) == "0");
 }
 
+/// Replacing chains under running guests is harmless, and slow: `nft` waits until the kernel has forgotten the old ones.
+#[test]
+fn chains_are_made_again_where_somebody_changed_them_and_nowhere_else() {
+    let place = Place::with_network();
+    let oracle = place.oracle();
+    let table = place.table();
+    let nft =
+        |args: &[&str]| place.inside(|| String::from_utf8(std::process::Command::new("nft").args(args).output().unwrap().stdout).unwrap());
+    // With the kernel's numbers, which a rule that was made again has not.
+    let rules = || nft(&["-a", "list", "chain", "inet", &table, "guest_to_host"]);
+    let plain =
+        |rules: &str| rules.lines().filter_map(|line| line.split(" # ").next()).map(|line| line.trim().to_owned()).collect::<Vec<_>>();
+    place.seed(&["vm-a"]);
+    let made = rules();
+    assert!(plain(&made).contains(&"drop".to_owned()), "{made}");
+    place.seed(&["vm-b"]);
+    assert_eq!(rules(), made);
+    for (name, change) in [("vm-c", ["flush", "chain"].as_slice()), ("vm-d", &["insert", "rule"])] {
+        let what = if change[0] == "insert" { &["accept"][..] } else { &[] };
+        nft(&[change, &["inet", &table, "guest_to_host"], what].concat());
+        assert_ne!(plain(&rules()), plain(&made), "{change:?}");
+        place.seed(&[name]);
+        assert_eq!(plain(&rules()), plain(&made), "{change:?}");
+    }
+    // Gone altogether, with all that stood in it.
+    nft(&["delete", "table", "inet", &table]);
+    place.seed(&["vm-e"]);
+    assert_eq!(plain(&rules()), plain(&made));
+    assert!(place.nft().contains(":vm-e"), "{}", place.nft());
+    place.cleanup(&["--force", "--all"]).assert_ok();
+    oracle.assert_clean();
+}
+
 /// The report for people names what was put back.
 #[test]
 fn people_are_told_what_was_put_back() {

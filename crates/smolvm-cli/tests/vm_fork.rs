@@ -87,10 +87,47 @@ fn copies_go_on_with_all_of_it_and_share_nothing_that_tells_them_apart() {
     // A copy lives without what it is a copy of, is copied itself, and keeps its files when it starts anew.
     place.ok(&["delete", "src", "copy-2"]);
     place.said(&["fork", "copy-3", "--name", "deep"]);
-    assert_eq!(place.in_guest("deep", "sha256sum /dev/shm/blob; cat /root/file; hostname"), format!("{blob}kept\ndeep\n"));
+    assert_eq!(place.in_guest("deep", "sha256sum /dev/shm/blob; cat /root/file /etc/hostname"), format!("{blob}kept\ndeep\n"));
     place.ok(&["stop", "copy-1"]);
     place.said(&["start", "copy-1"]);
     assert_eq!(place.in_guest("copy-1", "cat /root/file /etc/hostname; ls /dev/shm"), "changed\ncopy-1\n");
+    place.cleanup(&["--all", "--force"]);
+    oracle.assert_clean();
+}
+
+/// What says who a guest is may have been changed, taken away or led elsewhere: its copies say who they are all the same.
+#[test]
+fn copies_of_a_guest_that_changed_who_it_says_it_is_are_told_apart_too() {
+    let place = Place::with_network();
+    let oracle = place.oracle();
+    place.boot(&["a-source-with-a-long-name", "other"]);
+    // Before anything is changed: a shorter name leaves nothing of the longer one.
+    place.said(&["fork", "a-source-with-a-long-name", "--name", "b"]);
+    assert_eq!(place.in_guest("b", "cat /etc/hostname; grep -c source /etc/hosts || true"), "b\n0\n");
+    let change = "echo '10.9.9.9 db' >> /etc/hosts; rm /etc/hostname /run/boot_id; ln -sf /root/elsewhere /etc/machine-id; ln -s /etc/passwd /run/boot_id";
+    place.in_guest("b", change);
+    place.in_guest("other", "mv /etc /etc.old; mkdir /etc; cp /etc.old/passwd /etc.old/group /etc; ip link set eth0 down");
+    let (mut ids, mut boots, mut macs) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for source in ["b", "other"] {
+        let names = [format!("{source}-1"), format!("{source}-2")];
+        place.ok(&["fork", source, "--count", "2", "--name", source]);
+        for id in &names {
+            let who = "hostname; cat /etc/hostname /etc/machine-id /proc/sys/kernel/random/boot_id /sys/class/net/eth0/address";
+            let all = place.in_guest(id, who);
+            let [name, file, machine, boot, mac] = all.lines().collect::<Vec<_>>()[..] else { panic!("{all}") };
+            assert_eq!((name, file, machine.len()), (id.as_str(), id.as_str(), 32), "{all}");
+            assert!(ids.insert(machine.to_owned()) && boots.insert(boot.to_owned()) && macs.insert(mac.to_owned()), "{all}");
+            let hosts = place.in_guest(id, "cat /etc/hosts");
+            let knows = |host: &str| hosts.lines().any(|line| line.split_whitespace().skip(1).any(|name| name == host));
+            assert_eq!((knows(id), knows(source), knows("db")), (true, false, source == "b"), "{id}: {hosts}");
+            assert_eq!(place.in_guest(id, "ping -c 1 -W 5 $(ip route | cut -d ' ' -f 3) > /dev/null && echo reached"), "reached\n", "{id}");
+        }
+    }
+    assert_eq!(place.in_guest("b-1", "grep -c nologin /etc/passwd || true"), place.in_guest("b", "grep -c nologin /etc/passwd || true"));
+    // A copy of such a copy, which finds all of it changed.
+    place.said(&["fork", "other-2", "--name", "deep"]);
+    assert_eq!(place.in_guest("deep", "hostname; cat /etc/hostname"), "deep\ndeep\n");
+    assert!(boots.insert(place.in_guest("deep", "cat /proc/sys/kernel/random/boot_id").trim().to_owned()));
     place.cleanup(&["--all", "--force"]);
     oracle.assert_clean();
 }

@@ -161,9 +161,10 @@ impl Smolvm {
         patience: Patience<'_>,
     ) -> Result<Came, Error> {
         steps.done("plan");
+        let look = (plan.network == NetworkMode::Tap).then(|| network::Look::begin(self));
         begin(store, record, plan)?;
         steps.done("record");
-        self.bring_up(store, &record.id, plan, steps, patience)
+        self.bring_up(store, &record.id, plan, look, steps, patience)
     }
 
     fn bring_up(
@@ -171,6 +172,7 @@ impl Smolvm {
         store: &mut Store,
         id: &SandboxId,
         plan: &StartPlan,
+        look: Option<network::Look>,
         mut steps: Steps,
         patience: Patience<'_>,
     ) -> Result<Came, Error> {
@@ -186,11 +188,12 @@ impl Smolvm {
         make_run_dir(self, id)?;
         let (record, entries) = store.sandbox(id)?.ok_or_else(|| Error::no_such_sandbox(id))?;
         self.write_env(id, &record.spec)?;
-        let (tap, network) = match plan.network {
-            NetworkMode::None => (None, None),
-            NetworkMode::User => (None, Some(user_network(self, id))),
-            NetworkMode::Tap => {
-                let raised = network::raise(self, store, id, &entries)?;
+        let (tap, network) = match (plan.network, look) {
+            (NetworkMode::None, _) => (None, None),
+            (NetworkMode::User, _) => (None, Some(user_network(self, id))),
+            (NetworkMode::Tap, look) => {
+                let look = look.unwrap_or_else(|| network::Look::begin(self));
+                let raised = network::raise(self, store, id, &entries, look)?;
                 (Some(raised.fd), Some(raised.network))
             }
         };

@@ -4,6 +4,6 @@ mod raise;
 mod reserve;
 mod shared;
 
-pub(crate) use raise::raise;
+pub(crate) use raise::{Look, raise};
 pub(crate) use reserve::{Reservation, reserve};
 pub(crate) use shared::{SharedOutcome, release_shared, unreleased};

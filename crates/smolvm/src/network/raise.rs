@@ -1,6 +1,7 @@
 //! Makes the TAP and its rules for one start.
 
 use std::os::fd::OwnedFd;
+use std::thread::{Builder, JoinHandle};
 
 use smolvm_host::effect::{Permit, perform};
 use smolvm_host::image::Digest;
@@ -29,8 +30,27 @@ pub(crate) struct Raised {
     pub(crate) network: MonitorNetwork,
 }
 
+/// A look at the table that a thread takes while other things are done: `nft` needs some milliseconds for it.
+///
+/// It is taken without the network lock. What other starts and deletions do meanwhile to elements is about names that are theirs; and
+/// a table that was made again meanwhile is noted to be another one than the one that was seen.
+pub(crate) struct Look(Option<JoinHandle<Result<Option<nft::Table>, NftError>>>);
+
+impl Look {
+    /// Begins to look.
+    pub(crate) fn begin(vm: &Smolvm) -> Self {
+        let install = vm.install.clone();
+        Self(Builder::new().spawn(move || nft::table(&install)).ok())
+    }
+
+    /// What was seen; where no thread could be had, what is there now.
+    fn end(self, vm: &Smolvm) -> Result<Option<nft::Table>, NftError> {
+        self.0.and_then(|thread| thread.join().ok()).unwrap_or_else(|| nft::table(&vm.install))
+    }
+}
+
 /// Makes what the reserved names promise. The intents are recorded by the caller before.
-pub(crate) fn raise(vm: &Smolvm, store: &mut Store, id: &SandboxId, entries: &[Entry]) -> Result<Raised, Error> {
+pub(crate) fn raise(vm: &Smolvm, store: &mut Store, id: &SandboxId, entries: &[Entry], look: Look) -> Result<Raised, Error> {
     let pool = vm.address_pool(store)?;
     let guest = guest_of(vm, id, entries)?;
     let owner_uid = key(entries, Kind::Uid).and_then(|u| u.parse().ok()).unwrap_or_else(|| rustix::process::geteuid().as_raw());
@@ -46,7 +66,11 @@ pub(crate) fn raise(vm: &Smolvm, store: &mut Store, id: &SandboxId, entries: &[E
     {
         let _lock = vm.network_lock()?;
         let opened = shared::open(vm, store)?;
-        let left = perform(Effect::Filter, |permit| admit_guest(permit, vm, pool, &guest, &opened))?;
+        let seen = match opened.table {
+            Table::Noted(_) => look.end(vm).map_err(nft_error)?,
+            Table::NotNoted => None,
+        };
+        let left = perform(Effect::Filter, |permit| admit_guest(permit, vm, pool, &guest, &opened, seen.as_ref()))?;
         if let Some(frame) = left {
             shared::note_frame(vm, store, frame)?;
         }
@@ -61,26 +85,38 @@ pub(crate) fn raise(vm: &Smolvm, store: &mut Store, id: &SandboxId, entries: &[E
 ///
 /// The table is made, or made again, unless it is as an earlier start left it: replacing its chains under running guests is harmless, but
 /// `nft` then waits until every processor has forgotten the old ones, some 15 ms.
-fn admit_guest(permit: &Permit, vm: &Smolvm, pool: AddressPool, guest: &Guest, opened: &Opened) -> Result<Option<String>, Error> {
+fn admit_guest(
+    permit: &Permit,
+    vm: &Smolvm,
+    pool: AddressPool,
+    guest: &Guest,
+    opened: &Opened,
+    seen: Option<&nft::Table>,
+) -> Result<Option<String>, Error> {
     let shape = Base { install: vm.install.clone(), pool };
     let one = std::slice::from_ref(guest);
     let open = open_uplinks(&vm.install, &opened.uplinks) + &add(&vm.install, one);
+    let mut made = None;
     if opened.table == Table::NotNoted {
         match nft::apply(permit, &(base_anew(&shape) + &open)) {
             Ok(()) => return frame_of(vm, &shape),
             // It is there all the same: what stands in it is looked at below.
-            Err(NftError::Exists { .. }) => {}
+            Err(NftError::Exists { .. }) => made = nft::table(&vm.install).map_err(nft_error)?,
             Err(e) => return Err(nft_error(e)),
         }
     }
+    let listed = seen.or(made.as_ref());
     // After a lost database an earlier life of the same device may still be allowed an address that is another's now.
-    let listed = nft::table(&vm.install).map_err(nft_error)?;
-    let present: Vec<ElementKey> = listed.iter().flat_map(|table| &table.elements).map(|e| e.key.clone()).collect();
+    let present: Vec<ElementKey> = listed.into_iter().flat_map(|table| &table.elements).map(|e| e.key.clone()).collect();
     let stale = remove(&vm.install, &displaced(&present, one));
-    let frame = listed.and_then(|table| framed(&shape, &table));
+    let frame = listed.and_then(|table| framed(&shape, table));
     let is_as_left = frame.is_some_and(|frame| opened.table == Table::Noted(Some(frame)));
     if is_as_left {
-        return nft::apply(permit, &(stale + &open)).map(|()| None).map_err(nft_error);
+        match nft::apply(permit, &(stale.clone() + &open)) {
+            // It went after it was seen.
+            Err(NftError::NoSuchObject { .. }) => {}
+            other => return other.map(|()| None).map_err(nft_error),
+        }
     }
     match nft::apply(permit, &(base(&shape) + &stale + &open)) {
         Err(NftError::Exists { .. }) => {
