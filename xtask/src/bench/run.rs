@@ -16,6 +16,9 @@ const ECHO: [&str; 2] = ["/bin/echo", "hi"];
 /// How many are started at the same moment.
 const AT_ONCE: usize = 50;
 
+/// What a guest does in its first seconds belongs to what it takes when it is idle.
+const SETTLED: Duration = Duration::from_secs(3);
+
 pub(super) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
     let built = bed.json(&["template", "build", "minimal", "--json"])?;
     let key = built["template"]["key"].as_str().context("template build names no key")?.to_owned();
@@ -23,9 +26,11 @@ pub(super) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
     let from = bed.json(&["inspect", "--json", ID])?;
     ensure!(from["sandbox"]["started_from"] == "template", "not forked: {from}");
     let raw = RawFork::like(bed, ID, &key)?;
-    let stats = bed.json(&["stats", ID, "--json"])?;
-    let own = stats["sandboxes"][0]["own_bytes"].as_u64().and_then(|bytes| u32::try_from(bytes >> 10).ok());
-    let idle = f64::from(own.context("stats tells no memory")?) / 1024.0;
+    let used = own_of(bed)?;
+    bed.run(&["delete", ID])?;
+    bed.run(&["create", "--image", "minimal", "--name", ID, "--start", "--quiet"])?;
+    std::thread::sleep(SETTLED);
+    let idle = own_of(bed)?;
     bed.run(&["delete", ID])?;
     // Once uncounted each.
     raw.time(&ECHO)?;
@@ -50,6 +55,7 @@ pub(super) fn measure(bed: &Bed) -> Result<Vec<Figure>> {
         Figure::of("run.exit", "`run` to its exit, the sandbox removed and proven absent", "ms", &exit),
         Figure::ratio("run.exit.ratio", "… against QEMU alone to its first byte", &exit, &floor).at_most(2.0),
         Figure::of("run.idle", "memory of an idle fork and its monitor that nobody else has (`stats`)", "MiB", &[idle]).at_most(20.0),
+        Figure::of("run.used", "… of one that has run a command", "MiB", &[used]),
     ];
     let picture = where_it_goes(bed, &Figure::of("", "", "", &floor))?;
     std::fs::write(&bed.picture, picture).with_context(|| bed.picture.display().to_string())?;
@@ -87,6 +93,13 @@ fn where_it_goes(bed: &Bed, floor: &Figure) -> Result<String> {
         },
     ];
     Ok(picture::draw(&format!("Where the milliseconds of a run go (medians of {})", bed.runs), &bars))
+}
+
+/// What the sandbox has to itself, in MiB.
+fn own_of(bed: &Bed) -> Result<f64> {
+    let stats = bed.json(&["stats", ID, "--json"])?;
+    let own = stats["sandboxes"][0]["own_bytes"].as_u64().and_then(|bytes| u32::try_from(bytes >> 10).ok());
+    Ok(f64::from(own.context("stats tells no memory")?) / 1024.0)
 }
 
 /// To the first byte, and to the end.
