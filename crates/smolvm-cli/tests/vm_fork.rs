@@ -100,15 +100,22 @@ fn copies_go_on_with_all_of_it_and_share_nothing_that_tells_them_apart() {
 fn copies_of_a_guest_that_changed_who_it_says_it_is_are_told_apart_too() {
     let place = Place::with_network();
     let oracle = place.oracle();
-    place.boot(&["a-source-with-a-long-name", "other"]);
+    place.boot(&["a-source-with-a-long-name", "other", "mounts", "one"]);
     // Before anything is changed: a shorter name leaves nothing of the longer one.
     place.said(&["fork", "a-source-with-a-long-name", "--name", "b"]);
     assert_eq!(place.in_guest("b", "cat /etc/hostname; grep -c source /etc/hosts || true"), "b\n0\n");
     let change = "echo '10.9.9.9 db' >> /etc/hosts; rm /etc/hostname /run/boot_id; ln -sf /root/elsewhere /etc/machine-id; ln -s /etc/passwd /run/boot_id";
     place.in_guest("b", change);
     place.in_guest("other", "mv /etc /etc.old; mkdir /etc; cp /etc.old/passwd /etc.old/group /etc; ip link set eth0 down");
+    // Nothing of these is on its disk.
+    place.in_guest(
+        "mounts",
+        "cp -r /etc /tmp/etc && mount --bind /tmp/etc /etc; umount /proc; mount -t proc proc /proc; cat /proc/sys/kernel/random/boot_id",
+    );
+    place
+        .in_guest("one", "cp /etc/hostname /tmp/h; mount --bind /tmp/h /etc/hostname; mount --bind /tmp/h /proc/sys/kernel/random/boot_id");
     let (mut ids, mut boots, mut macs) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-    for source in ["b", "other"] {
+    for source in ["b", "other", "mounts", "one"] {
         let names = [format!("{source}-1"), format!("{source}-2")];
         place.ok(&["fork", source, "--count", "2", "--name", source]);
         for id in &names {
@@ -124,10 +131,18 @@ fn copies_of_a_guest_that_changed_who_it_says_it_is_are_told_apart_too() {
         }
     }
     assert_eq!(place.in_guest("b-1", "grep -c nologin /etc/passwd || true"), place.in_guest("b", "grep -c nologin /etc/passwd || true"));
-    // A copy of such a copy, which finds all of it changed.
-    place.said(&["fork", "other-2", "--name", "deep"]);
-    assert_eq!(place.in_guest("deep", "hostname; cat /etc/hostname"), "deep\ndeep\n");
-    assert!(boots.insert(place.in_guest("deep", "cat /proc/sys/kernel/random/boot_id").trim().to_owned()));
+    // A copy of such a copy, which finds all of it changed; and of one in whose copy the boot id is what was laid there.
+    for (source, deep) in [("other-2", "deep"), ("b-2", "deeper"), ("mounts-1", "deepest")] {
+        place.said(&["fork", source, "--name", deep]);
+        assert_eq!(place.in_guest(deep, "hostname; cat /etc/hostname"), format!("{deep}\n{deep}\n"));
+        assert!(boots.insert(place.in_guest(deep, "cat /proc/sys/kernel/random/boot_id").trim().to_owned()), "{deep}");
+    }
+    // One that took away what lay there, in a copy.
+    place.in_guest("deeper", "umount /proc/sys/kernel/random/boot_id; cat /proc/sys/kernel/random/boot_id");
+    place.ok(&["fork", "deeper", "--count", "2", "--name", "bare"]);
+    for id in ["bare-1", "bare-2"] {
+        assert!(boots.insert(place.in_guest(id, "cat /proc/sys/kernel/random/boot_id").trim().to_owned()), "{id}");
+    }
     place.cleanup(&["--all", "--force"]);
     oracle.assert_clean();
 }

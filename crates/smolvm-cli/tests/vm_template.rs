@@ -222,6 +222,17 @@ fn one_of_many_that_come_at_once_makes_the_template() {
     oracle.assert_clean();
 }
 
+/// The kernel allows that only where nothing of the first one is covered.
+#[test]
+fn whoever_has_no_rights_in_a_fork_mounts_a_proc_of_their_own() {
+    let place = Place::without_network();
+    let oracle = place.oracle();
+    place.boot(&["one"]);
+    assert_eq!(place.in_guest("one", "unshare -Urpf --mount-proc true && echo mounted"), "mounted\n");
+    place.cleanup(&["--all", "--force"]);
+    oracle.assert_clean();
+}
+
 #[test]
 fn what_forks_share_is_not_their_own() {
     let place = Place::without_network();

@@ -88,9 +88,14 @@ impl Smolvm {
         let machine = Machine { files: &draft.files(), of: CopyOf::Sandbox(&request.source), accelerator, whole: whole.as_ref() };
         let one =
             |name: &Option<SandboxId>| self.copy_of((name.as_ref(), request.ttl), &spec, machine, Patience::new(request.deadline, signals));
+        let rest = Mutex::new(copied.rest);
         let made = std::thread::scope(|scope| {
-            if let (Some(rest), Some(whole)) = (&copied.rest, &whole) {
-                let fill = || whole.tell(rest.fill(whole, &request.source));
+            if let Some(whole) = &whole {
+                let fill = || {
+                    if let Some(rest) = rest.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                        whole.tell(rest.fill(whole, &request.source));
+                    }
+                };
                 // Where no thread can be had, it is done first.
                 if std::thread::Builder::new().spawn_scoped(scope, fill).is_err() {
                     fill();

@@ -2,10 +2,11 @@
 
 use std::fs::{File, Metadata};
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 
-use rustix::fs::{Mode, OFlags, open, openat};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, fstat, open, openat, statx};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use smolvm_proto::BootConfig;
 
 use super::failed;
@@ -172,27 +173,69 @@ fn renamed(hosts: &str, before: &str, fresh: &str) -> String {
     others.into_iter().chain([own]).fold(String::new(), |text, line| text + line + "\n")
 }
 
-/// A file that lies over the kernel's boot id, which it draws once and a copy has, too.
+/// A file that lies over the kernel's boot id, which that draws once and a copy has, too.
+///
+/// Only in a copy: who forks a template draws its own. And a `/proc` of which something is covered is one that the kernel lets no user without
+/// rights mount again, in a namespace of their own.
 pub(super) struct BootId {
     file: File,
+    /// The file as a mount that is nowhere yet.
+    tree: Option<OwnedFd>,
+    /// Where it belongs, as long as everybody stands still.
+    target: Option<OwnedFd>,
 }
 
 impl BootId {
-    /// Lays it there.
-    pub(super) fn lay() -> Result<Self, BootFailure> {
-        const KERNEL: &str = "/proc/sys/kernel/random/boot_id";
-        const OURS: &str = "/run/boot_id";
-        let failure = |e: std::io::Error| BootFailure { step: STEP, message: format!("{OURS}: {e}") };
-        // Whatever the guest has put there.
-        let _ = std::fs::remove_file(OURS);
-        let id = Self { file: File::options().write(true).create_new(true).mode(0o444).open(OURS).map_err(failure)? };
-        id.say(&[0; 16]).map_err(failure)?;
-        rustix::mount::mount_bind(OURS, KERNEL).map_err(failed(STEP, KERNEL))?;
+    const KERNEL: &str = "/proc/sys/kernel/random/boot_id";
+    /// Where it is if it could not be made ready.
+    const OURS: &str = "/run/boot_id";
+
+    /// Makes it ready. In the initramfs, where it is in nobody's way.
+    pub(super) fn prepare() -> Result<Self, BootFailure> {
+        let mut id = Self::make("/boot_id")?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        id.tree = Some(open_tree(rustix::fs::CWD, "/boot_id", flags).map_err(failed(STEP, "/boot_id"))?);
         Ok(id)
     }
 
-    /// Gives the guest another.
-    pub(super) fn renew(&self) -> Result<(), BootFailure> {
+    fn make(path: &str) -> Result<Self, BootFailure> {
+        let failure = |e: std::io::Error| BootFailure { step: STEP, message: format!("{path}: {e}") };
+        // Whatever the guest has put there.
+        let _ = std::fs::remove_file(path);
+        let id =
+            Self { file: File::options().write(true).create_new(true).mode(0o444).open(path).map_err(failure)?, tree: None, target: None };
+        id.say(&[0; 16]).map_err(failure)?;
+        Ok(id)
+    }
+
+    /// Looks where it belongs, which is asked while everybody stands still. None: it is to be laid by its name.
+    pub(super) fn found(mut self) -> Option<Self> {
+        let target = open(Self::KERNEL, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty()).ok()?;
+        // One that was laid and is not what is seen there was taken away or covered.
+        if self.tree.is_none() && !is_same(&target, &self.file) {
+            return None;
+        }
+        self.target = Some(target);
+        Some(self)
+    }
+
+    /// Gives the guest another, from where everybody stood still on.
+    pub(super) fn renew(held: Option<Self>) -> Result<Self, BootFailure> {
+        if let Some(mut id) = held.filter(|id| id.target.is_some()) {
+            id.draw()?;
+            let Some((tree, target)) = id.tree.take().zip(id.target.take()) else { return Ok(id) };
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+            if move_mount(&tree, "", &target, "", flags).is_ok() {
+                return Ok(id);
+            }
+        }
+        let id = Self::make(Self::OURS)?;
+        id.draw()?;
+        rustix::mount::mount_bind(Self::OURS, Self::KERNEL).map_err(failed(STEP, Self::KERNEL))?;
+        Ok(id)
+    }
+
+    fn draw(&self) -> Result<(), BootFailure> {
         let mut id = [0; 16];
         rustix::rand::getrandom(&mut id, rustix::rand::GetRandomFlags::empty()).map_err(failed(STEP, "boot id"))?;
         self.say(&id).map_err(|e| BootFailure { step: STEP, message: format!("boot id: {e}") })
@@ -201,6 +244,12 @@ impl BootId {
     fn say(&self, id: &[u8; 16]) -> std::io::Result<()> {
         self.file.write_all_at((uuid(*id) + "\n").as_bytes(), 0)
     }
+}
+
+/// Whether two descriptors are of one file.
+fn is_same(one: impl AsFd, other: impl AsFd) -> bool {
+    let place = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+    matches!((fstat(one), fstat(other)), (Ok(one), Ok(other)) if place(one) == place(other))
 }
 
 /// As a random one of version 4 is written.
@@ -218,6 +267,9 @@ fn uuid(mut bytes: [u8; 16]) -> String {
     }
     text
 }
+
+/// All that may be written.
+const NAMES: [&str; 4] = ["hostname", "machine-id", HOSTS, "resolv.conf"];
 
 /// What a user added to this file is kept from one start to the next, as long as it knows the guest's name.
 const HOSTS: &str = "hosts";
@@ -282,6 +334,18 @@ impl Shown {
         let mut text = [0; 64];
         let len = self.file.read_at(&mut text, 0).map_err(|e| Self::failure(&e))?;
         Ok(String::from_utf8_lossy(&text[..len]).trim_end().to_owned())
+    }
+
+    /// Whether its names show what the layers below the disk say: nothing is mounted over them, and this is what is seen there.
+    pub(super) fn is_plain(&self) -> bool {
+        let mount_of = |path: &str| statx(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID);
+        let Ok(root) = mount_of("/") else { return false };
+        let is_of_root = |name: &str| match mount_of(&format!("/etc/{name}")) {
+            Ok(seen) => seen.stx_mnt_id == root.stx_mnt_id,
+            Err(errno) => errno == rustix::io::Errno::NOENT,
+        };
+        let seen = || open(Self::AT, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+        NAMES.into_iter().all(is_of_root) && seen().is_ok_and(|seen| is_same(seen, &self.file))
     }
 
     fn failure(e: &std::io::Error) -> BootFailure {

@@ -38,8 +38,9 @@ pub(super) struct Machine {
     boot_id: Option<BootId>,
     /// Where the guest's root shows its machine id.
     shown: Option<Shown>,
-    /// Whether the guest had changed nothing in `/etc` when it came to rest. Asked then: whoever is a copy begins with fewer paths to walk.
-    leaves_etc: bool,
+    /// Whether what the layer says is what the guest's root showed when it was parked, or came to rest. Asked then: whoever is a copy begins
+    /// with fewer paths to walk.
+    is_plain: bool,
     /// The network it was given.
     network: Option<NetworkConfig>,
     /// What stops its processes.
@@ -60,7 +61,7 @@ impl Machine {
             generator: None,
             boot_id: None,
             shown: None,
-            leaves_etc: false,
+            is_plain: false,
             network: None,
             standstill: None,
         }
@@ -92,6 +93,22 @@ impl Machine {
             None => entropy::generator()?,
         };
         entropy::seed(self.generator.insert(generator), entropy)
+    }
+
+    /// Whether the guest's root shows what the layer says.
+    fn shows_layer(&self) -> bool {
+        self.disk.as_ref().is_some_and(Disk::leaves_etc) && self.shown.as_ref().is_some_and(Shown::is_plain)
+    }
+
+    /// Writes who the guest is, where its root shows it; `before` it was another, or nobody.
+    fn say_who(&mut self, config: &BootConfig, before: &str) -> Result<(), BootFailure> {
+        let is_plain = std::mem::take(&mut self.is_plain);
+        if let Some(layer) = self.layer.as_mut().filter(|layer| is_plain && layer.has_all(config)) {
+            return layer.fill(config);
+        }
+        // What its root showed may be another file now.
+        self.shown = None;
+        identity::rewrite(config, before, self.layer.as_mut())
     }
 
     fn put_root_together(&mut self, config: &BootConfig) -> Result<(), BootFailure> {
@@ -141,20 +158,24 @@ impl Guest for Machine {
         }
         if fresh_disk {
             overlay::mount_upper(Upper::DataDisk)?;
+            self.boot_id = Some(BootId::prepare()?);
             self.layer = Some(Layer::make(network)?);
             self.has_root = true;
             self.disk = Some(overlay::assemble(Placed::Layer)?);
             modules::forget();
             overlay::switch_root()?;
             mounts::finish()?;
-            self.boot_id = Some(BootId::lay()?);
-            self.shown = Some(Shown::open()?);
             rustix::fs::sync();
         }
         Ok(())
     }
 
     fn parked(&mut self) {
+        // After the rehearsal, which ran the image's own programs.
+        if self.has_root {
+            self.shown = Shown::open().ok();
+            self.is_plain = self.shows_layer();
+        }
         std::thread::sleep(QUIET);
         self.steps = Steps::start();
     }
@@ -188,19 +209,15 @@ impl Guest for Machine {
         };
         self.network.clone_from(&config.network);
         self.steps.done("network");
-        match self.layer.as_mut().filter(|_| self.has_root) {
-            Some(layer) => layer.fill(config)?,
-            None => self.put_root_together(config)?,
-        }
-        if let Some(id) = &self.boot_id {
-            id.renew()?;
+        if self.has_root {
+            self.say_who(config, "")?;
+        } else {
+            self.put_root_together(config)?;
         }
         self.ready(address, entropy_bytes)
     }
 
     fn part_processes(&mut self) -> Result<(), BootFailure> {
-        // The init gets a `/proc` of its own, over the one in which it lies.
-        self.boot_id = None;
         mounts::control_groups()?;
         crate::sys::spawn::part_processes().map_err(failed("init", "a namespace of processes"))
     }
@@ -213,8 +230,11 @@ impl Guest for Machine {
         match self.standstill.get_or_insert_with(Standstill::open) {
             Ok(standstill) => {
                 let rest = standstill.stop(until)?;
-                // Nobody is left who could change it.
-                self.leaves_etc = rest == Rest::Reached && self.disk.as_ref().is_some_and(Disk::leaves_etc);
+                if rest == Rest::Reached {
+                    // Nobody is left who could change it.
+                    self.is_plain = self.shows_layer();
+                    self.boot_id = self.boot_id.take().and_then(BootId::found);
+                }
                 Ok(rest)
             }
             Err(failure) => Err(failure.clone()),
@@ -246,20 +266,9 @@ impl Guest for Machine {
         };
         self.network.clone_from(&config.network);
         self.steps.done("network");
-        let is_plain = std::mem::take(&mut self.leaves_etc);
-        if let Some(layer) = self.layer.as_mut().filter(|layer| is_plain && layer.has_all(config)) {
-            layer.fill(config)?;
-        } else {
-            // What its root showed may be another file now.
-            self.shown = None;
-            identity::rewrite(config, &before, self.layer.as_mut())?;
-        }
+        self.say_who(config, &before)?;
         self.steps.done("identity");
-        let id = match self.boot_id.take() {
-            Some(id) => id,
-            None => BootId::lay()?,
-        };
-        self.boot_id.insert(id).renew()?;
+        self.boot_id = Some(BootId::renew(self.boot_id.take())?);
         self.ready(address, entropy_bytes)
     }
 

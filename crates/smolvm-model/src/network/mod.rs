@@ -26,7 +26,7 @@ pub use group::LinkGroup;
 pub use ifname::{IfName, IfNameError};
 pub use ipv4net::{Ipv4Net, Ipv4NetError};
 pub use pool::{AddressPool, PoolError};
-pub use ruleset::{Base, add, base, base_anew, drop_table, open_uplinks, rebuild, remove, rules_of, table_name};
+pub use ruleset::{Base, add, add_table, base, base_anew, drop_table, open_uplinks, rebuild, remove, rules_of, table_name};
 pub use uid::{IdRange, UidRange, UidRangeError};
 
 use crate::name::MacAddr;

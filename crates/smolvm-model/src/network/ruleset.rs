@@ -102,6 +102,11 @@ table inet {table} {{
     )
 }
 
+/// Makes the table unless it is there, and sees to it that it is in force.
+pub fn add_table(install: &InstallId) -> String {
+    format!("add table inet {}\n", table_name(install))
+}
+
 /// How many rules [`base`] makes.
 pub fn rules_of(shape: &Base) -> usize {
     base(shape).lines().filter(|line| line.strip_prefix("\t\t").is_some_and(|rule| !rule.starts_with("type "))).count()

@@ -131,16 +131,17 @@ pub(crate) struct Rest {
 }
 
 impl Rest {
-    /// Copies it, unless it is told to give up.
-    pub(crate) fn fill(&self, whole: &Whole, id: &SandboxId) -> Result<(), Error> {
-        let fill = |own: &Own| self.memory.copy_backing_around(own, &self.file, &whole.given_up);
-        perform(Effect::Workdir, |_| {
-            match &self.way {
-                Way::AtRest(at_rest) => at_rest.write(&self.file, Fate::Passing).and_then(|()| fill(&at_rest.own())),
-                Way::Ahead(own) | Way::Copied(own) => fill(own),
+    /// Copies it, unless it is told to give up. What was read takes no memory from when it is written.
+    pub(crate) fn fill(self, whole: &Whole, id: &SandboxId) -> Result<(), Error> {
+        let Self { memory, file, way } = self;
+        let own = match way {
+            Way::AtRest(at_rest) => {
+                perform(Effect::Workdir, |_| at_rest.write(&file, Fate::Passing).map_err(unreadable(id)))?;
+                at_rest.own()
             }
-            .map_err(unreadable(id))
-        })
+            Way::Ahead(own) | Way::Copied(own) => own,
+        };
+        perform(Effect::Workdir, |_| memory.copy_backing_around(&own, &file, &whole.given_up).map_err(unreadable(id)))
     }
 }
 

@@ -13,7 +13,7 @@ use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind};
 use smolvm_model::name::SandboxId;
 use smolvm_model::network::{
-    AddressPool, Base, ElementKey, Guest, add, base, base_anew, displaced, open_uplinks, rebuild, remove, rules_of,
+    AddressPool, Base, ElementKey, Guest, add, add_table, base, base_anew, displaced, open_uplinks, rebuild, remove, rules_of,
 };
 
 use super::shared::{self, Opened, Table};
@@ -64,10 +64,12 @@ pub(crate) fn raise(vm: &Smolvm, store: &mut Store, id: &SandboxId, entries: &[E
     };
     // The rules first: a device without an element is silent, one without a table would be free.
     {
+        // Its end comes before the lock, which others wait for.
+        let seen = look.end(vm);
         let _lock = vm.network_lock()?;
         let opened = shared::open(vm, store)?;
         let seen = match opened.table {
-            Table::Noted(_) => look.end(vm).map_err(nft_error)?,
+            Table::Noted(_) => seen.or_else(|_| nft::table(&vm.install)).map_err(nft_error)?,
             Table::NotNoted => None,
         };
         let left = perform(Effect::Filter, |permit| admit_guest(permit, vm, pool, &guest, &opened, seen.as_ref()))?;
@@ -112,7 +114,8 @@ fn admit_guest(
     let frame = listed.and_then(|table| framed(&shape, table));
     let is_as_left = frame.is_some_and(|frame| opened.table == Table::Noted(Some(frame)));
     if is_as_left {
-        match nft::apply(permit, &(stale.clone() + &open)) {
+        // The first word wakes one that somebody has put to sleep.
+        match nft::apply(permit, &(add_table(&vm.install) + &stale + &open)) {
             // It went after it was seen.
             Err(NftError::NoSuchObject { .. }) => {}
             other => return other.map(|()| None).map_err(nft_error),
@@ -136,7 +139,7 @@ fn frame_of(vm: &Smolvm, shape: &Base) -> Result<Option<String>, Error> {
     Ok(nft::table(&vm.install).map_err(nft_error)?.and_then(|table| framed(shape, &table)))
 }
 
-/// A table's frame, and what it was made from: another version of smolvm makes another. None if it lacks rules.
+/// A table's frame, and what it was made from: another version of smolvm makes another. None if there are more or fewer rules.
 fn framed(shape: &Base, table: &nft::Table) -> Option<String> {
     (table.rules == rules_of(shape)).then(|| Digest::of(&[base(shape).as_bytes(), table.frame.to_string().as_bytes()]).to_string())
 }

@@ -7,7 +7,8 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send, socket_with};
 use smolvm_proto::NetworkConfig;
 
 use super::failed;
@@ -53,6 +54,8 @@ impl Device {
     pub(super) fn find() -> Result<Self, BootFailure> {
         let socket = route_socket()?;
         let index = index_of(&socket, DEVICE)?;
+        // From then on it hears nobody but the kernel, whoever else of the guest knows its number.
+        connect(&socket, &SocketAddrNetlink::new(0, 0)).map_err(failed(STEP, "connect"))?;
         Ok(Self { socket, index, is_up: false })
     }
 
@@ -158,20 +161,23 @@ fn index_of(socket: &OwnedFd, name: &str) -> Result<u32, BootFailure> {
     }
 }
 
-/// Sends a batch and waits for every answer. Gives the first refusal, or the last address that was told of.
+/// Sends a batch and waits for every answer, which come in the order of the requests. Gives the first refusal, or the last address that was
+/// told of.
 fn talk(socket: &OwnedFd, batch: Batch) -> Result<Option<(u32, Ipv4Addr)>, Errno> {
-    let (bytes, mut waiting) = batch.finish();
+    let (bytes, count, may_be_gone) = batch.finish();
+    let mut answers = 0;
     send(socket, &bytes, SendFlags::empty())?;
     let mut buffer = [0; 8192];
     let (mut refusal, mut told) = (None, None);
-    while waiting > 0 {
+    while answers < count {
         let (count, _) = recv(socket, &mut buffer[..], RecvFlags::empty())?;
         for reply in netlink::replies(&buffer[..count]) {
             match reply {
                 Reply::Answer(code) => {
-                    waiting -= 1;
-                    // Nobody but who takes an address away is told the second: a user of the guest has done so.
-                    if code != 0 && code != Errno::ADDRNOTAVAIL.raw_os_error() && refusal.is_none() {
+                    // An address that is to be taken away may have been, by a user of the guest.
+                    let is_gone = may_be_gone == Some(answers) && code == Errno::ADDRNOTAVAIL.raw_os_error();
+                    answers += 1;
+                    if code != 0 && !is_gone && refusal.is_none() {
                         refusal = Some(Errno::from_raw_os_error(code));
                     }
                 }

@@ -50,6 +50,8 @@ pub(super) struct Link {
 pub(super) struct Batch {
     bytes: Vec<u8>,
     count: usize,
+    /// The request that takes an address away.
+    may_be_gone: Option<usize>,
 }
 
 /// What the kernel says.
@@ -66,7 +68,7 @@ pub(super) enum Reply {
 
 impl Batch {
     pub(super) fn new() -> Self {
-        Self { bytes: Vec::with_capacity(256), count: 0 }
+        Self { bytes: Vec::with_capacity(256), count: 0, may_be_gone: None }
     }
 
     pub(super) fn set_link(&mut self, link: Link) {
@@ -103,6 +105,7 @@ impl Batch {
 
     /// The routes that go out with it as their source go, too.
     pub(super) fn remove_address(&mut self, index: u32, address: Ipv4Addr, prefix: u8) {
+        self.may_be_gone = Some(self.count);
         self.request(RTM_DELADDR, 0, &address_body(index, address, prefix));
     }
 
@@ -115,9 +118,9 @@ impl Batch {
         self.request(RTM_NEWROUTE, CREATE_OR_REPLACE, &body);
     }
 
-    /// The bytes, and how many answers to wait for.
-    pub(super) fn finish(self) -> (Vec<u8>, usize) {
-        (self.bytes, self.count)
+    /// The bytes, how many answers to wait for, and which of them may be that there is no such address.
+    pub(super) fn finish(self) -> (Vec<u8>, usize, Option<usize>) {
+        (self.bytes, self.count, self.may_be_gone)
     }
 
     fn request(&mut self, kind: u16, flags: u16, body: &[u8]) {
@@ -195,8 +198,12 @@ mod tests {
         batch.without_ipv6(2);
         batch.set_link(Link { index: 2, mac: Some([2, 0, 0, 0, 0, 1]), up: true });
         batch.add_address(2, Ipv4Addr::new(10, 0, 0, 2), 32);
-        let (bytes, count) = batch.finish();
-        assert_eq!(count, 3);
+        let mut other = Batch::new();
+        other.add_address(2, Ipv4Addr::new(10, 0, 0, 3), 32);
+        other.remove_address(2, Ipv4Addr::new(10, 0, 0, 2), 32);
+        assert_eq!(other.finish().2, Some(1), "only who takes one away may find it gone");
+        let (bytes, count, may_be_gone) = batch.finish();
+        assert_eq!((count, may_be_gone), (3, None));
         // Header, interface, and three nested attributes; header, interface, address; and the last with two addresses.
         let (first, second, third) = (16 + 16 + (4 + 4 + 8), 16 + 16 + 12, 16 + 8 + 8 + 8);
         assert_eq!(bytes.len(), first + second + third);
