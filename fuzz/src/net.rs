@@ -16,7 +16,9 @@ pub(crate) fn nft(json: &[u8]) {
     }
     let _ = net::tables(json);
     for blocker in net::blockers(json).unwrap_or_default() {
-        assert!(!blocker.fix.is_empty() && !blocker.chain.contains("smolvm_0"));
+        // Family, table, chain: somebody else may call a chain as we call our tables.
+        let table = blocker.chain.split(' ').nth(1).unwrap_or_default();
+        assert!(!blocker.fix.is_empty() && !table.starts_with("smolvm_"), "{blocker:?}");
     }
 }
 
