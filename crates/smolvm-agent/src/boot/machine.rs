@@ -1,7 +1,7 @@
 //! The real guest behind the [`Guest`] seam.
 
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::process::Pid;
 use rustix::system::RebootCommand;
@@ -10,14 +10,11 @@ use smolvm_proto::{BootConfig, Entropy, NetworkConfig, Ready, UnixTime};
 use super::identity::{BootId, Layer, Placed, Shown};
 use super::modules::Group;
 use super::overlay::{Disk, Upper};
+use super::quiet::Quiet;
 use super::standstill::Standstill;
 use super::steps::Steps;
 use super::{entropy, failed, identity, modules, mounts, network, overlay};
 use crate::serve::{BootFailure, Guest, Rest};
-
-/// What the kernel has put off (grace periods of what was closed, processes that ended) is done when so much has passed without anything to
-/// do: otherwise every fork begins with it. 50 ms do under TCG, where a grace period takes some 15 and frees what asks for another.
-const QUIET: Duration = Duration::from_millis(100);
 
 /// What pid 1 holds between boot and power-off.
 pub(super) struct Machine {
@@ -41,6 +38,8 @@ pub(super) struct Machine {
     /// Whether what the layer says is what the guest's root showed when it was parked, or came to rest. Asked then: whoever is a copy begins
     /// with fewer paths to walk.
     is_plain: bool,
+    /// What says that the kernel is done.
+    quiet: Option<Quiet>,
     /// The network it was given.
     network: Option<NetworkConfig>,
     /// What stops its processes.
@@ -62,6 +61,7 @@ impl Machine {
             boot_id: None,
             shown: None,
             is_plain: false,
+            quiet: None,
             network: None,
             standstill: None,
         }
@@ -176,7 +176,10 @@ impl Guest for Machine {
             self.shown = Shown::open().ok();
             self.is_plain = self.shows_layer();
         }
-        std::thread::sleep(QUIET);
+        match self.quiet.take().map_or_else(Quiet::open, Ok) {
+            Ok(quiet) => self.quiet.insert(quiet).wait(),
+            Err(e) => crate::log::line(format_args!("forks will be slower to begin: {e}")),
+        }
         self.steps = Steps::start();
     }
 

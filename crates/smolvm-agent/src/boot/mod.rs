@@ -25,6 +25,7 @@ mod mounts;
 mod network;
 mod overlay;
 mod port;
+mod quiet;
 mod standstill;
 mod steps;
 
