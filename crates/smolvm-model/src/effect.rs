@@ -74,6 +74,8 @@ names! {
         DiskLayer = "disk-layer",
         /// Layers of a disk become one, which reads the same.
         MergeLayers = "merge-layers",
+        /// Hypervisors are asked to end, ahead of the teardown that sees to it.
+        AskHypervisors = "ask-hypervisors",
         /// Hypervisors end.
         EndHypervisors = "end-hypervisors",
         /// Monitors end.
@@ -212,8 +214,10 @@ impl Effect {
             | Self::RemoveStateDirs
             | Self::DropTable
             | Self::CloseForwarding => Announcement::ByEntry,
+            // Whoever does not end is asked again, and killed.
+            Self::AskHypervisors
             // Its monitor knows how it is, and is asked again by whoever comes next.
-            Self::Pause
+            | Self::Pause
             | Self::Resume
             // It goes on as soon as who wanted it frozen is gone.
             | Self::Freeze

@@ -1,9 +1,13 @@
 //! The teardown plan: derived from the ledger, never stored.
 //!
 //! ```text
-//!   ledger entries of N sandboxes ──► Plan (steps by rank) ──► effects, one batch a rank
+//!   ledger entries of N sandboxes ──► Plan (steps by rank) ──► effects, one batch a rank, wave after wave
 //!                                                     │
 //!                              outcomes ──► Tracker: a failure blocks its dependents, nothing else
+//!
+//!   wave    1 Process    2 Monitor    3 NftElements    4 Reservation
+//!                                       Tap
+//!                                       RunDir, StateDir
 //! ```
 //!
 //! Rollback, `stop`, `delete`, `cleanup`, recovery after a crash and after a reboot of the host are
@@ -25,24 +29,38 @@ pub enum Reason {
     Delete,
 }
 
-/// When a step runs: all of one rank together, lower ranks first.
+/// When a step runs: all of one rank together, and what a rank depends on in an earlier one of [`WAVES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rank {
     /// The hypervisor first: nothing it might hold is touched before.
     Process,
     /// Then its monitor.
     Monitor,
-    /// Then what lets packets through.
+    /// What lets packets through.
     NftElements,
-    /// Then the device.
+    /// The device.
     Tap,
-    /// Then sockets and the run directory.
+    /// Sockets and the run directory.
     RunDir,
-    /// Then disk and logs.
+    /// Disk and logs.
     StateDir,
-    /// Names that exist only in the database.
+    /// Names that exist only in the database, once everything that used them is gone.
     Reservation,
 }
+
+/// Ranks one after the other, by one thread.
+pub type Lane = &'static [Rank];
+
+/// The order of a teardown: wave after wave, and the lanes of a wave at the same time, for they have nothing to do with each other.
+///
+/// The kernel lets everybody wait who removes an element (some 10 ms) or a device (some 25 ms) until each processor has forgotten it: one
+/// wait for both, and the files go meanwhile.
+pub const WAVES: [&[Lane]; 4] = [
+    &[&[Rank::Process]],
+    &[&[Rank::Monitor]],
+    &[&[Rank::NftElements], &[Rank::Tap], &[Rank::RunDir, Rank::StateDir]],
+    &[&[Rank::Reservation]],
+];
 
 /// The rank of a kind.
 pub fn rank(kind: Kind) -> Rank {
@@ -214,12 +232,17 @@ mod tests {
     }
 
     #[test]
-    fn dependencies_have_a_lower_rank() {
+    fn dependencies_have_a_lower_rank_and_an_earlier_wave() {
+        let wave = |kind| WAVES.iter().position(|lanes| lanes.concat().contains(&rank(kind))).unwrap();
         for kind in Kind::ALL {
             for earlier in depends_on(kind) {
-                assert!(rank(*earlier) < rank(kind), "{kind} before {earlier}");
+                assert!(rank(*earlier) < rank(kind) && wave(*earlier) < wave(kind), "{kind} before {earlier}");
             }
         }
+        // Each rank once, and reports have them in their order.
+        let run: Vec<Rank> = WAVES.concat().concat();
+        assert!(run.is_sorted_by(|a, b| a < b), "{run:?}");
+        assert!(Kind::ALL.iter().all(|kind| run.contains(&rank(*kind))));
     }
 
     #[test]

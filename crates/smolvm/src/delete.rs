@@ -165,11 +165,13 @@ impl Smolvm {
                 rows.iter().filter(|(_, state)| *state != State::Deleting).try_for_each(|(id, _)| w.force_state(id, State::Deleting))
             })?;
         }
+        let mut effects = HostEffects::new(self, reason.into());
         if reason == Reason::Delete {
+            effects.ask_to_end(&entries);
             add_unrecorded(self, &mut entries, &rows.iter().map(|(id, _)| id).collect());
         }
         let plan = Plan::teardown(&entries, reason);
-        let report = execute(&plan, &mut HostEffects::new(self, reason.into()));
+        let report = execute(&plan, &effects);
         match reason {
             Reason::Stop => settle_now(store, &report)?,
             Reason::Delete => store.write(Commit::Deleted, |w| -> Result<(), Error> {

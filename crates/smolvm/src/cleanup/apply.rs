@@ -308,7 +308,7 @@ impl Smolvm {
         let rows = store.generations()?;
         asked.retain(|(_, entry)| !rows.contains_key(entry.sandbox.as_str()));
         let (indices, entries): (Vec<usize>, Vec<Entry>) = asked.into_iter().unzip();
-        let teardown = execute(&Plan::teardown(&entries, Reason::Delete), &mut HostEffects::new(self, Patience::Short));
+        let teardown = execute(&Plan::teardown(&entries, Reason::Delete), &HostEffects::new(self, Patience::Short));
         report.freed_bytes += teardown.freed_bytes;
         report.steps.extend(step_views(&teardown));
         let same = |e: &Entry| (e.kind, e.key.clone(), e.identity.as_ref().map(|identity| (identity.pid, identity.start_ticks)));

@@ -1,7 +1,6 @@
 //! Makes the TAP and its rules for one start.
 
 use std::os::fd::OwnedFd;
-use std::thread::{Builder, JoinHandle};
 
 use smolvm_host::effect::{Permit, perform};
 use smolvm_host::image::Digest;
@@ -16,6 +15,7 @@ use smolvm_model::network::{
     AddressPool, Base, ElementKey, Guest, add, add_table, base, base_anew, displaced, open_uplinks, rebuild, remove, rules_of,
 };
 
+use super::look::Look;
 use super::shared::{self, Opened, Table};
 use crate::error::Error;
 use crate::installation::Smolvm;
@@ -28,25 +28,6 @@ pub(crate) struct Raised {
     pub(crate) fd: OwnedFd,
     /// For the monitor.
     pub(crate) network: MonitorNetwork,
-}
-
-/// A look at the table that a thread takes while other things are done: `nft` needs some milliseconds for it.
-///
-/// It is taken without the network lock. What other starts and deletions do meanwhile to elements is about names that are theirs; and
-/// a table that was made again meanwhile is noted to be another one than the one that was seen.
-pub(crate) struct Look(Option<JoinHandle<Result<Option<nft::Table>, NftError>>>);
-
-impl Look {
-    /// Begins to look.
-    pub(crate) fn begin(vm: &Smolvm) -> Self {
-        let install = vm.install.clone();
-        Self(Builder::new().spawn(move || nft::table(&install)).ok())
-    }
-
-    /// What was seen; where no thread could be had, what is there now.
-    fn end(self, vm: &Smolvm) -> Result<Option<nft::Table>, NftError> {
-        self.0.and_then(|thread| thread.join().ok()).unwrap_or_else(|| nft::table(&vm.install))
-    }
 }
 
 /// Makes what the reserved names promise. The intents are recorded by the caller before.

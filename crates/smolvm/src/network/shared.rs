@@ -14,8 +14,9 @@ use smolvm_model::effect::{Commit, Effect};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::Kind;
 use smolvm_model::name::InstallId;
-use smolvm_model::network::{ElementKey, ElementOwner, Guest, IfName, table_name};
+use smolvm_model::network::{ElementKey, ElementOwner, Guest, IfName, SetName, table_name};
 
+use super::look::Look;
 use super::raise::nft_error;
 use crate::error::Error;
 use crate::installation::Smolvm;
@@ -127,9 +128,11 @@ pub(crate) fn release_shared(vm: &Smolvm, store: &mut Store) -> Result<Vec<Share
         return Ok(Vec::new());
     }
     let mut outcomes = Vec::new();
+    // Under the lock nobody changes it before its turn comes.
+    let mut look = Some(Look::begin(vm));
     for part in store.shared_parts()? {
         let result = match part.kind.as_str() {
-            TABLE => release_table(vm),
+            TABLE => release_table(vm, look.take().unwrap_or_else(|| Look::begin(vm))),
             FORWARDING => release_forwarding(vm, &part),
             other => Err(format!("a shared part of an unknown kind: {other}")),
         };
@@ -145,10 +148,10 @@ fn in_use(store: &Store) -> Result<bool, Error> {
     Ok(store.has_in_use(Kind::Tap)? || store.has_in_use(Kind::NftElements)?)
 }
 
-fn release_table(vm: &Smolvm) -> Result<&'static str, String> {
-    let guests = match nft::elements(&vm.install) {
+fn release_table(vm: &Smolvm, look: Look) -> Result<&'static str, String> {
+    let guests = match look.end(vm) {
         Ok(None) => return Ok("already_gone"),
-        Ok(Some(elements)) => elements.into_iter().any(|e| e.key.set() == smolvm_model::network::SetName::Sources),
+        Ok(Some(table)) => table.elements.iter().any(|e| e.key.set() == SetName::Sources),
         Err(e) => return Err(e.to_string()),
     };
     // Elements without a record are orphans: reported, and removed only when they were asked for.

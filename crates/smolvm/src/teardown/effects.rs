@@ -1,5 +1,8 @@
 //! The seam between the plan and the host: one call a rank, each for all sandboxes together.
 
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use smolvm_host::effect::{Permit, perform};
 use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
@@ -9,20 +12,20 @@ use smolvm_model::teardown::{Outcome, Reason};
 use crate::error::Error;
 use crate::installation::Smolvm;
 
-/// What a plan does to a host. Outcomes come in the order of the entries.
-pub(crate) trait Effects {
+/// What a plan does to a host, from several threads. Outcomes come in the order of the entries.
+pub(crate) trait Effects: Sync {
     /// Ends hypervisors.
-    fn end_hypervisors(&mut self, entries: &[&Entry]) -> Vec<Outcome>;
+    fn end_hypervisors(&self, entries: &[&Entry]) -> Vec<Outcome>;
     /// Ends monitors.
-    fn end_monitors(&mut self, entries: &[&Entry]) -> Vec<Outcome>;
+    fn end_monitors(&self, entries: &[&Entry]) -> Vec<Outcome>;
     /// Removes filter elements.
-    fn remove_elements(&mut self, entries: &[&Entry]) -> Vec<Outcome>;
+    fn remove_elements(&self, entries: &[&Entry]) -> Vec<Outcome>;
     /// Removes TAPs.
-    fn remove_taps(&mut self, entries: &[&Entry]) -> Vec<Outcome>;
+    fn remove_taps(&self, entries: &[&Entry]) -> Vec<Outcome>;
     /// Removes run directories or state directories.
-    fn remove_dirs(&mut self, kind: Kind, entries: &[&Entry]) -> Vec<Outcome>;
-    /// Looks whether any of it is still there.
-    fn still_there(&mut self, entries: &[&Entry]) -> Vec<Sight>;
+    fn remove_dirs(&self, kind: Kind, entries: &[&Entry]) -> Vec<Outcome>;
+    /// Looks whether any of these, all of one rank, is still there.
+    fn still_there(&self, entries: &[&Entry]) -> Vec<Sight>;
     /// Bytes of disk freed so far.
     fn freed_bytes(&self) -> u64;
 }
@@ -68,12 +71,14 @@ pub(crate) struct HostEffects<'a> {
     pub(super) patience: Patience,
     /// The process that does this teardown, if it is itself a monitor in the plan.
     pub(super) own_pid: u32,
-    pub(super) freed: u64,
+    /// Hypervisors that were asked to end before the plan was made: they are gone because of this teardown.
+    pub(super) asked: HashSet<u32>,
+    freed: AtomicU64,
 }
 
 impl<'a> HostEffects<'a> {
     pub(crate) fn new(vm: &'a Smolvm, patience: Patience) -> Self {
-        Self { vm, patience, own_pid: std::process::id(), freed: 0 }
+        Self { vm, patience, own_pid: std::process::id(), asked: HashSet::new(), freed: AtomicU64::new(0) }
     }
 }
 
@@ -84,36 +89,36 @@ fn together(effect: Effect, entries: &[&Entry], mut act: impl FnMut(&Permit) -> 
 }
 
 impl Effects for HostEffects<'_> {
-    fn end_hypervisors(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
+    fn end_hypervisors(&self, entries: &[&Entry]) -> Vec<Outcome> {
         together(Effect::EndHypervisors, entries, |_| self.end_processes(entries))
     }
 
-    fn end_monitors(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
+    fn end_monitors(&self, entries: &[&Entry]) -> Vec<Outcome> {
         together(Effect::EndMonitors, entries, |_| self.end_processes(entries))
     }
 
-    fn remove_elements(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
+    fn remove_elements(&self, entries: &[&Entry]) -> Vec<Outcome> {
         together(Effect::RemoveElements, entries, |permit| super::elements::remove(permit, self.vm, entries))
     }
 
-    fn remove_taps(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
+    fn remove_taps(&self, entries: &[&Entry]) -> Vec<Outcome> {
         together(Effect::RemoveTaps, entries, |permit| super::taps::remove(permit, self.vm, entries))
     }
 
-    fn remove_dirs(&mut self, kind: Kind, entries: &[&Entry]) -> Vec<Outcome> {
+    fn remove_dirs(&self, kind: Kind, entries: &[&Entry]) -> Vec<Outcome> {
         let effect = if kind == Kind::RunDir { Effect::RemoveRunDirs } else { Effect::RemoveStateDirs };
         together(effect, entries, |_| {
             let (outcomes, freed) = super::dirs::remove(self.vm, kind, entries);
-            self.freed += freed;
+            self.freed.fetch_add(freed, Ordering::Relaxed);
             outcomes
         })
     }
 
-    fn still_there(&mut self, entries: &[&Entry]) -> Vec<Sight> {
+    fn still_there(&self, entries: &[&Entry]) -> Vec<Sight> {
         self.look_again(entries)
     }
 
     fn freed_bytes(&self) -> u64 {
-        self.freed
+        self.freed.load(Ordering::Relaxed)
     }
 }

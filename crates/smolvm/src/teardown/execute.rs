@@ -1,4 +1,4 @@
-//! Runs a plan rank by rank, proves what it did, and writes it down.
+//! Runs a plan wave by wave, proves what each rank did, and writes it down.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -7,7 +7,7 @@ use smolvm_model::effect::Commit;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind, Status};
 use smolvm_model::name::SandboxId;
-use smolvm_model::teardown::{After, Outcome, Plan, Rank, Step, Tracker};
+use smolvm_model::teardown::{After, Lane, Outcome, Plan, Rank, Step, Tracker, WAVES};
 
 use super::effects::{Effects, Sight};
 use crate::error::Error;
@@ -52,31 +52,62 @@ impl Report {
     }
 }
 
-/// Runs the plan. Changes the host, not the ledger.
-pub(crate) fn execute(plan: &Plan, effects: &mut dyn Effects) -> Report {
+/// Runs the plan wave by wave. Changes the host, not the ledger.
+pub(crate) fn execute(plan: &Plan, effects: &dyn Effects) -> Report {
     let mut tracker = Tracker::default();
     let mut report = Report::default();
-    for (rank, steps) in &plan.ranks {
-        let (free, blocked): (Vec<&Step>, Vec<&Step>) = steps.iter().partition(|s| tracker.blocker(&s.entry).is_none());
-        for step in blocked {
-            let Some(blocked_by) = tracker.blocker(&step.entry) else { continue };
-            let outcome = Outcome::Skipped { blocked_by };
-            tracker.note(&step.entry, &outcome);
-            report.steps.push(StepReport { step: step.clone(), outcome });
-        }
-        let entries: Vec<&Entry> = free.iter().map(|s| &s.entry).collect();
-        let outcomes = run_rank(*rank, &entries, effects);
-        for (step, outcome) in free.into_iter().zip(outcomes) {
-            tracker.note(&step.entry, &outcome);
-            report.steps.push(StepReport { step: step.clone(), outcome });
+    for lanes in WAVES {
+        let lanes: Vec<Lane> = lanes.iter().copied().filter(|lane| lane.iter().any(|rank| plan.ranks.contains_key(rank))).collect();
+        let done = at_once(&lanes, |lane| run_lane(lane, plan, &tracker, effects));
+        for step in done.into_iter().flatten() {
+            tracker.note(&step.step.entry, &step.outcome);
+            report.steps.push(step);
         }
     }
-    prove(&mut report, effects);
     report.freed_bytes = effects.freed_bytes();
     report
 }
 
-fn run_rank(rank: Rank, entries: &[&Entry], effects: &mut dyn Effects) -> Vec<Outcome> {
+/// Runs each lane in a thread of its own, the last in this one, which runs them all where no thread can be had.
+fn at_once<R: Send>(lanes: &[Lane], run: impl Fn(Lane) -> R + Sync) -> Vec<R> {
+    let Some((last, others)) = lanes.split_last() else { return Vec::new() };
+    let run = &run;
+    std::thread::scope(|scope| {
+        let others: Vec<_> =
+            others.iter().map(|lane| (*lane, std::thread::Builder::new().spawn_scoped(scope, move || run(lane)))).collect();
+        let last = run(last);
+        let join = |(lane, thread): (Lane, std::io::Result<std::thread::ScopedJoinHandle<'_, R>>)| match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(_) => run(lane),
+        };
+        others.into_iter().map(join).chain([last]).collect()
+    })
+}
+
+fn run_lane(lane: Lane, plan: &Plan, tracker: &Tracker, effects: &dyn Effects) -> Vec<StepReport> {
+    let steps = |rank| plan.ranks.get(rank).map_or(&[][..], Vec::as_slice);
+    lane.iter().flat_map(|rank| run_rank(*rank, steps(rank), tracker, effects)).collect()
+}
+
+/// Runs the steps that nothing blocks, and looks at once whether they did what they say: what comes later relies on it.
+fn run_rank(rank: Rank, steps: &[Step], tracker: &Tracker, effects: &dyn Effects) -> Vec<StepReport> {
+    let (mut done, mut free) = (Vec::new(), Vec::new());
+    for step in steps {
+        match tracker.blocker(&step.entry) {
+            Some(blocked_by) => done.push(StepReport { step: step.clone(), outcome: Outcome::Skipped { blocked_by } }),
+            None => free.push(step),
+        }
+    }
+    let entries: Vec<&Entry> = free.iter().map(|s| &s.entry).collect();
+    let outcomes = act(rank, &entries, effects);
+    let mut run: Vec<StepReport> =
+        free.into_iter().zip(outcomes).map(|(step, outcome)| StepReport { step: step.clone(), outcome }).collect();
+    prove(&mut run, effects);
+    done.append(&mut run);
+    done
+}
+
+fn act(rank: Rank, entries: &[&Entry], effects: &dyn Effects) -> Vec<Outcome> {
     if entries.is_empty() {
         return Vec::new();
     }
@@ -93,11 +124,11 @@ fn run_rank(rank: Rank, entries: &[&Entry], effects: &mut dyn Effects) -> Vec<Ou
 }
 
 /// Looks at the host once more: what is called gone and is there is a failure, whatever the step said.
-fn prove(report: &mut Report, effects: &mut dyn Effects) {
+fn prove(steps: &mut [StepReport], effects: &dyn Effects) {
     let checked = |s: &StepReport| matches!(s.outcome, Outcome::Released | Outcome::AlreadyGone);
-    let entries: Vec<&Entry> = report.steps.iter().filter(|s| checked(s)).map(|s| &s.step.entry).collect();
+    let entries: Vec<&Entry> = steps.iter().filter(|s| checked(s)).map(|s| &s.step.entry).collect();
     let found = effects.still_there(&entries);
-    for (step, found) in report.steps.iter_mut().filter(|s| checked(s)).zip(found) {
+    for (step, found) in steps.iter_mut().filter(|s| checked(s)).zip(found) {
         step.outcome = match found {
             Sight::Gone => continue,
             Sight::There(what) => Outcome::Failed { code: ErrorCode::Internal, message: format!("still there after its removal: {what}") },
@@ -137,180 +168,4 @@ pub(crate) fn settle_now(store: &mut Store, report: &Report) -> Result<(), Error
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use smolvm_host::store::{NewSandbox, Store};
-    use smolvm_model::spec::NetworkMode;
-    use smolvm_model::teardown::Reason;
-
-    use super::*;
-    use crate::testing::spec;
-
-    /// A host that is a set of keys, with one that will not go.
-    #[derive(Default)]
-    struct FakeHost {
-        there: BTreeSet<(Kind, String)>,
-        stuck: Option<(Kind, String)>,
-        lies: Option<(Kind, String)>,
-        blind: Option<Kind>,
-    }
-
-    impl FakeHost {
-        fn holding(entries: &[Entry]) -> Self {
-            let real = |e: &&Entry| e.status != Status::Reserved && !matches!(e.kind, Kind::Address | Kind::Mac | Kind::Uid);
-            Self { there: entries.iter().filter(real).map(|e| (e.kind, e.key.clone())).collect(), ..Self::default() }
-        }
-
-        fn remove(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
-            entries
-                .iter()
-                .map(|e| {
-                    let key = (e.kind, e.key.clone());
-                    if self.stuck.as_ref() == Some(&key) {
-                        return Outcome::Failed { code: ErrorCode::Timeout, message: "stuck".to_owned() };
-                    }
-                    if self.lies.as_ref() == Some(&key) {
-                        return Outcome::Released;
-                    }
-                    if self.there.remove(&key) { Outcome::Released } else { Outcome::AlreadyGone }
-                })
-                .collect()
-        }
-    }
-
-    impl Effects for FakeHost {
-        fn end_hypervisors(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
-            self.remove(entries)
-        }
-        fn end_monitors(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
-            self.remove(entries)
-        }
-        fn remove_elements(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
-            self.remove(entries)
-        }
-        fn remove_taps(&mut self, entries: &[&Entry]) -> Vec<Outcome> {
-            self.remove(entries)
-        }
-        fn remove_dirs(&mut self, _kind: Kind, entries: &[&Entry]) -> Vec<Outcome> {
-            self.remove(entries)
-        }
-        fn still_there(&mut self, entries: &[&Entry]) -> Vec<Sight> {
-            let see = |e: &&Entry| match (self.blind == Some(e.kind), self.there.contains(&(e.kind, e.key.clone()))) {
-                (true, _) => Sight::Unseen { code: ErrorCode::PermissionDenied, message: "dark".to_owned() },
-                (false, true) => Sight::There(e.key.clone()),
-                (false, false) => Sight::Gone,
-            };
-            entries.iter().map(see).collect()
-        }
-        fn freed_bytes(&self) -> u64 {
-            0
-        }
-    }
-
-    fn id(name: &str) -> SandboxId {
-        name.parse().unwrap()
-    }
-
-    fn ledger(names: &[&str]) -> (tempfile::TempDir, Store, Vec<Entry>) {
-        let dir = tempfile::tempdir().unwrap();
-        let mut store = Store::open(&dir.path().join("state.db")).unwrap();
-        let mut entries = Vec::new();
-        for name in names {
-            let id = id(name);
-            let mine: Vec<Entry> = Kind::ALL
-                .into_iter()
-                .map(|kind| Entry { sandbox: id.clone(), kind, key: format!("{name}-{kind}"), status: Status::Held, identity: None })
-                .collect();
-            store
-                .write(Commit::Create, |w| {
-                    w.insert_sandbox(&NewSandbox { id: &id, spec: &spec(NetworkMode::Tap), created_ms: 0, expires_ms: None })?;
-                    mine.iter().try_for_each(|e| w.insert_entry(e))
-                })
-                .unwrap();
-            entries.extend(mine);
-        }
-        (dir, store, entries)
-    }
-
-    #[test]
-    fn a_stop_keeps_disk_and_names_and_frees_the_rest() {
-        let (_dir, mut store, entries) = ledger(&["a"]);
-        let mut host = FakeHost::holding(&entries);
-        let report = execute(&Plan::teardown(&entries, Reason::Stop), &mut host);
-        settle_now(&mut store, &report).unwrap();
-        let (_, left) = store.sandbox(&id("a")).unwrap().unwrap();
-        let left: Vec<(Kind, Status)> = left.iter().map(|e| (e.kind, e.status)).collect();
-        for gone in [Kind::Process, Kind::Monitor, Kind::RunDir] {
-            assert!(left.iter().all(|(kind, _)| *kind != gone), "{gone}");
-        }
-        assert!(left.contains(&(Kind::Tap, Status::Reserved)) && left.contains(&(Kind::StateDir, Status::Held)));
-        assert_eq!(host.there, BTreeSet::from([(Kind::StateDir, "a-state_dir".to_owned())]));
-    }
-
-    #[test]
-    fn running_a_plan_twice_is_running_it_once() {
-        let (_dir, mut store, entries) = ledger(&["a", "b"]);
-        let mut host = FakeHost::holding(&entries);
-        let plan = Plan::teardown(&entries, Reason::Delete);
-        assert!(execute(&plan, &mut host).is_clear(&id("a")));
-        // Killed before anything was written down: the same plan again.
-        let again = execute(&plan, &mut host);
-        let released =
-            |s: &&StepReport| s.outcome == Outcome::Released && !matches!(s.step.entry.kind, Kind::Address | Kind::Mac | Kind::Uid);
-        assert_eq!(again.steps.iter().filter(released).count(), 0);
-        settle_now(&mut store, &again).unwrap();
-        assert!(store.table().unwrap().entries.is_empty() && host.there.is_empty());
-    }
-
-    /// Whatever one step fails: the other sandbox goes entirely, what is left is recorded, and the next run finishes.
-    #[test]
-    fn any_single_failure_leaves_only_what_is_recorded() {
-        for kind in Kind::ALL {
-            if matches!(kind, Kind::Address | Kind::Mac | Kind::Uid) {
-                continue;
-            }
-            let (_dir, mut store, entries) = ledger(&["a", "b"]);
-            let mut host = FakeHost::holding(&entries);
-            host.stuck = Some((kind, format!("a-{kind}")));
-            let report = execute(&Plan::teardown(&entries, Reason::Delete), &mut host);
-            settle_now(&mut store, &report).unwrap();
-            assert!(report.is_clear(&id("b")) && !report.is_clear(&id("a")), "{kind}");
-            assert_eq!(report.failure(&id("a")).map(|s| s.step.entry.kind), Some(kind));
-            // All at once they say the same as one by one.
-            assert_eq!(report.failures().into_iter().map(|(id, s)| (id.as_str(), s.step.entry.kind)).collect::<Vec<_>>(), [("a", kind)]);
-            assert_eq!(report.unclear(), std::collections::HashSet::from([&id("a")]));
-            let left = store.table().unwrap().entries;
-            for (kind, key) in &host.there {
-                assert!(left.iter().any(|e| e.kind == *kind && e.key == *key && e.status != Status::Reserved), "{kind} {key} is forgotten");
-            }
-            assert!(left.iter().any(|e| e.kind == Kind::Address), "an address was given free while its sandbox was not gone");
-            host.stuck = None;
-            let rest = execute(&Plan::teardown(&left, Reason::Delete), &mut host);
-            settle_now(&mut store, &rest).unwrap();
-            assert!(host.there.is_empty() && store.table().unwrap().entries.is_empty(), "{kind}");
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_looked_at_again_is_not_proven_gone() {
-        let (_dir, mut store, entries) = ledger(&["a"]);
-        let mut host = FakeHost { blind: Some(Kind::Tap), ..FakeHost::holding(&entries) };
-        let report = execute(&Plan::teardown(&entries, Reason::Delete), &mut host);
-        let failed = report.failure(&id("a")).unwrap();
-        assert!(matches!(failed.outcome, Outcome::Failed { code: ErrorCode::PermissionDenied, .. }), "{failed:?}");
-        settle_now(&mut store, &report).unwrap();
-        let left = store.table().unwrap().entries;
-        assert!(left.iter().any(|e| e.kind == Kind::Tap && e.status == Status::Held), "{left:?}");
-    }
-
-    #[test]
-    fn a_step_that_claims_success_is_not_believed() {
-        let (_dir, _store, entries) = ledger(&["a"]);
-        let mut host = FakeHost::holding(&entries);
-        host.lies = Some((Kind::Tap, "a-tap".to_owned()));
-        let report = execute(&Plan::teardown(&entries, Reason::Delete), &mut host);
-        assert!(!report.is_clear(&id("a")));
-        assert_eq!(report.failure(&id("a")).unwrap().step.entry.kind, Kind::Tap);
-    }
-}
+mod tests;

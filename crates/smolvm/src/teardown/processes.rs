@@ -4,9 +4,11 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::process::{Signal, geteuid, pidfd_send_signal};
+use smolvm_host::effect::perform;
 use smolvm_host::proc::identity::{self, Presence, TOKEN_AT};
 use smolvm_host::proc::kill;
 use smolvm_host::proc::scan::MARK_AT;
+use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind, ProcessIdentity, Status};
 use smolvm_model::name::Mark;
@@ -24,6 +26,26 @@ pub(crate) const MONITOR: &str = "monitor";
 pub(super) type Meant = Result<Vec<ProcessIdentity>, String>;
 
 impl HostEffects<'_> {
+    /// Asks the hypervisors on record to end, so that they do while the caller looks for what is not on record. It is
+    /// a courtesy and nobody waits: the plan asks again, waits, kills, and says what it could not do.
+    pub(crate) fn ask_to_end(&mut self, entries: &[Entry]) {
+        let hypervisors = || entries.iter().filter(|e| e.kind == Kind::Process);
+        let pids = Pids::for_records(self.vm, hypervisors().count());
+        let mut handles: Vec<OwnedFd> = Vec::new();
+        for (entry, identity) in hypervisors().filter_map(|e| Some((e, e.identity.as_ref()?))).filter(|(_, i)| pids.may_live(i.pid)) {
+            if let Target::Alive(handle) = self.target(entry, identity) {
+                handles.push(handle);
+                self.asked.insert(identity.pid);
+            }
+        }
+        if !handles.is_empty() {
+            let _ = perform(Effect::AskHypervisors, |_| {
+                ask_all(&handles);
+                Ok::<_, std::io::Error>(())
+            });
+        }
+    }
+
     /// Asks, waits, kills, waits. Each pid is opened first and proven after, so that the handle is the proof's subject.
     pub(super) fn end_processes(&self, entries: &[&Entry]) -> Vec<Outcome> {
         let mut outcomes = vec![Outcome::AlreadyGone; entries.len()];
@@ -35,6 +57,9 @@ impl HostEffects<'_> {
                 Ok(identities) => {
                     for identity in &identities {
                         match self.target(entry, identity) {
+                            Target::Gone if outcomes[i].is_settled() && self.asked.contains(&identity.pid) => {
+                                outcomes[i] = Outcome::Released;
+                            }
                             Target::Gone => {}
                             Target::Unprovable(evidence) => outcomes[i] = unprovable(evidence),
                             Target::Alive(handle) => {
@@ -191,15 +216,19 @@ enum Target {
     Unprovable(String),
 }
 
+fn ask_all(handles: &[OwnedFd]) {
+    for handle in handles {
+        // What asking cannot do, SIGKILL does or reports.
+        let _ = pidfd_send_signal(handle, Signal::TERM);
+    }
+}
+
 fn end_all(handles: &[OwnedFd], grace: Duration) -> Vec<Result<bool, String>> {
     if handles.is_empty() {
         return Vec::new();
     }
     if !grace.is_zero() {
-        for handle in handles {
-            // Asking is a courtesy; what it cannot do, SIGKILL below does or reports.
-            let _ = pidfd_send_signal(handle, Signal::TERM);
-        }
+        ask_all(handles);
     }
     let gone = kill::wait_all(handles, grace).unwrap_or_else(|_| vec![false; handles.len()]);
     let killed: Vec<Result<(), String>> =
