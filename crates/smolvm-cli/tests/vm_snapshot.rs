@@ -29,6 +29,8 @@ fn a_machine_goes_on_where_it_was_saved_as_often_as_one_likes() {
     let oracle = place.oracle();
     place.boot(&["src"]);
     place.in_guest("src", "echo 1 > /root/file; echo memory > /dev/shm/file; sleep 100000 > /dev/null 2>&1 &");
+    // So much that the most of it goes past the host's page cache.
+    let large = place.in_guest("src", "head -c 9000000 /dev/urandom > /dev/shm/large; sha256sum /dev/shm/large");
     let saved = place.ok(&["snapshot", "create", "src"]);
     assert_eq!((saved["snapshot"]["name"].as_str(), saved["snapshot"]["kind"].as_str()), (Some("src-1"), Some("machine")));
     assert!(saved["halted_ms"].as_f64().unwrap() > 0.0, "{saved:#}");
@@ -44,12 +46,14 @@ fn a_machine_goes_on_where_it_was_saved_as_often_as_one_likes() {
     for (id, file, memory) in [("src", "1", "memory"), ("again", "1", "memory"), ("later", "2", "later")] {
         let all = place.in_guest(id, "cat /root/file /dev/shm/file; hostname; pidof sleep > /dev/null && echo asleep");
         assert_eq!(all, format!("{file}\n{memory}\n{id}\nasleep\n"));
+        assert_eq!(place.in_guest(id, "sha256sum /dev/shm/large"), large);
         let seen = sandbox(&place, id);
         assert_eq!(seen["started_from"], "snapshot", "{seen:#}");
     }
     // What is restored is a sandbox like any other, and can be saved, too.
     place.in_guest("again", "echo 3 > /root/file");
     place.said(&["snapshot", "create", "again"]);
+    assert_eq!(place.ok(&["snapshot", "inspect", "src-1", "--verify"])["damaged"], Value::Null);
     let details = place.ok(&["snapshot", "inspect", "again-1", "--verify"]);
     assert_eq!(
         (details["snapshot"]["parent"].as_str(), details["restorable"].as_bool(), details["damaged"].as_str()),

@@ -22,12 +22,19 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
-use crate::fsx::{copy_data, copy_data_around, copy_data_to_disk};
+use crate::fsx::copy_data_around;
 use crate::threads;
 
 mod at_rest;
+mod backing;
+mod large;
+mod remote;
 
-pub use at_rest::AtRest;
+pub use at_rest::{AtRest, RoomInMaking};
+pub use backing::BackingCopy;
+pub use large::Large;
+
+use remote::Remote;
 
 /// The size of a page on every processor this runs on; pagemap has one entry for each.
 const PAGE: u64 = PAGE_LEN as u64;
@@ -49,7 +56,7 @@ const OF_FILE: u64 = 1 << 61;
 /// A running guest's memory.
 #[derive(Debug)]
 pub struct GuestMemory {
-    memory: File,
+    memory: Remote,
     pagemap: File,
     address: u64,
     bytes: u64,
@@ -76,6 +83,19 @@ impl Own {
     /// How much that is.
     pub fn bytes(&self) -> u64 {
         self.ranges.iter().map(|range| range.end - range.start).sum()
+    }
+
+    /// What of it is so much without a gap.
+    fn runs_of(&self, least: u64) -> Vec<Range<u64>> {
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for range in &self.ranges {
+            match runs.last_mut() {
+                Some(run) if run.end == range.start => run.end = range.end,
+                _ => runs.push(range.clone()),
+            }
+        }
+        runs.retain(|run| run.end - run.start >= least);
+        runs
     }
 
     /// What of it is not in another.
@@ -112,7 +132,7 @@ impl GuestMemory {
         {
             return Err(Error::new(ErrorKind::InvalidData, "the hypervisor names a place that cannot be its guest's"));
         }
-        let (memory, pagemap) = (File::open(dir.join("mem"))?, File::open(dir.join("pagemap"))?);
+        let (memory, pagemap) = (Remote::open(proc, pid)?, File::open(dir.join("pagemap"))?);
         let backing = backing(&dir, address, bytes)?;
         Ok(Self { memory, pagemap, address, bytes, backing })
     }
@@ -132,21 +152,18 @@ impl GuestMemory {
     }
 
     /// What of it the guest has to itself now.
-    pub fn own_bytes(&self) -> Result<u64> {
-        let (mut pieces, mut bytes) = (Pieces::of(self), 0);
-        while let Some((_, len)) = pieces.next()? {
-            bytes += len;
+    pub fn own(&self) -> Result<Own> {
+        let (mut pieces, mut ranges) = (Pieces::of(self), Vec::new());
+        while let Some((at, len)) = pieces.next()? {
+            ranges.push(at..at + len);
         }
-        Ok(bytes)
+        Ok(Own { ranges })
     }
 
     /// Writes into an empty file what is behind the guest's own pages. A machine may run meanwhile: that does not change.
     pub fn copy_backing(&self, target: &File, fate: Fate) -> Result<()> {
-        match (&self.backing, fate) {
-            (Backing::Zeros | Backing::Lost, _) => target.set_len(self.bytes),
-            (Backing::File(file), Fate::Passing) => copy_data(file, target, self.bytes),
-            (Backing::File(file), Fate::Lasting) => copy_data_to_disk(file, target, self.bytes),
-        }
+        let nothing = Own { ranges: Vec::new() };
+        BackingCopy::begin(self, target, fate, &nothing)?.finish(&nothing)
     }
 
     /// The same around what its own pages were when it stood still, and are in the file already: it may run meanwhile, or have ended.

@@ -7,8 +7,9 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{Error, Result};
+use std::io::{Error, ErrorKind, Result};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 
@@ -17,6 +18,26 @@ const PIECE: u64 = 4 << 20;
 /// Pieces that are on their way.
 const UNDER_WAY: usize = 4;
 
+/// What others say to whoever writes.
+#[derive(Debug, Default)]
+pub(crate) struct Pace {
+    /// One piece at a time: somebody waits for this disk.
+    pub(crate) slowly: AtomicBool,
+    /// Nobody wants it any more.
+    pub(crate) stop: AtomicBool,
+}
+
+impl Pace {
+    fn under_way(&self) -> usize {
+        if self.slowly.load(Ordering::Relaxed) { 1 } else { UNDER_WAY }
+    }
+
+    /// An error as soon as nobody wants it.
+    pub(crate) fn go_on(&self) -> Result<()> {
+        if self.stop.load(Ordering::Relaxed) { Err(ErrorKind::Interrupted.into()) } else { Ok(()) }
+    }
+}
+
 /// What was written, and how far that has come.
 #[derive(Debug)]
 pub(crate) struct WriteBehind<'a> {
@@ -24,11 +45,12 @@ pub(crate) struct WriteBehind<'a> {
     /// From where to where something was written, and how much.
     waiting: Option<(u64, u64, u64)>,
     under_way: VecDeque<(u64, u64)>,
+    pace: &'a Pace,
 }
 
 impl<'a> WriteBehind<'a> {
-    pub(crate) fn of(file: &'a File) -> Self {
-        Self { file, waiting: None, under_way: VecDeque::new() }
+    pub(crate) fn of(file: &'a File, pace: &'a Pace) -> Self {
+        Self { file, waiting: None, under_way: VecDeque::new(), pace }
     }
 
     /// So much more was written, further back than most before.
@@ -41,7 +63,7 @@ impl<'a> WriteBehind<'a> {
             return Ok(());
         }
         self.waiting = None;
-        if self.under_way.len() >= UNDER_WAY
+        while self.under_way.len() >= self.pace.under_way()
             && let Some((start, end)) = self.under_way.pop_front()
         {
             sync_range(self.file, start, end, libc::SYNC_FILE_RANGE_WAIT_BEFORE)?;

@@ -11,7 +11,7 @@ use rustix::fs::{copy_file_range, ftruncate};
 use rustix::io::Errno;
 
 use super::FsError;
-use super::behind::WriteBehind;
+use super::behind::{Pace, WriteBehind};
 use super::segment::data_from;
 
 /// Copied together where something is to be done or asked in between.
@@ -30,35 +30,45 @@ enum Way {
 pub fn copy_sparse(from: &Path, to: &Path, len: u64) -> Result<(), FsError> {
     let source = File::open(from).map_err(FsError::on("open", from))?;
     let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(FsError::on("make", to))?;
-    copy_segments(&source, &target, len, Way::Kernel, None).map_err(FsError::on("copy into", to))
+    copy_segments(&source, &target, len, Way::Kernel).map_err(FsError::on("copy into", to))
 }
 
 /// Copies the data segments of one open file into another, which is empty; its length becomes `len`.
 pub fn copy_data(source: &File, target: &File, len: u64) -> io::Result<()> {
-    copy_segments(source, target, len, Way::Kernel, None)
-}
-
-/// The same of one that is synced afterwards: most of it is on the disk by then.
-pub fn copy_data_to_disk(source: &File, target: &File, len: u64) -> io::Result<()> {
-    let mut behind = WriteBehind::of(target);
-    copy_segments(source, target, len, Way::Kernel, Some(&mut |start, end| behind.wrote(start, end)))
+    copy_segments(source, target, len, Way::Kernel)
 }
 
 /// The same into a file that has its length, and leaves alone what of it lies in `kept`: ranges in their order. It ends with an error as soon
 /// as somebody has told it to.
 pub fn copy_data_around(source: &File, target: &File, kept: impl Iterator<Item = Range<u64>>, give_up: &AtomicBool) -> io::Result<()> {
-    let mut go_on = |_, _| if give_up.load(Ordering::Relaxed) { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) };
-    let (mut way, mut at) = (Way::Kernel, 0);
-    for range in kept {
-        copy_range(source, target, at..range.start, &mut way, Some(&mut go_on))?;
-        at = at.max(range.end);
-    }
-    copy_range(source, target, at..u64::MAX, &mut way, Some(&mut go_on))
+    copy_around(source, target, kept, &mut |_, _| {
+        if give_up.load(Ordering::Relaxed) { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+    })
 }
 
-fn copy_segments(source: &File, target: &File, len: u64, mut way: Way, piece: Option<Piece<'_>>) -> io::Result<()> {
+/// The same into one that is synced afterwards: most of it is on the disk by then.
+pub(crate) fn copy_data_to_disk(source: &File, target: &File, kept: impl Iterator<Item = Range<u64>>, pace: &Pace) -> io::Result<()> {
+    let mut behind = WriteBehind::of(target, pace);
+    copy_around(source, target, kept, &mut |start, end| pace.go_on().and_then(|()| behind.wrote(start, end)))
+}
+
+/// The same of a part.
+pub(crate) fn copy_data_of(source: &File, target: &File, part: Range<u64>) -> io::Result<()> {
+    copy_range(source, target, part, &mut Way::Kernel, None)
+}
+
+fn copy_around(source: &File, target: &File, kept: impl Iterator<Item = Range<u64>>, piece: Piece<'_>) -> io::Result<()> {
+    let (mut way, mut at) = (Way::Kernel, 0);
+    for range in kept {
+        copy_range(source, target, at..range.start, &mut way, Some(piece))?;
+        at = at.max(range.end);
+    }
+    copy_range(source, target, at..u64::MAX, &mut way, Some(piece))
+}
+
+fn copy_segments(source: &File, target: &File, len: u64, mut way: Way) -> io::Result<()> {
     ftruncate(target, len)?;
-    copy_range(source, target, 0..u64::MAX, &mut way, piece)
+    copy_range(source, target, 0..u64::MAX, &mut way, None)
 }
 
 /// Hears of each piece that was copied: from where to where.
@@ -158,7 +168,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         let source = with_a_hole(&a);
-        copy_segments(&source, &File::create(&b).unwrap(), 128 << 20, Way::Hand, None).unwrap();
+        copy_segments(&source, &File::create(&b).unwrap(), 128 << 20, Way::Hand).unwrap();
         assert_copied(&b);
     }
 
@@ -166,14 +176,35 @@ mod tests {
     fn what_goes_to_the_disk_meanwhile_is_the_same() {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
-        let source = with_a_hole(&a);
-        copy_data_to_disk(&source, &File::create(&b).unwrap(), 128 << 20).unwrap();
+        let target = |len| {
+            let file = File::create(&b).unwrap();
+            file.set_len(len).unwrap();
+            file
+        };
+        let told = Pace::default();
+        copy_data_to_disk(&with_a_hole(&a), &target(128 << 20), std::iter::empty(), &told).unwrap();
         assert_copied(&b);
         // More than may be on its way, in pieces that are no piece.
         let noise: Vec<u8> = (0..(30_u32 << 20) + 5).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
         std::fs::write(&a, &noise).unwrap();
-        copy_data_to_disk(&File::open(&a).unwrap(), &File::create(&b).unwrap(), noise.len() as u64).unwrap();
+        let (source, len) = (File::open(&a).unwrap(), noise.len() as u64);
+        for slowly in [false, true] {
+            told.slowly.store(slowly, Ordering::Relaxed);
+            copy_data_to_disk(&source, &target(len), std::iter::empty(), &told).unwrap();
+            assert!(std::fs::read(&b).unwrap() == noise);
+        }
+        // Around something, and that afterwards.
+        let (middle, place) = ((5 << 20)..(9 << 20), (5 << 20)..(9 << 20));
+        let around = target(len);
+        copy_data_to_disk(&source, &around, std::iter::once(middle.clone()), &told).unwrap();
+        let copied = std::fs::read(&b).unwrap();
+        assert!(copied[..5 << 20] == noise[..5 << 20] && copied[9 << 20..] == noise[9 << 20..]);
+        assert!(copied[place].iter().all(|byte| *byte == 0));
+        copy_data_of(&source, &around, middle).unwrap();
         assert!(std::fs::read(&b).unwrap() == noise);
+        told.stop.store(true, Ordering::Relaxed);
+        let error = copy_data_to_disk(&source, &target(len), std::iter::empty(), &told).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
     }
 
     /// `/dev/shm` is a file system of its own on every Linux host.

@@ -8,8 +8,9 @@ mod segment;
 mod usage;
 mod write;
 
-pub(crate) use behind::WriteBehind;
-pub use copy::{copy_data, copy_data_around, copy_data_to_disk, copy_sparse};
+pub(crate) use behind::{Pace, WriteBehind};
+pub use copy::{copy_data, copy_data_around, copy_sparse};
+pub(crate) use copy::{copy_data_of, copy_data_to_disk};
 pub use patient::patiently;
 pub use remove::{Removed, remove_tree};
 pub(crate) use segment::data_from;

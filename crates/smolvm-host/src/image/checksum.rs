@@ -11,17 +11,20 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Result;
-use std::os::unix::fs::FileExt;
+use std::ops::Range;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
 use super::digest::{Digest, DigestError};
+use crate::engine::guest_memory::Large;
 use crate::fsx::data_from;
 use crate::threads;
 
 /// Bytes that have a digest of their own.
 const BLOCK: u64 = 64 << 10;
+const _: () = assert!(Large::BLOCK.is_multiple_of(BLOCK), "what is not read in the file is whole blocks");
 /// Bytes that are read together.
 const PIECE: u64 = 4 * BLOCK;
 /// More gain nothing: the memory is not faster.
@@ -40,18 +43,40 @@ impl Checksum {
     /// Reads a file for it.
     pub(super) fn of(path: &Path) -> Result<Self> {
         let file = File::open(path)?;
-        let len = file.metadata()?.len();
-        let pieces = Mutex::new(Pieces { file: &file, len, at: 0, hole: 0 });
-        let found = threads::at_once(AT_ONCE, || {
+        let metadata = file.metadata()?;
+        let mut pieces = Pieces { file: &file, len: metadata.len(), at: 0, hole: 0 };
+        // For so little a second thread would begin when the first is done.
+        let most = if metadata.blocks() * 512 <= PIECE { 1 } else { AT_ONCE };
+        Self::of_parts(&file, metadata.len(), most, || Ok(pieces.next()?.map(|(at, wanted)| Part::InFile(at, wanted))))
+    }
+
+    /// The same of a file into which something large is being written: that is not read there.
+    pub(super) fn of_beside(path: &Path, large: &Large) -> Result<Self> {
+        let file = File::open(path)?;
+        let cut = |range: Range<u64>| {
+            let end = range.end;
+            (range.start..end).step_by(usize::try_from(PIECE).unwrap_or(usize::MAX)).map(move |at| Part::InFile(at, PIECE.min(end - at)))
+        };
+        let mut parts = large.pieces().map(|(at, bytes)| Part::Here(at, bytes)).chain(large.beside().iter().cloned().flat_map(cut));
+        Self::of_parts(&file, file.metadata()?.len(), AT_ONCE, || Ok(parts.next()))
+    }
+
+    /// Of parts that begin with a block, each once, in any order.
+    fn of_parts<'a>(file: &File, len: u64, most: usize, next: impl FnMut() -> Result<Option<Part<'a>>> + Send) -> Result<Self> {
+        let next = Mutex::new(next);
+        let found = threads::at_once(most, || {
             let (mut buffer, mut digests) = (vec![0; usize::try_from(PIECE).unwrap_or(0)], Vec::new());
             loop {
-                let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next()?;
-                let Some((at, wanted)) = next else { return Ok(digests) };
-                let bytes = &mut buffer[..usize::try_from(wanted).unwrap_or(0)];
-                file.read_exact_at(bytes, at)?;
-                let blocks = bytes.chunks(usize::try_from(BLOCK).unwrap_or(1));
-                let data = (at / BLOCK..).zip(blocks).filter(|(_, block)| !are_zeros(block));
-                digests.extend(data.map(|(number, block)| (number, blake3::hash(block))));
+                let part = next.lock().unwrap_or_else(PoisonError::into_inner)()?;
+                match part {
+                    None => return Ok(digests),
+                    Some(Part::Here(at, bytes)) => digests.extend(of_blocks(at, bytes)),
+                    Some(Part::InFile(at, wanted)) => {
+                        let bytes = &mut buffer[..usize::try_from(wanted).unwrap_or(0)];
+                        file.read_exact_at(bytes, at)?;
+                        digests.extend(of_blocks(at, bytes));
+                    }
+                }
             }
         })?;
         let mut blocks: Vec<(u64, blake3::Hash)> = found.into_iter().flatten().collect();
@@ -70,6 +95,20 @@ impl Checksum {
             Self::Stream(digest) => Digest::of_sparse_file(path).map(|seen| seen == *digest),
         }
     }
+}
+
+/// Some blocks of a file.
+enum Part<'a> {
+    /// From there on these, whatever the file has.
+    Here(u64, &'a [u8]),
+    /// From there on so many bytes.
+    InFile(u64, u64),
+}
+
+/// The digests of those blocks that are not of zeros.
+fn of_blocks(at: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, blake3::Hash)> {
+    let blocks = bytes.chunks(usize::try_from(BLOCK).unwrap_or(1));
+    (at / BLOCK..).zip(blocks).filter(|(_, block)| !are_zeros(block)).map(|(number, block)| (number, blake3::hash(block)))
 }
 
 fn are_zeros(block: &[u8]) -> bool {

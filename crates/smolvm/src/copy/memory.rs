@@ -1,7 +1,7 @@
 //! The memory's part of a copy.
 //!
 //! ```text
-//!   whole      what is behind ─► (halted) own pages, into our own memory ─► those written
+//!   whole      (halted) own pages, into our own memory; meanwhile what is behind ─► those written over it
 //!   own first                    (halted) own pages, into our own memory ─► those written, and what is behind
 //!   … of many  own pages are written ahead, and what has changed of them when it is halted
 //! ```
@@ -12,13 +12,13 @@
 
 use std::fmt;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use smolvm_host::effect::perform;
-use smolvm_host::engine::guest_memory::{AtRest, Fate, GuestMemory, Own};
+use smolvm_host::engine::guest_memory::{AtRest, BackingCopy, Fate, GuestMemory, Large, Own, RoomInMaking};
 use smolvm_host::image::snapshot::Draft;
 use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
@@ -49,44 +49,118 @@ impl Order {
     }
 }
 
+/// Memory of which that is being copied which need not stand still.
+pub(super) struct Begun {
+    target: Target,
+    way: Ahead,
+}
+
 /// Memory that is being copied.
 pub(super) struct MemoryCopy {
+    target: Target,
+    way: Way,
+}
+
+/// From where to where.
+struct Target {
     memory: GuestMemory,
     file: File,
+    path: PathBuf,
     order: Order,
-    way: Way,
+}
+
+/// What is left to do when the guest goes on.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    /// Of a copy whose own pages come first.
+    pub(super) rest: Option<Rest>,
+    /// Of one that is to last.
+    pub(super) large: Option<Large>,
+}
+
+/// What of its own pages is there before it stands still.
+enum Ahead {
+    /// Nothing, but room for them is being made. What is behind them is on its way to where they belong.
+    Room(RoomInMaking, Option<BackingCopy>),
+    /// All of them are in the file, as they were while it ran.
+    Copied(Own),
 }
 
 /// Where its own pages are.
 enum Way {
     /// In the file, as they were while it ran.
     Ahead(Own),
-    /// In our own memory, or there is room for them.
-    AtRest(AtRest),
+    /// In our own memory, or there is room for them. What is behind them is on its way to where they belong.
+    AtRest(AtRest, Option<BackingCopy>),
     /// In the file, as they were when it stood still.
     Copied(Own),
 }
 
-impl MemoryCopy {
+impl Begun {
     /// Copies what is copied while the guest runs. `own` is what it has to itself.
-    pub(super) fn begin(memory: GuestMemory, path: &Path, order: Order, own: u64, id: &SandboxId) -> Result<Self, Error> {
-        let (file, way) = perform(Effect::Workdir, |_| -> Result<(File, Way), Error> {
+    pub(super) fn begin(memory: GuestMemory, path: &Path, order: Order, own: &Own, id: &SandboxId) -> Result<Self, Error> {
+        let (file, way) = perform(Effect::Workdir, |_| -> Result<(File, Ahead), Error> {
             let file = Draft::make(path)?;
-            let way = beginning(&memory, &file, order, own).map_err(unreadable(id))?;
+            let way = ahead(&memory, &file, order, own).map_err(unreadable(id))?;
             Ok((file, way))
         })?;
-        Ok(Self { memory, file, order, way })
+        Ok(Self { target: Target { memory, file, path: path.to_owned(), order }, way })
     }
 
+    /// The guest is about to come to rest: what is needed then is there, and what it has to write itself comes before what is written here.
+    pub(super) fn get_ready(self) -> std::io::Result<MemoryCopy> {
+        let way = match self.way {
+            Ahead::Room(room, backing) => {
+                if let Some(backing) = &backing {
+                    backing.make_way(true);
+                }
+                Way::AtRest(room.finish()?, backing)
+            }
+            Ahead::Copied(own) => Way::Ahead(own),
+        };
+        Ok(MemoryCopy { target: self.target, way })
+    }
+}
+
+/// What need not be done while it stands still. Its own pages are left for then if they are so few that our own memory can hold them for a
+/// moment, with as much again free for others.
+fn ahead(memory: &GuestMemory, file: &File, order: Order, own: &Own) -> std::io::Result<Ahead> {
+    let bytes = own.bytes();
+    if bytes <= (capacity::available_memory() / 4).min(AtRest::MOST) {
+        // It runs on, and comes to have more.
+        let room = AtRest::begin(bytes + bytes / 8 + GROWTH)?;
+        let backing = match order {
+            Order::Whole(fate) => Some(BackingCopy::begin(memory, file, fate, own)?),
+            Order::OwnFirst => file.set_len(memory.bytes()).map(|()| None)?,
+        };
+        return Ok(Ahead::Room(room, backing));
+    }
+    match order {
+        Order::Whole(fate) => memory.copy_backing(file, fate)?,
+        Order::OwnFirst => file.set_len(memory.bytes())?,
+    }
+    memory.copy_own(file).map(Ahead::Copied)
+}
+
+impl MemoryCopy {
     /// Reads or copies what must be while it stands still; gives the bytes of all that it has to itself.
     pub(super) fn catch_up(&mut self) -> std::io::Result<u64> {
+        let Target { memory, file, .. } = &self.target;
         let own = match &mut self.way {
-            Way::AtRest(at_rest) => match at_rest.read(&self.memory)? {
-                Some(bytes) => return Ok(bytes),
-                None => self.memory.copy_own(&self.file)?,
-            },
-            Way::Ahead(before) => self.memory.copy_changed(before, &self.file)?,
-            Way::Copied(_) => self.memory.copy_own(&self.file)?,
+            Way::AtRest(at_rest, backing) => {
+                // It has written what it had to.
+                if let Some(backing) = backing {
+                    backing.make_way(false);
+                }
+                if let Some(bytes) = at_rest.read(memory)? {
+                    return Ok(bytes);
+                }
+                let now = memory.own()?;
+                backing.take().map_or(Ok(()), |backing| backing.finish(&now))?;
+                memory.copy_own(file)?
+            }
+            Way::Ahead(before) => memory.copy_changed(before, file)?,
+            Way::Copied(_) => memory.copy_own(file)?,
         };
         let bytes = own.bytes();
         self.way = Way::Copied(own);
@@ -94,33 +168,21 @@ impl MemoryCopy {
     }
 
     /// Writes what was only read, when the guest goes on; or leaves it to who does the rest.
-    pub(super) fn finish(&self) -> std::io::Result<()> {
-        match (self.order, &self.way) {
-            (Order::Whole(fate), Way::AtRest(at_rest)) => at_rest.write(&self.file, fate),
-            (Order::Whole(_), Way::Ahead(_) | Way::Copied(_)) | (Order::OwnFirst, _) => Ok(()),
+    pub(super) fn finish(self) -> std::io::Result<Left> {
+        let Self { target: Target { memory, file, path, order }, way } = self;
+        match (order, way) {
+            (Order::OwnFirst, way) => Ok(Left { rest: Some(Rest { memory, file, way }), large: None }),
+            (Order::Whole(fate), Way::AtRest(at_rest, backing)) => {
+                backing.map_or(Ok(()), |backing| backing.finish(&at_rest.own()))?;
+                let large = match fate {
+                    Fate::Lasting => Some(at_rest.write_small(&file, &path)?),
+                    Fate::Passing => at_rest.write(&file).map(|()| None)?,
+                };
+                Ok(Left { rest: None, large })
+            }
+            (Order::Whole(_), Way::Ahead(_) | Way::Copied(_)) => Ok(Left::default()),
         }
     }
-
-    /// What is left to do.
-    pub(super) fn rest(self) -> Option<Rest> {
-        let Self { memory, file, order, way } = self;
-        (order == Order::OwnFirst).then_some(Rest { memory, file, way })
-    }
-}
-
-/// What need not be done while it stands still. Its own pages are left for then if they are so few that our own memory can hold them for a
-/// moment, with as much again free for others.
-fn beginning(memory: &GuestMemory, file: &File, order: Order, own: u64) -> std::io::Result<Way> {
-    let first = || match order {
-        Order::Whole(fate) => memory.copy_backing(file, fate),
-        Order::OwnFirst => file.set_len(memory.bytes()),
-    };
-    if own <= (capacity::available_memory() / 4).min(AtRest::MOST) {
-        // It runs on, and comes to have more.
-        return AtRest::room_beside(own + own / 8 + GROWTH, first).map(Way::AtRest);
-    }
-    first()?;
-    memory.copy_own(file).map(Way::Ahead)
 }
 
 /// What is to be copied yet: what is behind the guest's own pages, and those, where they were only read.
@@ -135,8 +197,8 @@ impl Rest {
     pub(crate) fn fill(self, whole: &Whole, id: &SandboxId) -> Result<(), Error> {
         let Self { memory, file, way } = self;
         let own = match way {
-            Way::AtRest(at_rest) => {
-                perform(Effect::Workdir, |_| at_rest.write(&file, Fate::Passing).map_err(unreadable(id)))?;
+            Way::AtRest(at_rest, _) => {
+                perform(Effect::Workdir, |_| at_rest.write(&file).map_err(unreadable(id)))?;
                 at_rest.own()
             }
             Way::Ahead(own) | Way::Copied(own) => own,

@@ -11,8 +11,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use smolvm_host::disk::share;
-use smolvm_host::effect::perform;
-use smolvm_host::engine::guest_memory::GuestMemory;
+use smolvm_host::effect::{perform, perform_once};
+use smolvm_host::engine::guest_memory::{GuestMemory, Large};
 use smolvm_host::fsx::FsError;
 use smolvm_host::image::snapshot::{Draft, Files, Kind};
 use smolvm_host::proc::identity;
@@ -24,7 +24,7 @@ use smolvm_model::name::SandboxId;
 use smolvm_proto::{MonitorErrorCode, MonitorReply, MonitorRequest};
 
 use super::disk::Way;
-use super::memory::{MemoryCopy, Order, Rest, unreadable};
+use super::memory::{Begun, Left, Order, Rest, unreadable};
 use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::run::has_signal;
@@ -64,6 +64,8 @@ pub(crate) struct Copied {
     pub(crate) halted: Duration,
     /// What of its memory is to be copied yet.
     pub(crate) rest: Option<Rest>,
+    /// What of its memory goes to the disk when it is given its name.
+    pub(crate) large: Option<Large>,
 }
 
 impl Smolvm {
@@ -80,7 +82,7 @@ impl Smolvm {
         let mut session = Session::connect(self, id)?;
         let located = located(&mut session, id)?;
         let way = self.way_of_disk(record, &located.layers, &mut session, files)?;
-        let mut memory = match kind {
+        let memory = match kind {
             Kind::Machine => {
                 // Where blocks are shared, many small pieces would cost more than the whole.
                 let order = if matches!(way, Way::Clone(_)) { wanted.order.whole() } else { wanted.order };
@@ -94,6 +96,7 @@ impl Smolvm {
             return Err(Error::new(ErrorCode::Interrupted, format!("interrupted while \"{id}\" was copied")));
         }
         let layer = self.lay(record, &way)?;
+        let mut memory = memory.map(Begun::get_ready).transpose().map_err(unreadable(id))?;
         let freeze = MonitorRequest::Freeze { sync: wanted.sync == Sync::First, layer };
         let layered = perform(Effect::Freeze, |_| match ask(&mut session, &freeze, id)? {
             MonitorReply::Frozen { layered } => Ok(layered),
@@ -114,16 +117,17 @@ impl Smolvm {
         let halted = began.elapsed();
         let (own_bytes, devices) = copied?;
         shared.and(thawed)?;
-        if let Some(memory) = &memory {
-            perform(Effect::Workdir, |_| -> Result<(), Error> {
-                memory.finish().map_err(unreadable(id))?;
-                write_small(&devices, &files.devices)
-            })?;
-        }
         if layered {
             self.share_disk(&way, files)?;
         }
-        Ok(Copied { own_bytes, halted, rest: memory.and_then(MemoryCopy::rest) })
+        let left = memory.map(|memory| {
+            perform_once(Effect::Workdir, |_| -> Result<Left, Error> {
+                write_small(&devices, &files.devices)?;
+                memory.finish().map_err(unreadable(id))
+            })
+        });
+        let Left { rest, large } = left.transpose()?.unwrap_or_default();
+        Ok(Copied { own_bytes, halted, rest, large })
     }
 
     fn share_disk(&self, way: &Way, files: &Files) -> Result<(), Error> {
@@ -138,7 +142,7 @@ impl Smolvm {
         located: &Located,
         files: &Files,
         order: Order,
-    ) -> Result<MemoryCopy, Error> {
+    ) -> Result<Begun, Error> {
         let id = &record.id;
         let &Located { pid, address, .. } = located;
         if pid != process.pid {
@@ -151,9 +155,9 @@ impl Smolvm {
         if seen.is_none_or(|seen| seen.start_ticks != process.start_ticks) {
             return Err(not_there(id));
         }
-        let (backing, own) = memory.backing_bytes().and_then(|backing| Ok((backing, memory.own_bytes()?))).map_err(unreadable(id))?;
-        self.room_for(backing.saturating_add(own))?;
-        MemoryCopy::begin(memory, &files.memory, order, own, id)
+        let (backing, own) = memory.backing_bytes().and_then(|backing| Ok((backing, memory.own()?))).map_err(unreadable(id))?;
+        self.room_for(backing.saturating_add(own.bytes()))?;
+        Begun::begin(memory, &files.memory, order, &own, id)
     }
 }
 

@@ -78,20 +78,21 @@ impl Smolvm {
         if snapshot::find(&root, &name).map_err(unusable)?.is_some() {
             return Err(unusable(smolvm_host::image::ImageError::Exists { name: name.to_string() }));
         }
-        let halted = if runs {
+        let (halted, large) = if runs {
             // A paused guest cannot write anything out; one that runs does, so that its disk is of use alone, too.
             let sync = if record.state == State::Paused { Sync::No } else { Sync::First };
             let wanted = CopyWanted { kind, sync, order: Order::Whole(Fate::Lasting), signals: None };
-            Some(self.copy_running(&record, &entries, &draft.files(), wanted)?.halted)
+            let copied = self.copy_running(&record, &entries, &draft.files(), wanted)?;
+            (Some(copied.halted), copied.large)
         } else {
             // It puts a layer of its own over what it shares now when it starts again.
             let chain = Chain::read(&self.paths().disk(id))?;
             perform(Effect::Workdir, |_| share(&chain, &draft.files().disk, |bytes| self.room_for(bytes)))?;
-            None
+            (None, None)
         };
         // The sandbox is free again; what is left to do is the disk's.
         drop((lock, store));
-        let snapshot = draft.publish(&root, &name, kind, &origin).map_err(unusable)?;
+        let snapshot = draft.publish(&root, &name, kind, &origin, large.as_ref()).map_err(unusable)?;
         Ok(Saved { snapshot: SnapshotView::of(snapshot), halted })
     }
 

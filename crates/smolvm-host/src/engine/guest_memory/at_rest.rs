@@ -4,41 +4,29 @@
 
 use std::fs::File;
 use std::io::{Error, Result};
-use std::os::unix::fs::FileExt;
+use std::ops::Range;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::thread::{Builder, scope};
+use std::thread::{Builder, JoinHandle};
 
-use super::{AT_ONCE, Fate, GuestMemory, Own, PAGE_LEN, Pieces, write_page_wise};
-use crate::fsx::WriteBehind;
+use super::large::{Large, Pages};
+use super::{AT_ONCE, GuestMemory, Own, PAGE_LEN, Pieces, write_page_wise};
+use crate::fsx::{Pace, WriteBehind};
 use crate::threads;
 
 /// Pages, and where they belong.
 #[derive(Debug)]
 pub struct AtRest {
-    /// More than its length is not read.
-    bytes: Vec<u8>,
-    /// First byte and length of each run of them, in the order in which they lie.
-    pieces: Vec<(u64, usize)>,
+    room: Room,
+    /// First byte of each piece of them, and where in the room it lies: both in one order, and without a gap in the room.
+    pieces: Vec<(u64, Range<usize>)>,
 }
 
 impl AtRest {
-    /// Room for so many bytes, which is made beside that work.
-    pub fn room_beside(bytes: u64, work: impl FnOnce() -> Result<()>) -> Result<Self> {
+    /// Room for so many bytes, which a thread makes.
+    pub fn begin(bytes: u64) -> Result<RoomInMaking> {
         let bytes = usize::try_from(bytes).map_err(Error::other)?;
-        let make = || {
-            let mut room = vec![0; bytes];
-            in_large_pages(&mut room);
-            // The kernel promises memory, and clears it when it is first used: not while a guest waits for it.
-            room.iter_mut().step_by(PAGE_LEN).for_each(|byte| *byte = 1);
-            room
-        };
-        scope(|scope| {
-            // Where no thread can be had, it is made afterwards.
-            let helper = Builder::new().spawn_scoped(scope, make).ok();
-            work()?;
-            let room = helper.map_or_else(|| Ok(make()), |helper| helper.join().map_err(|_| Error::other("a thread ended")))?;
-            Ok(Self { bytes: room, pieces: Vec::new() })
-        })
+        Ok(RoomInMaking { thread: Builder::new().spawn(move || Room::of(bytes)).ok(), bytes })
     }
 
     /// What it is for: reading it takes no longer than looking at all of it for what has changed since it was copied ahead. More
@@ -47,8 +35,17 @@ impl AtRest {
 
     /// What was read.
     pub fn own(&self) -> Own {
-        let ranges = self.pieces.iter().map(|(at, len)| *at..*at + *len as u64).collect();
-        Own { ranges }
+        Own { ranges: self.pieces.iter().map(|(at, place)| *at..*at + place.len() as u64).collect() }
+    }
+
+    /// What was read from there; all of it is in one run.
+    pub(super) fn bytes_of(&self, range: &Range<u64>) -> &[u8] {
+        let piece = self.pieces.partition_point(|(at, _)| *at <= range.start).checked_sub(1).and_then(|index| self.pieces.get(index));
+        let place = piece.and_then(|(at, place)| {
+            let start = place.start + usize::try_from(range.start - at).ok()?;
+            Some(start..start + usize::try_from(range.end - range.start).ok()?)
+        });
+        place.and_then(|place| self.room.bytes().get(place)).unwrap_or_default()
     }
 
     /// Reads what the guest has to itself; gives its bytes. Nothing is read if that has come to be more than there is room for.
@@ -56,14 +53,15 @@ impl AtRest {
         let (mut places, mut total) = (Pieces::of(memory), 0);
         self.pieces.clear();
         while let Some((at, len)) = places.next()? {
-            let len = usize::try_from(len).map_err(Error::other)?;
-            self.pieces.push((at, len));
-            total += len;
+            let end = total + usize::try_from(len).map_err(Error::other)?;
+            self.pieces.push((at, total..end));
+            total = end;
         }
-        if total > self.bytes.len() {
+        if total > self.room.bytes().len() {
+            self.pieces.clear();
             return Ok(None);
         }
-        let pieces = Mutex::new(split(&self.pieces, &mut self.bytes));
+        let pieces = Mutex::new(split(&self.pieces, self.room.bytes_mut()));
         threads::at_once(AT_ONCE, || {
             loop {
                 let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -74,45 +72,98 @@ impl AtRest {
         Ok(Some(total as u64))
     }
 
-    /// Writes what was read over what a file has.
-    pub fn write(&self, target: &File, fate: Fate) -> Result<()> {
-        let mut rest = &self.bytes[..];
-        let pieces = self.pieces.iter().map(|(at, len)| {
-            let (piece, further) = rest.split_at(*len);
-            rest = further;
-            (*at, piece)
-        });
-        let (pieces, behind) = (Mutex::new(pieces), Mutex::new(WriteBehind::of(target)));
-        threads::at_once(AT_ONCE, || {
-            loop {
-                let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some((at, bytes)) = next else { return Ok(()) };
-                write_page_wise(target, bytes, at)?;
-                if fate == Fate::Lasting {
-                    behind.lock().unwrap_or_else(PoisonError::into_inner).wrote(at, at + bytes.len() as u64)?;
-                }
-            }
-        })
-        .map(drop)
+    /// Writes what was read over what a file has, which is used, and goes.
+    pub fn write(&self, target: &File) -> Result<()> {
+        let pieces = self.pieces.iter().map(|(at, place)| (*at, self.room.bytes().get(place.clone()).unwrap_or_default()));
+        write_all(pieces, target, |_, _| Ok(()))
+    }
+
+    /// Writes what is small of it over what a file has that is to last, and gives the rest, which is on its way.
+    ///
+    /// One after the other: a file system keeps who writes through its cache from a file that others write past it.
+    pub fn write_small(self, target: &File, path: &Path) -> Result<Large> {
+        let (pages, pace) = (Pages::of(self, target.try_clone()?, path), Pace::default());
+        let behind = Mutex::new(WriteBehind::of(target, &pace));
+        write_all(pages.small(), target, |start, end| behind.lock().unwrap_or_else(PoisonError::into_inner).wrote(start, end))?;
+        Large::begin(pages)
     }
 }
 
-/// Asks for it in large pages: made one by one, the small ones take longer than what is copied into them.
+/// It takes some milliseconds to make.
+#[derive(Debug)]
+pub struct RoomInMaking {
+    thread: Option<JoinHandle<Room>>,
+    bytes: usize,
+}
+
+impl RoomInMaking {
+    /// It, once it is there. Where no thread could be had, it is made now.
+    pub fn finish(self) -> Result<AtRest> {
+        let Self { thread, bytes } = self;
+        let room = thread.map_or_else(|| Ok(Room::of(bytes)), |thread| thread.join().map_err(|_| Error::other("a thread ended")))?;
+        Ok(AtRest { room, pieces: Vec::new() })
+    }
+}
+
+fn write_all<'a>(
+    pieces: impl Iterator<Item = (u64, &'a [u8])> + Send,
+    target: &File,
+    wrote: impl Fn(u64, u64) -> Result<()> + Sync,
+) -> Result<()> {
+    let pieces = Mutex::new(pieces);
+    threads::at_once(AT_ONCE, || {
+        loop {
+            let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((at, bytes)) = next else { return Ok(()) };
+            write_page_wise(target, bytes, at)?;
+            wrote(at, at + bytes.len() as u64)?;
+        }
+    })
+    .map(drop)
+}
+
+/// Memory that begins at a page, as a disk wants it that takes something straight from it.
+#[derive(Debug)]
+struct Room {
+    memory: Vec<u8>,
+    /// In front of the first page.
+    skipped: usize,
+}
+
+impl Room {
+    /// The kernel promises memory, and clears it when it is first used: that is now, and not while a guest waits for it.
+    fn of(bytes: usize) -> Self {
+        let mut memory = vec![0; bytes.next_multiple_of(PAGE_LEN) + PAGE_LEN];
+        let skipped = memory.as_ptr().align_offset(PAGE_LEN).min(PAGE_LEN);
+        in_large_pages(&mut memory[skipped..]);
+        memory[skipped..].iter_mut().step_by(PAGE_LEN).for_each(|byte| *byte = 1);
+        memory.truncate(skipped + bytes);
+        Self { memory, skipped }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.memory[self.skipped..]
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.skipped..]
+    }
+}
+
+/// Asks for memory that begins at a page in large ones: made one by one, the small ones take longer than what is copied into them.
 #[allow(unsafe_code, reason = "madvise has no safe wrapper")]
 fn in_large_pages(room: &mut [u8]) {
-    let skipped = room.as_ptr().align_offset(PAGE_LEN).min(room.len());
-    let whole = &mut room[skipped..];
-    let len = whole.len() / PAGE_LEN * PAGE_LEN;
+    let len = room.len() / PAGE_LEN * PAGE_LEN;
     // SAFETY: whole pages of memory that is this slice's alone; the advice changes nothing that is read from it. A kernel that
-    // does not take it makes small pages.
-    unsafe { libc::madvise(whole.as_mut_ptr().cast(), len, libc::MADV_HUGEPAGE) };
+    // does not take it, or a slice that begins elsewhere, gets small pages.
+    unsafe { libc::madvise(room.as_mut_ptr().cast(), len, libc::MADV_HUGEPAGE) };
 }
 
 /// The room of each piece.
-fn split<'a>(pieces: &'a [(u64, usize)], room: &'a mut [u8]) -> impl Iterator<Item = (u64, &'a mut [u8])> + Send {
+fn split<'a>(pieces: &'a [(u64, Range<usize>)], room: &'a mut [u8]) -> impl Iterator<Item = (u64, &'a mut [u8])> + Send {
     let mut rest = room;
-    pieces.iter().map(move |(at, len)| {
-        let (piece, further) = std::mem::take(&mut rest).split_at_mut(*len);
+    pieces.iter().map(move |(at, place)| {
+        let (piece, further) = std::mem::take(&mut rest).split_at_mut(place.len());
         rest = further;
         (*at, piece)
     })
@@ -120,46 +171,69 @@ fn split<'a>(pieces: &'a [(u64, usize)], room: &'a mut [u8]) -> impl Iterator<It
 
 #[cfg(test)]
 mod tests {
-    use super::super::PAGE;
     use super::super::tests::TestMap;
+    use super::super::{Fate, PAGE};
     use super::*;
-    use std::path::Path;
+    use std::os::unix::fs::FileExt;
+
+    const PAGES: u64 = 4096;
 
     /// This very process is the hypervisor: a private mapping of a file, some of whose pages it wrote.
     #[test]
     fn what_was_read_at_rest_is_what_is_written_later() {
-        let file = tempfile::tempfile().unwrap();
-        let pages = 4096;
-        file.set_len(pages * PAGE).unwrap();
+        let (file, copies) = (tempfile::tempfile().unwrap(), tempfile::tempdir().unwrap());
+        file.set_len(PAGES * PAGE).unwrap();
         file.write_all_at(&[1; PAGE_LEN], 0).unwrap();
         file.write_all_at(&[2; PAGE_LEN], 5 * PAGE).unwrap();
-        let map = TestMap::of(&file, pages * PAGE);
+        let map = TestMap::of(&file, PAGES * PAGE);
         map.write(5 * PAGE, &[0; PAGE_LEN]);
         for page in 100..3000 {
             map.write(page * PAGE, &[page.to_le_bytes()[0] | 1; PAGE_LEN]);
         }
-        let memory = GuestMemory::open(Path::new("/proc"), std::process::id(), map.address(), pages * PAGE).unwrap();
-        for (fate, room) in [(Fate::Lasting, 2902 * PAGE), (Fate::Passing, 4000 * PAGE)] {
-            let copy = tempfile::tempfile().unwrap();
-            let mut at_rest = AtRest::room_beside(room, || memory.copy_backing(&copy, fate)).unwrap();
+        let memory = GuestMemory::open(Path::new("/proc"), std::process::id(), map.address(), PAGES * PAGE).unwrap();
+        for (name, room) in [("lasting", 2902), ("passing", 4000)] {
+            let path = copies.path().join(name);
+            let copy = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+            memory.copy_backing(&copy, Fate::Passing).unwrap();
+            let mut at_rest = AtRest::begin(room * PAGE).unwrap().finish().unwrap();
             map.write(3500 * PAGE, &[9; PAGE_LEN]);
             assert_eq!(at_rest.read(&memory).unwrap(), Some(2902 * PAGE));
             assert_eq!(at_rest.own().bytes(), 2902 * PAGE);
             // It runs again.
             map.write(200 * PAGE, &[77; PAGE_LEN]);
             map.write(4000 * PAGE, &[77; PAGE_LEN]);
-            at_rest.write(&copy, fate).unwrap();
+            match name {
+                "lasting" => at_rest.write_small(&copy, &path).unwrap().finish().unwrap(),
+                _ => at_rest.write(&copy).unwrap(),
+            }
             let at = |page: u64| {
                 let mut byte = [0];
                 copy.read_exact_at(&mut byte, page * PAGE).unwrap();
                 byte[0]
             };
-            assert_eq!([0, 1, 5, 99, 100, 200, 2999, 3000, 3500, 4000].map(at), [1, 0, 0, 0, 101, 201, 183, 0, 9, 0]);
+            assert_eq!([0, 1, 5, 9, 99, 100, 200, 2999, 3000, 3500, 4000].map(at), [1, 0, 0, 0, 0, 101, 201, 183, 0, 9, 0], "{name}");
             map.write(200 * PAGE, &[201; PAGE_LEN]);
             map.forget(4000 * PAGE);
         }
-        let mut small = AtRest::room_beside(2900 * PAGE, || Ok(())).unwrap();
+        let mut small = AtRest::begin(2900 * PAGE).unwrap().finish().unwrap();
         assert_eq!(small.read(&memory).unwrap(), None);
-        assert!(AtRest::room_beside(PAGE, || Err(Error::other("no"))).is_err());
+        assert_eq!(small.own().bytes(), 0);
+    }
+
+    #[test]
+    fn runs_are_put_together_and_their_bytes_found_wherever_they_begin() {
+        let mut room = Room::of(6 * PAGE_LEN);
+        assert!(room.bytes().as_ptr().align_offset(PAGE_LEN) == 0 && room.bytes().len() == 6 * PAGE_LEN);
+        for (number, page) in (1..).zip(room.bytes_mut().chunks_exact_mut(PAGE_LEN)) {
+            page.fill(number);
+        }
+        let piece = |page: u64, from: usize, count: usize| (page * PAGE, from * PAGE_LEN..(from + count) * PAGE_LEN);
+        let read = AtRest { room, pieces: vec![piece(10, 0, 2), piece(12, 2, 1), piece(20, 3, 3)] };
+        assert_eq!(read.own().runs_of(0), [10 * PAGE..13 * PAGE, 20 * PAGE..23 * PAGE]);
+        let firsts =
+            |from: u64, to: u64| read.bytes_of(&(from * PAGE..to * PAGE)).chunks_exact(PAGE_LEN).map(|page| page[0]).collect::<Vec<_>>();
+        assert_eq!((firsts(10, 13), firsts(11, 13), firsts(21, 23)), (vec![1, 2, 3], vec![2, 3], vec![5, 6]));
+        // What was not read is nothing.
+        assert_eq!((firsts(0, 1), firsts(22, 25)), (vec![], vec![]));
     }
 }

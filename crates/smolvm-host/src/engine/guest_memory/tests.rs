@@ -110,6 +110,48 @@ fn own_pages_are_told_from_the_files() {
     assert_eq!(byte, [1]);
 }
 
+/// What the guest had to itself is not copied, unless it has given it back by the time it stands still.
+#[test]
+fn what_is_behind_much_of_its_own_is_copied_only_if_it_is_given_back() {
+    const MIB: u64 = 1 << 20;
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(8 * MIB).unwrap();
+    file.write_all_at(&vec![1; 8 << 20], 0).unwrap();
+    let map = TestMap::of(&file, 8 * MIB);
+    for page in (2 * MIB..4 * MIB).chain(6 * MIB..7 * MIB).step_by(PAGE_LEN) {
+        map.write(page, &[2; PAGE_LEN]);
+    }
+    // Less than pays.
+    map.write(5 * MIB, &[2; PAGE_LEN]);
+    let memory = GuestMemory::open(Path::new("/proc"), std::process::id(), map.address(), 8 * MIB).unwrap();
+    let before = memory.own().unwrap();
+    assert_eq!(before.bytes(), 3 * MIB + PAGE);
+    for fate in [Fate::Lasting, Fate::Passing] {
+        let copy = tempfile::tempfile().unwrap();
+        let backing = BackingCopy::begin(&memory, &copy, fate, &before).unwrap();
+        backing.make_way(true);
+        for page in (3 * MIB..4 * MIB).step_by(PAGE_LEN) {
+            map.forget(page);
+        }
+        let now = memory.own().unwrap();
+        backing.finish(&now).unwrap();
+        let at = |mib: u64| {
+            let mut byte = [9];
+            copy.read_exact_at(&mut byte, mib * MIB).unwrap();
+            byte[0]
+        };
+        assert_eq!([0, 1, 2, 3, 4, 5, 6, 7].map(at), [1, 1, 0, 1, 1, 1, 0, 1], "{fate:?}");
+        let mut all = vec![9; 1 << 20];
+        copy.read_exact_at(&mut all, 3 * MIB).unwrap();
+        assert!(all.iter().all(|byte| *byte == 1), "a part of what was given back is missing");
+        for page in (3 * MIB..4 * MIB).step_by(PAGE_LEN) {
+            map.write(page, &[2; PAGE_LEN]);
+        }
+    }
+    // One that is not waited for ends.
+    drop(BackingCopy::begin(&memory, &tempfile::tempfile().unwrap(), Fate::Lasting, &before).unwrap());
+}
+
 #[test]
 fn a_place_that_is_none_is_refused() {
     let me = std::process::id();

@@ -10,6 +10,7 @@ use smolvm_model::name::SandboxId;
 
 use super::{Files, Kind, MANIFEST, Manifest, Origin, Snapshot, VERSION, artefact, files_of, find, saved};
 use crate::effect::perform;
+use crate::engine::guest_memory::Large;
 use crate::fsx::{self, FsError};
 use crate::image::checksum::Checksum;
 use crate::image::error::ImageError;
@@ -48,23 +49,43 @@ impl Draft {
     }
 
     /// Brings everything to the disk and gives it its name; one that has the name already stays, and that is an error.
-    pub fn publish(self, root: &Path, name: &SandboxId, kind: Kind, origin: &Origin) -> Result<Snapshot, ImageError> {
+    ///
+    /// What is `large` of the memory is on its way already, and in no page of the memory's file.
+    pub fn publish(
+        self,
+        root: &Path,
+        name: &SandboxId,
+        kind: Kind,
+        origin: &Origin,
+        large: Option<&Large>,
+    ) -> Result<Snapshot, ImageError> {
         if find(root, name)?.is_some() {
             return Err(ImageError::Exists { name: name.to_string() });
         }
         let names = files_of(kind, &self.workdir.path())?;
         let paths: Vec<PathBuf> = names.iter().map(|name| self.workdir.path().join(name)).collect();
+        let memory = self.files().memory;
+        let to_disk = || {
+            // The small ones, while what is large is on its way.
+            paths.iter().filter(|path| **path != memory).try_for_each(sync)?;
+            large.map_or(Ok(()), Large::finish).map_err(FsError::on("write", &memory))?;
+            paths.iter().filter(|path| **path == memory).try_for_each(sync)
+        };
+        let digest_of = |path: &PathBuf| match large.filter(|_| *path == memory) {
+            Some(large) => Checksum::of_beside(path, large),
+            None => Checksum::of(path),
+        };
         // One waits for the disk while others count.
         let digests = std::thread::scope(|scope| {
             // Where no thread can be had, one is done after the other.
-            let syncing = std::thread::Builder::new().spawn_scoped(scope, || sync_all(&paths));
+            let writing = std::thread::Builder::new().spawn_scoped(scope, to_disk);
             let digests: Result<Vec<Checksum>, FsError> =
-                paths.iter().map(|path| Checksum::of(path).map_err(FsError::on("read", path))).collect();
-            let synced = match syncing {
-                Ok(syncing) => syncing.join().unwrap_or_else(|_| Err(FsError::on("sync", root)(std::io::Error::other("a thread ended")))),
-                Err(_) => sync_all(&paths),
+                paths.iter().map(|path| digest_of(path).map_err(FsError::on("read", path))).collect();
+            let written = match writing {
+                Ok(writing) => writing.join().unwrap_or_else(|_| Err(FsError::on("sync", root)(std::io::Error::other("a thread ended")))),
+                Err(_) => to_disk(),
             };
-            synced.and(digests)
+            written.and(digests)
         })?;
         let manifest = Manifest {
             kind,
@@ -85,6 +106,6 @@ impl Draft {
 }
 
 /// Contents and lengths. Names, and that they are files at all, come with the directory ([`publish_directory`]).
-fn sync_all(paths: &[PathBuf]) -> Result<(), FsError> {
-    paths.iter().try_for_each(|path| File::open(path).and_then(|file| file.sync_data()).map_err(FsError::on("sync", path)))
+fn sync(path: &PathBuf) -> Result<(), FsError> {
+    File::open(path).and_then(|file| file.sync_data()).map_err(FsError::on("sync", path))
 }

@@ -1,8 +1,10 @@
 //! Snapshots that are made, found, damaged, held and removed.
 
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use super::*;
+use crate::engine::guest_memory::{AtRest, GuestMemory};
 use crate::image::template::DiskState;
 
 fn origin() -> Origin {
@@ -38,7 +40,7 @@ fn make(root: &Path, name: &str, kind: Kind) -> Result<Snapshot, ImageError> {
     for (path, text) in [(&files.memory, "m"), (&files.devices, "d"), (&files.disk, "k")] {
         std::fs::write(path, text).unwrap();
     }
-    draft.publish(root, &name, kind, &origin())
+    draft.publish(root, &name, kind, &origin(), None)
 }
 
 #[test]
@@ -108,7 +110,7 @@ fn layers_of_the_disk_are_files_of_it_and_one_that_is_missing_is_missed() {
     for file in ["disk", "disk.2", "disk.7"] {
         std::fs::write(draft.workdir.path().join(file), file).unwrap();
     }
-    let made = draft.publish(root, &name, Kind::Disk, &origin()).unwrap();
+    let made = draft.publish(root, &name, Kind::Disk, &origin(), None).unwrap();
     let named: Vec<&str> = made.digests.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!((named, made.damage().unwrap()), (vec!["disk", "disk.2", "disk.7"], None));
     std::fs::write(made.directory.join("disk.2"), "other").unwrap();
@@ -149,4 +151,70 @@ fn a_manifest_of_a_stranger_is_refused_and_hides_no_other() {
         assert_eq!(list(root.path()).unwrap().len(), 1);
     }
     assert_eq!(names(root.path()).unwrap().len(), 2);
+}
+
+const PAGE: usize = 4096;
+const BLOCK: usize = 64 << 10;
+
+/// A part of this very process is a guest's memory: small pieces, large ones with and without a hole, and zeros.
+#[test]
+fn what_goes_past_the_cache_is_in_the_snapshot_and_in_its_digest() {
+    let mut bytes = vec![0_u8; (16 << 20) + PAGE];
+    let start = bytes.as_ptr().align_offset(PAGE);
+    let memory = &mut bytes[start..start + (16 << 20)];
+    for (number, place) in (1_u8..).zip([PAGE..3 * PAGE, (1 << 20) + PAGE..(7 << 20) - PAGE, (8 << 20)..(16 << 20)]) {
+        for (page, bytes) in memory[place].chunks_mut(PAGE).enumerate() {
+            bytes.fill(number.wrapping_add(u8::try_from(page % 250).unwrap()) | 1);
+        }
+    }
+    // A block of zeros among those of a large piece, and blocks that are only partly zeros.
+    memory[(10 << 20)..(10 << 20) + BLOCK].fill(0);
+    memory[(12 << 20)..(12 << 20) + BLOCK - 1].fill(0);
+    let guest = GuestMemory::open(Path::new("/proc"), std::process::id(), memory.as_ptr() as u64, memory.len() as u64).unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let (root, name) = (root.path(), "one".parse().unwrap());
+    let draft = Draft::of_snapshot(root, &name, Duration::ZERO).unwrap();
+    let files = draft.files();
+    let file = Draft::make(&files.memory).unwrap();
+    guest.copy_backing(&file, crate::engine::guest_memory::Fate::Lasting).unwrap();
+    // What was behind a large piece was copied before the guest wrote it.
+    file.write_all_at(&[9; PAGE], 3 << 20).unwrap();
+    let mut read = AtRest::begin(memory.len() as u64).unwrap().finish().unwrap();
+    assert!(read.read(&guest).unwrap().is_some());
+    let large = read.write_small(&file, &files.memory).unwrap();
+    // 94 blocks of the first large piece lie in it wholly, and all but one of the second.
+    let past: usize = large.pieces().map(|(_, bytes)| bytes.len()).sum();
+    assert!(past == (94 + 127) * BLOCK || past == 0, "{past}: it is nothing where the file system has no such way");
+    for path in [&files.devices, &files.disk] {
+        std::fs::write(path, "x").unwrap();
+    }
+    let made = draft.publish(root, &name, Kind::Machine, &origin(), Some(&large)).unwrap();
+    drop(large);
+    assert!(std::fs::read(made.files().memory).unwrap() == *memory, "it is another memory");
+    assert_eq!(made.damage().unwrap(), None);
+    for at in [PAGE, 2 << 20, (12 << 20) + BLOCK - 1, (16 << 20) - 1] {
+        memory[at] ^= 1;
+        std::fs::write(made.files().memory, &memory).unwrap();
+        assert_eq!(made.damage().unwrap(), Some("memory".to_owned()), "{at}");
+        memory[at] ^= 1;
+    }
+    std::fs::write(made.files().memory, &memory).unwrap();
+    assert_eq!(made.damage().unwrap(), None, "zeros are no data, wherever they come from");
+}
+
+/// Nobody waited for it: its writers end with it, and the draft leaves nothing.
+#[test]
+fn what_was_on_its_way_and_is_not_wanted_any_more_leaves_nothing() {
+    let bytes = vec![7_u8; (8 << 20) + PAGE];
+    let start = bytes.as_ptr().align_offset(PAGE);
+    let guest = GuestMemory::open(Path::new("/proc"), std::process::id(), bytes[start..].as_ptr() as u64, 8 << 20).unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let draft = Draft::of_snapshot(root.path(), &"one".parse().unwrap(), Duration::ZERO).unwrap();
+    let file = Draft::make(&draft.files().memory).unwrap();
+    file.set_len(8 << 20).unwrap();
+    let mut read = AtRest::begin(8 << 20).unwrap().finish().unwrap();
+    assert_eq!(read.read(&guest).unwrap(), Some(8 << 20));
+    drop(read.write_small(&file, &draft.files().memory).unwrap());
+    drop(draft);
+    assert_eq!(std::fs::read_dir(root.path().join("tmp")).unwrap().count(), 0);
 }
