@@ -3,8 +3,10 @@
 mod support;
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
 
 use support::{BOOT, Place};
+use testkit::process::{self, Process};
 use testkit::{DnsServer, HttpServer, NetnsHost};
 
 #[test]
@@ -86,5 +88,36 @@ fn user_mode_reaches_out_and_not_the_host() {
     assert!(on_host.requests().is_empty(), "a guest reached the host's loopback");
     assert!(!web.requests().is_empty());
     place.ok(&["delete", "u"]);
+    oracle.assert_clean();
+}
+
+/// They are made while its hypervisor starts. The command stands still before it makes them: the guest waits for it.
+#[test]
+fn no_guest_runs_before_its_rules_are_made() {
+    let place = Place::with_network();
+    let oracle = place.oracle();
+    place.boot(&["src"]);
+    place.ok(&["delete", "src"]);
+    let trace = place.scratch().join("trace");
+    let starting = place
+        .smolvm(&["create", "--name", "a", "--image", "minimal", "--start"])
+        .env("SMOLVM_TEST_FAULT", "stop@before:filter")
+        .env("SMOLVM_TEST_TRACE", &trace)
+        .timeout(BOOT)
+        .spawn();
+    let hypervisor = || process::all().into_iter().find(|p| p.exe_name().starts_with("qemu-system") && p.touches(place.home()));
+    testkit::until("a hypervisor", BOOT, hypervisor);
+    let passed = || std::fs::read_to_string(&trace).unwrap();
+    // One that is not kept waiting has its guest within a fraction of this.
+    let begin = Instant::now();
+    testkit::until("a while", BOOT, || (passed().contains("after:hypervisor") || begin.elapsed() > Duration::from_secs(2)).then_some(()));
+    assert!(!passed().contains("after:hypervisor") && place.list()["a"]["state"] == "starting", "it runs without rules\n{}", passed());
+    assert!(!place.nft().contains("smolvm"), "{}", place.nft());
+    Process::read(starting.pid()).unwrap().signal(rustix::process::Signal::CONT);
+    starting.wait().assert_ok();
+    place.assert_answers("a");
+    let at = |point: &str| passed().lines().position(|line| line.split(' ').nth(1) == Some(point)).unwrap();
+    assert!(at("before:hypervisor") < at("after:filter") && at("after:filter") < at("after:hypervisor"), "{}", passed());
+    place.ok(&["delete", "a"]);
     oracle.assert_clean();
 }

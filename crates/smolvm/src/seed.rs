@@ -46,7 +46,8 @@ impl Smolvm {
         begin(&mut store, &record, &plan)?;
         make_run_dir(self, id)?;
         // The descriptor goes at once: the TAP is persistent, as under a hypervisor that was killed.
-        drop(network::raise(self, &mut store, id, &entries, network::Look::begin(self))?);
+        network::admit(self, &mut store, id, &entries, network::Look::begin(self))?;
+        drop(network::raise(self, &mut store, id, &entries)?);
         let fail = |e: std::io::Error| odd("no stand-in").because(e);
         let mut stand_ins = spawn(&self.mark(id).to_string(), plan.token.as_str()).map_err(fail)?;
         let known = |child: &Child| -> Result<ProcessIdentity, Error> {

@@ -1,17 +1,22 @@
 //! `start`: fork or boot a sandbox, and wait for its agent.
 //!
 //! ```text
-//!   lock ─► admit ─► check ─► template ─► record intents ─► run dir, TAP, rules ─► monitor ─► (it records, boots) ─► ready
-//!                                   │                                     └─ failed, silent: unwind ─► Failed
+//!   lock ─► admit ─► check ─► template ─► record intents ─► run dir, TAP ─► monitor ─► (it records, starts the hypervisor) ─► ready
+//!                                   │                                 │         └► rules, memory ─► "go on" ─┴► the guest runs
+//!                                   │                                 └─ failed, silent: unwind ─► Failed
 //!                                   └─ killed here or later: the row says `starting`, the ledger what to look for
 //! ```
+//!
+//! Invariant: no guest runs before its rules are in place. One that boots is started after them; one that goes on where it, or what it is a
+//! copy of, was parked waits for a word ([`StartPlan::awaits_word`]), so that they are made while its hypervisor starts.
 
+mod let_go;
 mod plan;
 mod steps;
 mod wait;
 
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
@@ -44,11 +49,12 @@ use crate::observe::Looker;
 use crate::paths::MONITOR_LOG;
 use crate::view::SandboxView;
 
+use let_go::raised;
 use plan::disk_of;
 pub(crate) use plan::{BOOTED, CopyOf, Machine, StartPlan};
 pub use steps::Steps;
 pub(crate) use wait::Patience;
-use wait::{wait_for_memory, wait_for_report};
+use wait::wait_for_report;
 
 /// How long a boot may take until the agent answers; TCG boots in about one second.
 pub const DEADLINE: Duration = Duration::from_mins(1);
@@ -188,23 +194,21 @@ impl Smolvm {
         make_run_dir(self, id)?;
         let (record, entries) = store.sandbox(id)?.ok_or_else(|| Error::no_such_sandbox(id))?;
         self.write_env(id, &record.spec)?;
-        let (tap, network) = match (plan.network, look) {
-            (NetworkMode::None, _) => (None, None),
-            (NetworkMode::User, _) => (None, Some(user_network(self, id))),
-            (NetworkMode::Tap, look) => {
-                let look = look.unwrap_or_else(|| network::Look::begin(self));
-                let raised = network::raise(self, store, id, &entries, look)?;
+        let look = match look {
+            Some(look) if !plan.awaits_word() => network::admit(self, store, id, &entries, look).map(|()| None)?,
+            other => other,
+        };
+        let (tap, network) = match plan.network {
+            NetworkMode::None => (None, None),
+            NetworkMode::User => (None, Some(user_network(self, id))),
+            NetworkMode::Tap => {
+                let raised = network::raise(self, store, id, &entries)?;
                 (Some(raised.fd), Some(raised.network))
             }
         };
-        store.write(Commit::Raised, |w| -> Result<(), Error> {
-            w.set_status(Kind::RunDir, id.as_str(), Status::Held)?;
-            if plan.network == NetworkMode::Tap {
-                w.set_status_of_kind(id, Kind::Tap, Status::Held)?;
-                w.set_status_of_kind(id, Kind::NftElements, Status::Held)?;
-            }
-            Ok(())
-        })?;
+        if !plan.awaits_word() {
+            raised(store, id, plan)?;
+        }
         steps.done("host");
         let uid = entries.iter().find(|e| e.kind == Kind::Uid).and_then(|e| e.key.parse().ok());
         let config = MonitorConfig {
@@ -227,14 +231,8 @@ impl Smolvm {
             steps,
         };
         let (mut child, socket) = perform_once(Effect::Monitor, |_| self.spawn_monitor(id, &config, plan.template.as_ref(), tap))?;
-        let answer = match &plan.whole {
-            None => wait_for_report(socket, patience),
-            Some(whole) => wait_for_memory(&socket, whole, patience).and_then(|()| {
-                // One that has ended has said why.
-                let _ = (&socket).write_all(&[1]);
-                wait_for_report(socket, patience.anew())
-            }),
-        };
+        let let_go = if plan.awaits_word() { self.let_go(store, &entries, plan, look, (id, &socket), patience) } else { Ok(patience) };
+        let answer = let_go.and_then(|patience| wait_for_report(socket, patience));
         // The monitor outlives this command. Should it have ended, it is reaped here.
         let _ = child.try_wait();
         match (answer?, &plan.memory) {

@@ -103,9 +103,9 @@ pub struct LaunchRequest<'a> {
     pub shape: MachineShape,
     /// Where its memory comes from.
     pub memory: Memory,
-    /// Where a byte says that the memory is all there, if it may not be yet: the guest goes on only then. An end of file says
-    /// that it never will be.
-    pub whole: Option<BorrowedFd<'a>>,
+    /// Where a byte says that a guest with a memory already may go on: all of that is there, and what else the host promised. An end of file
+    /// says that it never may.
+    pub word: Option<BorrowedFd<'a>>,
     /// The host's time stamp counter frequency ([`super::accel::HostSpeed`]).
     pub tsc_khz: Option<u32>,
     /// An ELF kernel; readable by the identity below (mode 0644).
@@ -303,7 +303,7 @@ pub fn launch(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Launched, 
     drop((sockets, stderr_theirs, root, write, read, below, request.net));
 
     let exe = (request.engine.binary.id.dev, request.engine.binary.id.ino);
-    let believed = believe(jailed, memory, (file.as_ref(), request.whole), &qmp, &stderr)?;
+    let believed = believe(jailed, memory, (file.as_ref(), request.word), &qmp, &stderr)?;
     let Believed { pid, pidfd, start_ticks, enforced, qmp_stream } = believed;
     Ok(Launched { pid, pidfd, start_ticks, exe, qmp, qmp_stream, agent, console: console.into(), stderr, enforced })
 }
@@ -321,7 +321,7 @@ struct Believed {
 fn believe(
     jailed: Jailed,
     memory: GuestMemory,
-    (file, whole): (Option<&File>, Option<BorrowedFd<'_>>),
+    (file, word): (Option<&File>, Option<BorrowedFd<'_>>),
     qmp: &UnixStream,
     stderr: &OwnedFd,
 ) -> Result<Believed, LaunchError> {
@@ -337,8 +337,8 @@ fn believe(
     if let Some(breach) = enforced.breach() {
         return Err(LaunchError::Breach(breach));
     }
-    // The machine reads nothing of its memory before it is loaded.
-    whole.map_or(Ok(()), |whole| running.await_whole(whole, stderr))?;
+    // The machine reads nothing of its memory, and sends nothing, before it is loaded.
+    word.map_or(Ok(()), |word| running.await_leave(word, stderr))?;
     let qmp_stream = match memory {
         GuestMemory::Anonymous | GuestMemory::Parked => QmpStream::default(),
         GuestMemory::Forked | GuestMemory::Restored => restore(qmp)?,

@@ -72,11 +72,20 @@ pub enum MonitorMemory {
         memory: PathBuf,
         /// The state of its devices.
         devices: PathBuf,
-        /// Whether its memory is all there only once the command has said another byte; one that ends before that has given up.
-        awaited: bool,
     },
     /// It is forked from the template whose directory is handed over with this.
     Fork,
+}
+
+impl MonitorMemory {
+    /// Whether the guest goes on only once the command has said another byte: its memory is all there then, and the rules for it are in place.
+    /// A command that ends before that has given up.
+    pub(crate) fn awaits_word(&self) -> bool {
+        match self {
+            Self::Boot | Self::Park { .. } => false,
+            Self::Restore { .. } | Self::Fork => true,
+        }
+    }
 }
 
 /// How the guest is attached.

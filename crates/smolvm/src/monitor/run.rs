@@ -177,7 +177,7 @@ fn start_hypervisor(
                 devices: open("state of what it is a copy of", File::open(devices))?,
             },
         },
-        whole: reporter.word().filter(|_| matches!(config.memory, MonitorMemory::Restore { awaited: true, .. })),
+        word: reporter.word().filter(|_| config.memory.awaits_word()),
         tsc_khz: accel::host_speed(cache, &vm.boot_id).tsc_khz,
         kernel: &config.kernel,
         initramfs: &config.initramfs,

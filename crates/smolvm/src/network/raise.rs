@@ -1,4 +1,4 @@
-//! Makes the TAP and its rules for one start.
+//! Makes the TAP for one start, and its rules.
 
 use std::os::fd::OwnedFd;
 
@@ -30,8 +30,10 @@ pub(crate) struct Raised {
     pub(crate) network: MonitorNetwork,
 }
 
-/// Makes what the reserved names promise. The intents are recorded by the caller before.
-pub(crate) fn raise(vm: &Smolvm, store: &mut Store, id: &SandboxId, entries: &[Entry], look: Look) -> Result<Raised, Error> {
+/// Makes the device that the reserved names promise. The intents are recorded by the caller before.
+///
+/// Before the guest runs there are rules for it, too ([`admit`]): a device without an element is silent, but one without a table is free.
+pub(crate) fn raise(vm: &Smolvm, store: &mut Store, id: &SandboxId, entries: &[Entry]) -> Result<Raised, Error> {
     let pool = vm.address_pool(store)?;
     let guest = guest_of(vm, id, entries)?;
     let owner_uid = key(entries, Kind::Uid).and_then(|u| u.parse().ok()).unwrap_or_else(|| rustix::process::geteuid().as_raw());
@@ -43,25 +45,26 @@ pub(crate) fn raise(vm: &Smolvm, store: &mut Store, id: &SandboxId, entries: &[E
         guest_address: guest.address,
         guest_mac: guest.mac,
     };
-    // The rules first: a device without an element is silent, one without a table would be free.
-    {
-        // Its end comes before the lock, which others wait for.
-        let seen = look.end(vm);
-        let _lock = vm.network_lock()?;
-        let opened = shared::open(vm, store)?;
-        let seen = match opened.table {
-            Table::Noted(_) => seen.or_else(|_| nft::table(&vm.install)).map_err(nft_error)?,
-            Table::NotNoted => None,
-        };
-        let left = perform(Effect::Filter, |permit| admit_guest(permit, vm, pool, &guest, &opened, seen.as_ref()))?;
-        if let Some(frame) = left {
-            shared::note_frame(vm, store, frame)?;
-        }
-    }
     let fd = perform(Effect::Tap, |permit| tap::make(permit, &spec).map_err(tap_error))?;
     let network =
         MonitorNetwork::Tap { tap: guest.tap.to_string(), mac: guest.mac.to_string(), address: guest.address, gateway: pool.gateway() };
     Ok(Raised { fd, network })
+}
+
+/// Makes the rules for it. The intents are recorded by the caller before.
+pub(crate) fn admit(vm: &Smolvm, store: &mut Store, id: &SandboxId, entries: &[Entry], look: Look) -> Result<(), Error> {
+    let pool = vm.address_pool(store)?;
+    let guest = guest_of(vm, id, entries)?;
+    // Its end comes before the lock, which others wait for.
+    let seen = look.end(vm);
+    let _lock = vm.network_lock()?;
+    let opened = shared::open(vm, store)?;
+    let seen = match opened.table {
+        Table::Noted(_) => seen.or_else(|_| nft::table(&vm.install)).map_err(nft_error)?,
+        Table::NotNoted => None,
+    };
+    let left = perform(Effect::Filter, |permit| admit_guest(permit, vm, pool, &guest, &opened, seen.as_ref()))?;
+    left.map_or(Ok(()), |frame| shared::note_frame(vm, store, frame))
 }
 
 /// Lets the guest send. Gives how the table was left, if that is not what is noted.

@@ -73,8 +73,7 @@ impl StartPlan {
     /// Goes on as a copy of a machine that ran.
     pub(crate) fn restores(self, machine: Machine<'_>) -> Self {
         let files = machine.files;
-        let awaited = machine.whole.is_some();
-        let memory = MonitorMemory::Restore { memory: files.memory.clone(), devices: files.devices.clone(), awaited };
+        let memory = MonitorMemory::Restore { memory: files.memory.clone(), devices: files.devices.clone() };
         let (word, reason) = match machine.of {
             CopyOf::Snapshot(name) => (RESTORED, format!("snapshot {name}")),
             CopyOf::Sandbox(id) => (COPIED, format!("a copy of {id}")),
@@ -85,6 +84,11 @@ impl StartPlan {
     fn from(self, memory: MonitorMemory, started_from: &str, started_from_reason: String) -> Self {
         let run = Run { started_from: started_from.to_owned(), started_from_reason, ..self.run };
         Self { run, memory, ..self }
+    }
+
+    /// Whether its guest goes on only when it is told that all it needs is there.
+    pub(super) fn awaits_word(&self) -> bool {
+        self.memory.awaits_word()
     }
 
     pub(super) fn is_fork(&self) -> bool {

@@ -106,7 +106,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
             None => Memory::Anonymous,
             Some(template) => Memory::Forked { memory: File::open(&template.memory)?, devices: File::open(&template.devices)? },
         },
-        whole: None,
+        word: None,
         tsc_khz: speed.tsc_khz,
         kernel: &job.kernel,
         initramfs: &job.initramfs,

@@ -75,16 +75,16 @@ impl Running {
         }
     }
 
-    /// Waits until whoever copies the guest's memory says that all of it is there. No deadline: nothing of the guest runs, and when the other
+    /// Waits until whoever makes what the guest needs says that all of it is there. No deadline: nothing of the guest runs, and when the other
     /// one gives up or ends, that is heard.
-    pub(super) fn await_whole(&mut self, whole: BorrowedFd<'_>, stderr: &OwnedFd) -> Result<(), LaunchError> {
+    pub(super) fn await_leave(&mut self, word: BorrowedFd<'_>, stderr: &OwnedFd) -> Result<(), LaunchError> {
         loop {
-            self.await_word(whole, stderr, None)?;
-            match rustix::io::read(whole, &mut [0; 1][..]) {
+            self.await_word(word, stderr, None)?;
+            match rustix::io::read(word, &mut [0; 1][..]) {
                 Ok(1..) => return Ok(()),
                 Ok(0) | Err(Errno::CONNRESET) => return Err(LaunchError::Withdrawn),
                 Err(Errno::INTR | Errno::AGAIN) => {}
-                Err(errno) => return Err(LaunchError::System { action: "hear that the memory is whole", source: errno.into() }),
+                Err(errno) => return Err(LaunchError::System { action: "hear that the guest may go on", source: errno.into() }),
             }
         }
     }
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "a process in the hypervisor's place")]
-    fn a_guest_goes_on_only_when_its_memory_is_said_to_be_whole() {
+    fn a_guest_goes_on_only_when_it_is_told_to() {
         let mut program = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let pid = rustix::process::Pid::from_raw(i32::try_from(program.id()).unwrap()).unwrap();
         let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
@@ -164,14 +164,14 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let stderr: OwnedFd = File::open("/dev/null").unwrap().into();
         std::io::Write::write_all(&mut &ours, &[1]).unwrap();
-        running.await_whole(theirs.as_fd(), &stderr).unwrap();
+        running.await_leave(theirs.as_fd(), &stderr).unwrap();
         // Whoever would say so is gone.
         drop(ours);
-        assert!(matches!(running.await_whole(theirs.as_fd(), &stderr), Err(LaunchError::Withdrawn)));
+        assert!(matches!(running.await_leave(theirs.as_fd(), &stderr), Err(LaunchError::Withdrawn)));
         // And the hypervisor, while it is waited for.
         let (_ours, theirs) = UnixStream::pair().unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-        assert!(matches!(running.await_whole(theirs.as_fd(), &stderr), Err(LaunchError::Died { .. })));
+        assert!(matches!(running.await_leave(theirs.as_fd(), &stderr), Err(LaunchError::Died { .. })));
         // Reaped already, by its handle.
         let _ = program.wait();
     }
