@@ -4,7 +4,7 @@
 //!   hypervisor   ┌────────── guest memory ──────────┐      pagemap: this page is the guest's own, that one is the file's
 //!                │ file │ own │ file │ not there │ …│
 //!                └──────┴──┬──┴──────┴───────────┴──┘
-//!   copy         the file it is mapped from, sparsely    then its own pages, through /proc/PID/mem
+//!   copy         the file it is mapped from, sparsely    over it its own pages, read from outside (`remote`)
 //! ```
 //!
 //! A fork has its template's memory mapped privately, so what it changed are exactly the pages that are there and are not

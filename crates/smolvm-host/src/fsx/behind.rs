@@ -21,17 +21,13 @@ const UNDER_WAY: usize = 4;
 /// What others say to whoever writes.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
-    /// One piece at a time: somebody waits for this disk.
-    pub(crate) slowly: AtomicBool,
+    /// Nothing is brought to the disk: somebody else waits for that.
+    pub(crate) hold: AtomicBool,
     /// Nobody wants it any more.
     pub(crate) stop: AtomicBool,
 }
 
 impl Pace {
-    fn under_way(&self) -> usize {
-        if self.slowly.load(Ordering::Relaxed) { 1 } else { UNDER_WAY }
-    }
-
     /// An error as soon as nobody wants it.
     pub(crate) fn go_on(&self) -> Result<()> {
         if self.stop.load(Ordering::Relaxed) { Err(ErrorKind::Interrupted.into()) } else { Ok(()) }
@@ -58,12 +54,18 @@ impl<'a> WriteBehind<'a> {
         let (first, last, before) = self.waiting.unwrap_or((start, end, 0));
         let written = before + end.saturating_sub(start);
         let (start, end) = (start.min(first), end.max(last));
-        if written < PIECE {
+        if written < PIECE || self.pace.hold.load(Ordering::Relaxed) {
             self.waiting = Some((start, end, written));
             return Ok(());
         }
         self.waiting = None;
-        while self.under_way.len() >= self.pace.under_way()
+        // More than one piece, if it was held back for a while.
+        let step = usize::try_from(PIECE).unwrap_or(usize::MAX);
+        (start..end).step_by(step).try_for_each(|at| self.bring(at, end.min(at + PIECE)))
+    }
+
+    fn bring(&mut self, start: u64, end: u64) -> Result<()> {
+        if self.under_way.len() >= UNDER_WAY
             && let Some((start, end)) = self.under_way.pop_front()
         {
             sync_range(self.file, start, end, libc::SYNC_FILE_RANGE_WAIT_BEFORE)?;

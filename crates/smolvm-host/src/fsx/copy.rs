@@ -188,8 +188,8 @@ mod tests {
         let noise: Vec<u8> = (0..(30_u32 << 20) + 5).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
         std::fs::write(&a, &noise).unwrap();
         let (source, len) = (File::open(&a).unwrap(), noise.len() as u64);
-        for slowly in [false, true] {
-            told.slowly.store(slowly, Ordering::Relaxed);
+        for hold in [false, true] {
+            told.hold.store(hold, Ordering::Relaxed);
             copy_data_to_disk(&source, &target(len), std::iter::empty(), &told).unwrap();
             assert!(std::fs::read(&b).unwrap() == noise);
         }

@@ -13,7 +13,7 @@ pub use copy::{copy_data, copy_data_around, copy_sparse};
 pub(crate) use copy::{copy_data_of, copy_data_to_disk};
 pub use patient::patiently;
 pub use remove::{Removed, remove_tree};
-pub(crate) use segment::data_from;
+pub(crate) use segment::{data_blocks, data_from, in_pieces};
 pub use usage::{Tally, disk_usage};
 pub(crate) use write::is_temporary;
 #[cfg(test)]

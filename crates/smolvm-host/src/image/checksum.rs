@@ -19,7 +19,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::digest::{Digest, DigestError};
 use crate::engine::guest_memory::Large;
-use crate::fsx::data_from;
+use crate::fsx::{data_blocks, in_pieces};
 use crate::threads;
 
 /// Bytes that have a digest of their own.
@@ -44,37 +44,32 @@ impl Checksum {
     pub(super) fn of(path: &Path) -> Result<Self> {
         let file = File::open(path)?;
         let metadata = file.metadata()?;
-        let mut pieces = Pieces { file: &file, len: metadata.len(), at: 0, hole: 0 };
         // For so little a second thread would begin when the first is done.
         let most = if metadata.blocks() * 512 <= PIECE { 1 } else { AT_ONCE };
-        Self::of_parts(&file, metadata.len(), most, || Ok(pieces.next()?.map(|(at, wanted)| Part::InFile(at, wanted))))
+        Self::of_parts(&file, metadata.len(), most, in_file(&data_blocks(&file, BLOCK)?))
     }
 
     /// The same of a file into which something large is being written: that is not read there.
     pub(super) fn of_beside(path: &Path, large: &Large) -> Result<Self> {
         let file = File::open(path)?;
-        let cut = |range: Range<u64>| {
-            let end = range.end;
-            (range.start..end).step_by(usize::try_from(PIECE).unwrap_or(usize::MAX)).map(move |at| Part::InFile(at, PIECE.min(end - at)))
-        };
-        let mut parts = large.pieces().map(|(at, bytes)| Part::Here(at, bytes)).chain(large.beside().iter().cloned().flat_map(cut));
-        Self::of_parts(&file, file.metadata()?.len(), AT_ONCE, || Ok(parts.next()))
+        let parts = large.pieces().map(|(at, bytes)| Part::Here(at, bytes)).chain(in_file(large.beside()));
+        Self::of_parts(&file, file.metadata()?.len(), AT_ONCE, parts)
     }
 
     /// Of parts that begin with a block, each once, in any order.
-    fn of_parts<'a>(file: &File, len: u64, most: usize, next: impl FnMut() -> Result<Option<Part<'a>>> + Send) -> Result<Self> {
-        let next = Mutex::new(next);
+    fn of_parts<'a>(file: &File, len: u64, most: usize, parts: impl Iterator<Item = Part<'a>> + Send) -> Result<Self> {
+        let parts = Mutex::new(parts);
         let found = threads::at_once(most, || {
             let (mut buffer, mut digests) = (vec![0; usize::try_from(PIECE).unwrap_or(0)], Vec::new());
             loop {
-                let part = next.lock().unwrap_or_else(PoisonError::into_inner)()?;
+                let part = parts.lock().unwrap_or_else(PoisonError::into_inner).next();
                 match part {
                     None => return Ok(digests),
                     Some(Part::Here(at, bytes)) => digests.extend(of_blocks(at, bytes)),
-                    Some(Part::InFile(at, wanted)) => {
-                        let bytes = &mut buffer[..usize::try_from(wanted).unwrap_or(0)];
-                        file.read_exact_at(bytes, at)?;
-                        digests.extend(of_blocks(at, bytes));
+                    Some(Part::InFile(range)) => {
+                        let bytes = &mut buffer[..usize::try_from(range.end - range.start).unwrap_or(0)];
+                        file.read_exact_at(bytes, range.start)?;
+                        digests.extend(of_blocks(range.start, bytes));
                     }
                 }
             }
@@ -101,8 +96,12 @@ impl Checksum {
 enum Part<'a> {
     /// From there on these, whatever the file has.
     Here(u64, &'a [u8]),
-    /// From there on so many bytes.
-    InFile(u64, u64),
+    /// What the file has there.
+    InFile(Range<u64>),
+}
+
+fn in_file(ranges: &[Range<u64>]) -> impl Iterator<Item = Part<'_>> + Send {
+    ranges.iter().cloned().flat_map(|range| in_pieces(range, PIECE)).map(Part::InFile)
 }
 
 /// The digests of those blocks that are not of zeros.
@@ -114,33 +113,6 @@ fn of_blocks(at: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, blake3::Hash)>
 fn are_zeros(block: &[u8]) -> bool {
     static ZEROS: [u8; 4096] = [0; 4096];
     block.chunks(ZEROS.len()).all(|part| part == &ZEROS[..part.len()])
-}
-
-/// Where the data of a file are, in pieces of whole blocks.
-struct Pieces<'a> {
-    file: &'a File,
-    len: u64,
-    /// From here on nobody has looked yet.
-    at: u64,
-    /// Up to here there are data.
-    hole: u64,
-}
-
-impl Pieces<'_> {
-    fn next(&mut self) -> Result<Option<(u64, u64)>> {
-        if self.at >= self.hole {
-            let Some(data) = data_from(self.file, self.at)? else { return Ok(None) };
-            self.at = data.start / BLOCK * BLOCK;
-            // It may grow meanwhile: then it is another one.
-            self.hole = data.end.next_multiple_of(BLOCK).min(self.len);
-            if self.at >= self.hole {
-                return Ok(None);
-            }
-        }
-        let (at, wanted) = (self.at, (self.hole - self.at).min(PIECE));
-        self.at += wanted;
-        Ok(Some((at, wanted)))
-    }
 }
 
 impl FromStr for Checksum {

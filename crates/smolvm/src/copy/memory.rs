@@ -8,7 +8,7 @@
 //!
 //! What is behind the guest's own pages never changes, and takes the longest. Nothing reads it before the copy's devices
 //! are loaded; so what a `fork` leaves to do is done while the hypervisors of its copies start. Each waits for it
-//! ([`Whole`]). Where the file system of the copy shares blocks, it comes first: mostly it costs nothing then.
+//! ([`Whole`]). Where the file system of the copy shares blocks, all is there before they start: mostly it costs nothing then.
 
 use std::fmt;
 use std::fs::File;
@@ -33,7 +33,7 @@ const GROWTH: u64 = 4 << 20;
 /// In which order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// All of it is there when the copy is made.
+    /// All of it is there when the copy is made, or on its way to the disk ([`Large`]).
     Whole(Fate),
     /// What is behind the guest's own pages comes afterwards ([`Rest`]).
     OwnFirst,
@@ -107,6 +107,14 @@ impl Begun {
         Ok(Self { target: Target { memory, file, path: path.to_owned(), order }, way })
     }
 
+    /// Whether nothing went wrong so far: nobody need stand still for a copy that cannot be made.
+    pub(super) fn check(&mut self) -> std::io::Result<()> {
+        match &mut self.way {
+            Ahead::Room(_, Some(backing)) => backing.check(),
+            Ahead::Room(_, None) | Ahead::Copied(_) => Ok(()),
+        }
+    }
+
     /// The guest is about to come to rest: what is needed then is there, and what it has to write itself comes before what is written here.
     pub(super) fn get_ready(self) -> std::io::Result<MemoryCopy> {
         let way = match self.way {
@@ -122,11 +130,15 @@ impl Begun {
     }
 }
 
-/// What need not be done while it stands still. Its own pages are left for then if they are so few that our own memory can hold them for a
-/// moment, with as much again free for others.
+/// How much our own memory can hold for a moment, with as much again free for others.
+fn most_at_rest() -> u64 {
+    (capacity::available_memory() / 4).min(AtRest::MOST)
+}
+
+/// What need not be done while it stands still. Its own pages are left for then if they are few enough.
 fn ahead(memory: &GuestMemory, file: &File, order: Order, own: &Own) -> std::io::Result<Ahead> {
     let bytes = own.bytes();
-    if bytes <= (capacity::available_memory() / 4).min(AtRest::MOST) {
+    if bytes <= most_at_rest() {
         // It runs on, and comes to have more.
         let room = AtRest::begin(bytes + bytes / 8 + GROWTH)?;
         let backing = match order {
@@ -152,11 +164,13 @@ impl MemoryCopy {
                 if let Some(backing) = backing {
                     backing.make_way(false);
                 }
-                if let Some(bytes) = at_rest.read(memory)? {
+                if let Some(bytes) = at_rest.read(memory, most_at_rest())? {
                     return Ok(bytes);
                 }
-                let now = memory.own()?;
-                backing.take().map_or(Ok(()), |backing| backing.finish(&now))?;
+                // So much in so short a time: it waits for a disk after all.
+                if let Some(backing) = backing.take() {
+                    backing.finish(&memory.own()?)?;
+                }
                 memory.copy_own(file)?
             }
             Way::Ahead(before) => memory.copy_changed(before, file)?,

@@ -1,6 +1,6 @@
 //! Takes the copy: memory, devices and disk, all of the same moment.
 //!
-//! While the guest stands still its own memory is read, and nothing is written where that can be (`AtRest`). Whoever calls
+//! While the guest stands still its own memory is read, and it waits for nothing that is written where that can be (`AtRest`). Whoever calls
 //! holds the sandbox's lock, so nothing else changes it; its monitor lets the guest go on as soon as this process is gone. What is left
 //! to do then (`Rest`) needs no lock: it is files that are open.
 
@@ -82,7 +82,7 @@ impl Smolvm {
         let mut session = Session::connect(self, id)?;
         let located = located(&mut session, id)?;
         let way = self.way_of_disk(record, &located.layers, &mut session, files)?;
-        let memory = match kind {
+        let mut memory = match kind {
             Kind::Machine => {
                 // Where blocks are shared, many small pieces would cost more than the whole.
                 let order = if matches!(way, Way::Clone(_)) { wanted.order.whole() } else { wanted.order };
@@ -95,6 +95,7 @@ impl Smolvm {
         if wanted.signals.is_some_and(has_signal) {
             return Err(Error::new(ErrorCode::Interrupted, format!("interrupted while \"{id}\" was copied")));
         }
+        memory.as_mut().map_or(Ok(()), Begun::check).map_err(unreadable(id))?;
         let layer = self.lay(record, &way)?;
         let mut memory = memory.map(Begun::get_ready).transpose().map_err(unreadable(id))?;
         let freeze = MonitorRequest::Freeze { sync: wanted.sync == Sync::First, layer };

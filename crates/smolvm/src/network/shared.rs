@@ -128,7 +128,7 @@ pub(crate) fn release_shared(vm: &Smolvm, store: &mut Store) -> Result<Vec<Share
         return Ok(Vec::new());
     }
     let mut outcomes = Vec::new();
-    // Under the lock nobody changes it before its turn comes.
+    // Under the lock nobody adds to it before its turn comes.
     let mut look = Some(Look::begin(vm));
     for part in store.shared_parts()? {
         let result = match part.kind.as_str() {
@@ -149,13 +149,14 @@ fn in_use(store: &Store) -> Result<bool, Error> {
 }
 
 fn release_table(vm: &Smolvm, look: Look) -> Result<&'static str, String> {
-    let guests = match look.end(vm) {
+    let has_guests = |elements: &[nft::MarkedElement]| elements.iter().any(|e| e.key.set() == SetName::Sources);
+    let seen = match look.end(vm) {
         Ok(None) => return Ok("already_gone"),
-        Ok(Some(table)) => table.elements.iter().any(|e| e.key.set() == SetName::Sources),
+        Ok(Some(table)) => table.elements,
         Err(e) => return Err(e.to_string()),
     };
-    // Elements without a record are orphans: reported, and removed only when they were asked for.
-    if guests {
+    // Elements without a record are orphans: reported, and removed only when they were asked for; perhaps just now, by somebody else.
+    if has_guests(&seen) && has_guests(&nft::elements(&vm.install).map_err(|e| e.to_string())?.unwrap_or_default()) {
         return Err(STILL_USED.to_owned());
     }
     perform(Effect::DropTable, |permit| nft::drop_table(permit, &vm.install).map_err(nft_error))

@@ -24,7 +24,7 @@ pub(crate) trait Effects: Sync {
     fn remove_taps(&self, entries: &[&Entry]) -> Vec<Outcome>;
     /// Removes run directories or state directories.
     fn remove_dirs(&self, kind: Kind, entries: &[&Entry]) -> Vec<Outcome>;
-    /// Looks whether any of these, all of one rank, is still there.
+    /// Looks whether any of it is still there.
     fn still_there(&self, entries: &[&Entry]) -> Vec<Sight>;
     /// Bytes of disk freed so far.
     fn freed_bytes(&self) -> u64;
@@ -71,8 +71,8 @@ pub(crate) struct HostEffects<'a> {
     pub(super) patience: Patience,
     /// The process that does this teardown, if it is itself a monitor in the plan.
     pub(super) own_pid: u32,
-    /// Hypervisors that were asked to end before the plan was made: they are gone because of this teardown.
-    pub(super) asked: HashSet<u32>,
+    /// Hypervisors that were asked to end before the plan was made, by pid and start: they are gone because of this teardown.
+    pub(super) asked: HashSet<(u32, u64)>,
     freed: AtomicU64,
 }
 

@@ -1,4 +1,4 @@
-//! Runs a plan wave by wave, proves what each rank did, and writes it down.
+//! Runs a plan wave by wave, proves what it did, and writes it down.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -64,6 +64,7 @@ pub(crate) fn execute(plan: &Plan, effects: &dyn Effects) -> Report {
             report.steps.push(step);
         }
     }
+    prove(&mut report.steps, effects);
     report.freed_bytes = effects.freed_bytes();
     report
 }
@@ -89,7 +90,7 @@ fn run_lane(lane: Lane, plan: &Plan, tracker: &Tracker, effects: &dyn Effects) -
     lane.iter().flat_map(|rank| run_rank(*rank, steps(rank), tracker, effects)).collect()
 }
 
-/// Runs the steps that nothing blocks, and looks at once whether they did what they say: what comes later relies on it.
+/// Runs the steps that nothing blocks. Whether processes have ended is looked at at once: what comes later relies on it.
 fn run_rank(rank: Rank, steps: &[Step], tracker: &Tracker, effects: &dyn Effects) -> Vec<StepReport> {
     let (mut done, mut free) = (Vec::new(), Vec::new());
     for step in steps {
@@ -102,7 +103,9 @@ fn run_rank(rank: Rank, steps: &[Step], tracker: &Tracker, effects: &dyn Effects
     let outcomes = act(rank, &entries, effects);
     let mut run: Vec<StepReport> =
         free.into_iter().zip(outcomes).map(|(step, outcome)| StepReport { step: step.clone(), outcome }).collect();
-    prove(&mut run, effects);
+    if matches!(rank, Rank::Process | Rank::Monitor) {
+        prove(&mut run, effects);
+    }
     done.append(&mut run);
     done
 }
@@ -123,7 +126,7 @@ fn act(rank: Rank, entries: &[&Entry], effects: &dyn Effects) -> Vec<Outcome> {
     }
 }
 
-/// Looks at the host once more: what is called gone and is there is a failure, whatever the step said.
+/// Looks at the host again: what is called gone and is there is a failure, whatever the step said.
 fn prove(steps: &mut [StepReport], effects: &dyn Effects) {
     let checked = |s: &StepReport| matches!(s.outcome, Outcome::Released | Outcome::AlreadyGone);
     let entries: Vec<&Entry> = steps.iter().filter(|s| checked(s)).map(|s| &s.step.entry).collect();

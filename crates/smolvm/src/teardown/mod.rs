@@ -2,8 +2,8 @@
 //! rollback and recovery.
 //!
 //! ```text
-//!   Plan (pure) ──► wave after wave ─┬► a thread a lane: Effects (the seam) ──► outcomes ──► look again ─┬─► one transaction
-//!                                    └►  …                                                    (proof)   ┘    entries, rows
+//!   Plan (pure) ──► wave after wave ─┬► a thread a lane: Effects (the seam) ──► outcomes ─┬─► look again ──► one transaction
+//!                                    └►  …                                              ┘   (proof)        entries, rows
 //! ```
 //!
 //! The caller holds the lock of every sandbox in the plan, and has recorded the intent (the state).

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::process::{Signal, geteuid, pidfd_send_signal};
-use smolvm_host::effect::perform;
+use smolvm_host::effect::{Permit, perform};
 use smolvm_host::proc::identity::{self, Presence, TOKEN_AT};
 use smolvm_host::proc::kill;
 use smolvm_host::proc::scan::MARK_AT;
@@ -31,18 +31,19 @@ impl HostEffects<'_> {
     pub(crate) fn ask_to_end(&mut self, entries: &[Entry]) {
         let hypervisors = || entries.iter().filter(|e| e.kind == Kind::Process);
         let pids = Pids::for_records(self.vm, hypervisors().count());
-        let mut handles: Vec<OwnedFd> = Vec::new();
+        let (mut handles, mut whose): (Vec<OwnedFd>, Vec<(u32, u64)>) = (Vec::new(), Vec::new());
         for (entry, identity) in hypervisors().filter_map(|e| Some((e, e.identity.as_ref()?))).filter(|(_, i)| pids.may_live(i.pid)) {
             if let Target::Alive(handle) = self.target(entry, identity) {
                 handles.push(handle);
-                self.asked.insert(identity.pid);
+                whose.push((identity.pid, identity.start_ticks));
             }
         }
-        if !handles.is_empty() {
-            let _ = perform(Effect::AskHypervisors, |_| {
-                ask_all(&handles);
-                Ok::<_, std::io::Error>(())
-            });
+        let ask = |_: &Permit| {
+            ask_all(&handles);
+            Ok::<_, std::io::Error>(())
+        };
+        if !handles.is_empty() && perform(Effect::AskHypervisors, ask).is_ok() {
+            self.asked.extend(whose);
         }
     }
 
@@ -57,7 +58,7 @@ impl HostEffects<'_> {
                 Ok(identities) => {
                     for identity in &identities {
                         match self.target(entry, identity) {
-                            Target::Gone if outcomes[i].is_settled() && self.asked.contains(&identity.pid) => {
+                            Target::Gone if outcomes[i].is_settled() && self.asked.contains(&(identity.pid, identity.start_ticks)) => {
                                 outcomes[i] = Outcome::Released;
                             }
                             Target::Gone => {}

@@ -1,4 +1,4 @@
-//! Looks at the host once more, each kind in one look, after everything was done.
+//! Looks at the host again, each kind in one look: for processes when they were ended, and for everything when all was done.
 
 use std::collections::HashSet;
 

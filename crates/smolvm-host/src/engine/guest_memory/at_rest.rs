@@ -2,6 +2,7 @@
 //!
 //! So it never waits for a disk, nor for a file system that is busy with what was written before.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{Error, Result};
 use std::ops::Range;
@@ -41,15 +42,16 @@ impl AtRest {
     /// What was read from there; all of it is in one run.
     pub(super) fn bytes_of(&self, range: &Range<u64>) -> &[u8] {
         let piece = self.pieces.partition_point(|(at, _)| *at <= range.start).checked_sub(1).and_then(|index| self.pieces.get(index));
-        let place = piece.and_then(|(at, place)| {
+        let place = piece.filter(|(at, place)| range.start - at < place.len() as u64).and_then(|(at, place)| {
             let start = place.start + usize::try_from(range.start - at).ok()?;
             Some(start..start + usize::try_from(range.end - range.start).ok()?)
         });
         place.and_then(|place| self.room.bytes().get(place)).unwrap_or_default()
     }
 
-    /// Reads what the guest has to itself; gives its bytes. Nothing is read if that has come to be more than there is room for.
-    pub fn read(&mut self, memory: &GuestMemory) -> Result<Option<u64>> {
+    /// Reads what the guest has to itself; gives its bytes. If that has come to be more than there is room for, more room is made, while it
+    /// stands still; for more than `most` there is none, and nothing is read.
+    pub fn read(&mut self, memory: &GuestMemory, most: u64) -> Result<Option<u64>> {
         let (mut places, mut total) = (Pieces::of(memory), 0);
         self.pieces.clear();
         while let Some((at, len)) = places.next()? {
@@ -58,8 +60,11 @@ impl AtRest {
             total = end;
         }
         if total > self.room.bytes().len() {
-            self.pieces.clear();
-            return Ok(None);
+            if total as u64 > most {
+                self.pieces.clear();
+                return Ok(None);
+            }
+            self.room = Room::of(total);
         }
         let pieces = Mutex::new(split(&self.pieces, self.room.bytes_mut()));
         threads::at_once(AT_ONCE, || {
@@ -123,11 +128,17 @@ fn write_all<'a>(
 }
 
 /// Memory that begins at a page, as a disk wants it that takes something straight from it.
-#[derive(Debug)]
 struct Room {
     memory: Vec<u8>,
     /// In front of the first page.
     skipped: usize,
+}
+
+impl fmt::Debug for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A guest's memory is nobody's business.
+        f.debug_struct("Room").field("bytes", &self.bytes().len()).finish()
+    }
 }
 
 impl Room {
@@ -197,7 +208,7 @@ mod tests {
             memory.copy_backing(&copy, Fate::Passing).unwrap();
             let mut at_rest = AtRest::begin(room * PAGE).unwrap().finish().unwrap();
             map.write(3500 * PAGE, &[9; PAGE_LEN]);
-            assert_eq!(at_rest.read(&memory).unwrap(), Some(2902 * PAGE));
+            assert_eq!(at_rest.read(&memory, 0).unwrap(), Some(2902 * PAGE));
             assert_eq!(at_rest.own().bytes(), 2902 * PAGE);
             // It runs again.
             map.write(200 * PAGE, &[77; PAGE_LEN]);
@@ -216,8 +227,14 @@ mod tests {
             map.forget(4000 * PAGE);
         }
         let mut small = AtRest::begin(2900 * PAGE).unwrap().finish().unwrap();
-        assert_eq!(small.read(&memory).unwrap(), None);
-        assert_eq!(small.own().bytes(), 0);
+        assert_eq!((small.read(&memory, 2901 * PAGE).unwrap(), small.own().bytes()), (None, 0));
+        assert_eq!((small.read(&memory, 2902 * PAGE).unwrap(), small.own().bytes()), (Some(2902 * PAGE), 2902 * PAGE));
+        let late = tempfile::tempfile().unwrap();
+        late.set_len(PAGES * PAGE).unwrap();
+        small.write(&late).unwrap();
+        let mut byte = [0];
+        late.read_exact_at(&mut byte, 2999 * PAGE).unwrap();
+        assert_eq!(byte, [183]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use std::thread::{Builder, JoinHandle};
 
 use super::{Backing, Fate, GuestMemory, Own};
-use crate::fsx::{Pace, copy_data_around, copy_data_of, copy_data_to_disk};
+use crate::fsx::{Pace, copy_data, copy_data_of, copy_data_to_disk};
 
 /// Pages without a gap for which copying what is behind them would take longer than going around them.
 const LEAST: u64 = 512 << 10;
@@ -33,23 +33,35 @@ pub struct BackingCopy {
 impl BackingCopy {
     /// Begins to copy it into an empty file, which has the memory's length by then. What is to last is brought to the disk, too.
     ///
-    /// Where the guest has much to itself already, `own`, nothing is copied for now.
+    /// Of what is to last nothing is copied for now where the guest has much to itself already, `own`.
     pub fn begin(memory: &GuestMemory, target: &File, fate: Fate, own: &Own) -> Result<Self> {
-        let (pace, left_out) = (Arc::new(Pace::default()), Own { ranges: own.runs_of(LEAST) });
+        // Where a copy passes, its file system mostly shares blocks, and many small pieces cost more than the whole.
+        let ranges = if fate == Fate::Lasting { own.runs_of(LEAST) } else { Vec::new() };
+        let (pace, left_out) = (Arc::new(Pace::default()), Own { ranges });
         target.set_len(memory.bytes)?;
         let Backing::File(source) = &memory.backing else { return Ok(Self { thread: None, pace, files: None, left_out }) };
         let (from, to, told, kept) = (source.try_clone()?, target.try_clone()?, Arc::clone(&pace), left_out.ranges.clone());
-        let thread = match Builder::new().spawn(move || copy(&from, &to, &kept, fate, &told)) {
+        let copy = move |from: &File, to: &File, kept: &[Range<u64>], told: &Pace, bytes| match fate {
+            Fate::Passing => copy_data(from, to, bytes),
+            Fate::Lasting => copy_data_to_disk(from, to, kept.iter().cloned(), told),
+        };
+        let bytes = memory.bytes;
+        let thread = match Builder::new().spawn(move || copy(&from, &to, &kept, &told, bytes)) {
             Ok(thread) => Some(thread),
             // Where no thread can be had, other things are done afterwards.
-            Err(_) => copy(source, target, &left_out.ranges, fate, &pace).map(|()| None)?,
+            Err(_) => copy(source, target, &left_out.ranges, &pace, bytes).map(|()| None)?,
         };
         Ok(Self { thread, pace, files: Some((source.try_clone()?, target.try_clone()?)), left_out })
     }
 
-    /// Whether the disk is wanted by others from now on.
+    /// What went wrong so far, if something did.
+    pub fn check(&mut self) -> Result<()> {
+        if self.thread.as_ref().is_some_and(JoinHandle::is_finished) { self.join() } else { Ok(()) }
+    }
+
+    /// Whether the disk is wanted by others from now on: what is copied is kept from it then.
     pub fn make_way(&self, others: bool) {
-        self.pace.slowly.store(others, Ordering::Relaxed);
+        self.pace.hold.store(others, Ordering::Relaxed);
     }
 
     /// Waits for its end, and copies what the guest had to itself and has not any more, now that it stands still.
@@ -61,13 +73,6 @@ impl BackingCopy {
 
     fn join(&mut self) -> Result<()> {
         self.thread.take().map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| Err(Error::other("a thread ended"))))
-    }
-}
-
-fn copy(source: &File, target: &File, kept: &[Range<u64>], fate: Fate, pace: &Pace) -> Result<()> {
-    match fate {
-        Fate::Passing => copy_data_around(source, target, kept.iter().cloned(), &pace.stop),
-        Fate::Lasting => copy_data_to_disk(source, target, kept.iter().cloned(), pace),
     }
 }
 

@@ -23,7 +23,7 @@ use rustix::io::Errno;
 
 use super::at_rest::AtRest;
 use super::{Own, PAGE_LEN, runs};
-use crate::fsx::data_from;
+use crate::fsx::{data_blocks, in_pieces};
 
 /// More than processors, for they only wait: who computes meanwhile lets each of them wait a little, and the disk must have
 /// something to do until then.
@@ -48,7 +48,7 @@ impl Large {
     /// Begins to write what is large; what is not is in the file.
     pub(super) fn begin(pages: Pages) -> Result<Self> {
         // Nobody can look while the file system keeps the file for who writes.
-        let beside = blocks_of(&pages.target)?.without(&Own { ranges: pages.ranges.clone() }).collect();
+        let beside = Own { ranges: data_blocks(&pages.target, Self::BLOCK)? }.without(&Own { ranges: pages.ranges.clone() }).collect();
         for range in &pages.ranges {
             // With room for it made before, several write at once. Where that cannot be had, writing makes it, or says why not.
             let _ = fallocate(&pages.target, FallocateFlags::empty(), range.start, range.end - range.start);
@@ -58,15 +58,15 @@ impl Large {
             let pages = Arc::clone(&pages);
             Builder::new().spawn(move || pages.write()).ok()
         };
-        let writing = (0..WRITERS.min(pages.pieces().count())).map_while(writer).collect();
+        let writing = (0..WRITERS.min(pages.cut.len())).map_while(writer).collect();
         Ok(Self { pages, beside, writing: Mutex::new(writing) })
     }
 
     /// Waits until all of it is written; whoever wants it to last syncs the file afterwards.
     pub fn finish(&self) -> Result<()> {
         let writing = std::mem::take(&mut *self.writing.lock().unwrap_or_else(PoisonError::into_inner));
-        // Where no thread can be had, all is done here.
-        let own = self.pages.write();
+        // Where no thread could be had, all is done here.
+        let own = if writing.is_empty() { self.pages.write() } else { Ok(()) };
         let ended = |writer: JoinHandle<Result<()>>| writer.join().unwrap_or_else(|_| Err(Error::other("a thread ended")));
         writing.into_iter().map(ended).fold(own, Result::and)
     }
@@ -83,9 +83,9 @@ impl Large {
 }
 
 impl Drop for Large {
-    /// What was not waited for is wanted by nobody: no thread may write into a file that is somebody else's by then.
+    /// What was not waited for is wanted by nobody, and the room that it takes on the disk by others.
     fn drop(&mut self) {
-        *self.pages.begun.lock().unwrap_or_else(PoisonError::into_inner) = usize::MAX;
+        self.pages.stop();
         for writer in self.writing.get_mut().unwrap_or_else(PoisonError::into_inner).drain(..) {
             let _ = writer.join();
         }
@@ -98,6 +98,8 @@ pub(super) struct Pages {
     read: AtRest,
     /// Where they belong, in whole blocks, in their order.
     ranges: Vec<Range<u64>>,
+    /// The same in pieces.
+    cut: Vec<Range<u64>>,
     target: File,
     direct: Option<File>,
     /// How many pieces somebody has taken.
@@ -109,7 +111,8 @@ impl Pages {
     pub(super) fn of(read: AtRest, target: File, path: &Path) -> Self {
         let direct = File::options().write(true).custom_flags(libc::O_DIRECT).open(path).ok();
         let ranges = if direct.is_some() { large(&read) } else { Vec::new() };
-        Self { read, ranges, target, direct, begun: Mutex::new(0) }
+        let cut = ranges.iter().cloned().flat_map(|range| in_pieces(range, Large::MOST)).collect();
+        Self { read, ranges, cut, target, direct, begun: Mutex::new(0) }
     }
 
     /// What is not large.
@@ -119,25 +122,26 @@ impl Pages {
     }
 
     fn pieces(&self) -> impl Iterator<Item = (u64, &[u8])> + Send {
-        let cut = |range: &Range<u64>| {
-            let end = range.end;
-            (range.start..end).step_by(usize::try_from(Large::MOST).unwrap_or(usize::MAX)).map(move |at| at..end.min(at + Large::MOST))
-        };
-        self.ranges.iter().flat_map(cut).map(|range| (range.start, self.read.bytes_of(&range)))
+        self.cut.iter().map(|range| (range.start, self.read.bytes_of(range)))
     }
 
-    /// Writes pieces until there are none.
+    /// Writes pieces until there are none; after one that cannot be written nobody begins another.
     fn write(&self) -> Result<()> {
-        loop {
-            let number = {
-                let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
-                let number = *begun;
-                *begun = begun.saturating_add(1);
-                number
-            };
-            let Some((at, bytes)) = self.pieces().nth(number) else { return Ok(()) };
-            self.write_piece(at, bytes)?;
+        while let Some(range) = self.next() {
+            self.write_piece(range.start, self.read.bytes_of(range)).inspect_err(|_| self.stop())?;
         }
+        Ok(())
+    }
+
+    fn next(&self) -> Option<&Range<u64>> {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = self.cut.get(*begun)?;
+        *begun += 1;
+        Some(next)
+    }
+
+    fn stop(&self) {
+        *self.begun.lock().unwrap_or_else(PoisonError::into_inner) = self.cut.len();
     }
 
     fn write_piece(&self, at: u64, bytes: &[u8]) -> Result<()> {
@@ -150,20 +154,6 @@ impl Pages {
             None => self.target.write_all_at(bytes, at),
         }
     }
-}
-
-/// Where a file has data, in whole blocks but for its end.
-fn blocks_of(file: &File) -> Result<Own> {
-    let (len, mut ranges, mut at) = (file.metadata()?.len(), Vec::<Range<u64>>::new(), 0);
-    while let Some(data) = data_from(file, at)?.filter(|data| data.start < len) {
-        let (start, end) = (data.start / Large::BLOCK * Large::BLOCK, data.end.next_multiple_of(Large::BLOCK).min(len));
-        at = end;
-        match ranges.last_mut() {
-            Some(last) if last.end >= start => last.end = end,
-            _ => ranges.push(start..end),
-        }
-    }
-    Ok(Own { ranges })
 }
 
 /// Blocks without a gap that are enough of them; those of nothing but zeros are left to whoever knows what to do with holes.

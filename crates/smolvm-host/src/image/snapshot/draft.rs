@@ -50,7 +50,7 @@ impl Draft {
 
     /// Brings everything to the disk and gives it its name; one that has the name already stays, and that is an error.
     ///
-    /// What is `large` of the memory is on its way already, and in no page of the memory's file.
+    /// What is `large` of the memory is on its way past the page cache already; it is waited for.
     pub fn publish(
         self,
         root: &Path,

@@ -180,11 +180,12 @@ fn what_goes_past_the_cache_is_in_the_snapshot_and_in_its_digest() {
     // What was behind a large piece was copied before the guest wrote it.
     file.write_all_at(&[9; PAGE], 3 << 20).unwrap();
     let mut read = AtRest::begin(memory.len() as u64).unwrap().finish().unwrap();
-    assert!(read.read(&guest).unwrap().is_some());
+    assert!(read.read(&guest, 0).unwrap().is_some());
     let large = read.write_small(&file, &files.memory).unwrap();
-    // 94 blocks of the first large piece lie in it wholly, and all but one of the second.
-    let past: usize = large.pieces().map(|(_, bytes)| bytes.len()).sum();
-    assert!(past == (94 + 127) * BLOCK || past == 0, "{past}: it is nothing where the file system has no such way");
+    // 94 blocks of the first large piece lie in it wholly, and all but one of the second; where the kernel made large pages of this memory,
+    // the two at the ends of the first have pages of zeros beside them.
+    let past = large.pieces().map(|(_, bytes)| bytes.len()).sum::<usize>() / BLOCK;
+    assert!((94 + 127..=96 + 127).contains(&past) || past == 0, "{past}: it is nothing where the file system has no such way");
     for path in [&files.devices, &files.disk] {
         std::fs::write(path, "x").unwrap();
     }
@@ -213,7 +214,7 @@ fn what_was_on_its_way_and_is_not_wanted_any_more_leaves_nothing() {
     let file = Draft::make(&draft.files().memory).unwrap();
     file.set_len(8 << 20).unwrap();
     let mut read = AtRest::begin(8 << 20).unwrap().finish().unwrap();
-    assert_eq!(read.read(&guest).unwrap(), Some(8 << 20));
+    assert_eq!(read.read(&guest, 0).unwrap(), Some(8 << 20));
     drop(read.write_small(&file, &draft.files().memory).unwrap());
     drop(draft);
     assert_eq!(std::fs::read_dir(root.path().join("tmp")).unwrap().count(), 0);
