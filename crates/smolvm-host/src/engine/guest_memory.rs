@@ -29,6 +29,7 @@ mod at_rest;
 mod backing;
 mod large;
 mod remote;
+mod room;
 
 pub use at_rest::{AtRest, RoomInMaking};
 pub use backing::BackingCopy;

@@ -140,7 +140,7 @@ fn ahead(memory: &GuestMemory, file: &File, order: Order, own: &Own) -> std::io:
     let bytes = own.bytes();
     if bytes <= most_at_rest() {
         // It runs on, and comes to have more.
-        let room = AtRest::begin(bytes + bytes / 8 + GROWTH)?;
+        let room = AtRest::begin(bytes + bytes / 32 + GROWTH)?;
         let backing = match order {
             Order::Whole(fate) => Some(BackingCopy::begin(memory, file, fate, own)?),
             Order::OwnFirst => file.set_len(memory.bytes()).map(|()| None)?,

@@ -2,7 +2,6 @@
 //!
 //! So it never waits for a disk, nor for a file system that is busy with what was written before.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{Error, Result};
 use std::ops::Range;
@@ -11,7 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use super::large::{Large, Pages};
-use super::{AT_ONCE, GuestMemory, Own, PAGE_LEN, Pieces, write_page_wise};
+use super::room::Room;
+use super::{AT_ONCE, GuestMemory, Own, Pieces, write_page_wise};
 use crate::fsx::{Pace, WriteBehind};
 use crate::threads;
 
@@ -127,49 +127,6 @@ fn write_all<'a>(
     .map(drop)
 }
 
-/// Memory that begins at a page, as a disk wants it that takes something straight from it.
-struct Room {
-    memory: Vec<u8>,
-    /// In front of the first page.
-    skipped: usize,
-}
-
-impl fmt::Debug for Room {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A guest's memory is nobody's business.
-        f.debug_struct("Room").field("bytes", &self.bytes().len()).finish()
-    }
-}
-
-impl Room {
-    /// The kernel promises memory, and clears it when it is first used: that is now, and not while a guest waits for it.
-    fn of(bytes: usize) -> Self {
-        let mut memory = vec![0; bytes.next_multiple_of(PAGE_LEN) + PAGE_LEN];
-        let skipped = memory.as_ptr().align_offset(PAGE_LEN).min(PAGE_LEN);
-        in_large_pages(&mut memory[skipped..]);
-        memory[skipped..].iter_mut().step_by(PAGE_LEN).for_each(|byte| *byte = 1);
-        memory.truncate(skipped + bytes);
-        Self { memory, skipped }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.memory[self.skipped..]
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[self.skipped..]
-    }
-}
-
-/// Asks for memory that begins at a page in large ones: made one by one, the small ones take longer than what is copied into them.
-#[allow(unsafe_code, reason = "madvise has no safe wrapper")]
-fn in_large_pages(room: &mut [u8]) {
-    let len = room.len() / PAGE_LEN * PAGE_LEN;
-    // SAFETY: whole pages of memory that is this slice's alone; the advice changes nothing that is read from it. A kernel that
-    // does not take it, or a slice that begins elsewhere, gets small pages.
-    unsafe { libc::madvise(room.as_mut_ptr().cast(), len, libc::MADV_HUGEPAGE) };
-}
-
 /// The room of each piece.
 fn split<'a>(pieces: &'a [(u64, Range<usize>)], room: &'a mut [u8]) -> impl Iterator<Item = (u64, &'a mut [u8])> + Send {
     let mut rest = room;
@@ -183,7 +140,7 @@ fn split<'a>(pieces: &'a [(u64, Range<usize>)], room: &'a mut [u8]) -> impl Iter
 #[cfg(test)]
 mod tests {
     use super::super::tests::TestMap;
-    use super::super::{Fate, PAGE};
+    use super::super::{Fate, PAGE, PAGE_LEN};
     use super::*;
     use std::os::unix::fs::FileExt;
 
