@@ -107,10 +107,10 @@ fn a_start_that_is_killed_is_cleaned_up_whole() {
         testkit::until(moment, BOOT, || seen(&name).then_some(()));
         start.signal(Signal::KILL);
         start.wait();
-        // A monitor that is at work goes on or ends by itself; until then the sandbox may be busy.
+        // A monitor that is at work goes on or ends by itself; until then the sandbox may be busy, and it may end just between the look and the deed.
         let cleaned = testkit::until("a cleanup that finds nobody at work", BOOT, || {
             let cleaned = place.cleanup(&["--force"]);
-            assert!(cleaned.failed().iter().all(|(_, code)| *code == "busy"), "{}", cleaned.shown());
+            assert!(cleaned.failed().iter().all(|(_, code)| matches!(*code, "busy" | "changed")), "{}", cleaned.shown());
             cleaned.failed().is_empty().then_some(cleaned)
         });
         assert!(place.ids().is_empty(), "{moment}: {}", cleaned.shown());

@@ -354,7 +354,7 @@ fn concurrency_of_two_cleaners_one_of_them_killed() {
             place.seed(&NAMES);
             let clean = || place.smolvm(&["cleanup", "--json", "--all", "--force"]).timeout(DEADLINE).spawn();
             let (mut first, second) = (clean(), clean());
-            let delay = dice.time(Duration::from_millis(250));
+            let delay = dice.time(Duration::from_millis(80));
             thread::sleep(delay);
             first.signal_group(Signal::KILL);
             let (first, second) = (first.wait(), second.wait());
