@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::fsx::copy_data_around;
 use crate::threads;
@@ -33,7 +33,7 @@ mod room;
 
 pub use at_rest::{AtRest, RoomInMaking};
 pub use backing::BackingCopy;
-pub use large::Large;
+pub use large::{Lane, Large};
 
 use remote::Remote;
 
@@ -57,7 +57,7 @@ const OF_FILE: u64 = 1 << 61;
 /// A running guest's memory.
 #[derive(Debug)]
 pub struct GuestMemory {
-    memory: Remote,
+    memory: Arc<Remote>,
     pagemap: File,
     address: u64,
     bytes: u64,
@@ -74,7 +74,7 @@ pub enum Fate {
 }
 
 /// Pages that the guest had to itself at one moment.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Own {
     /// Where they are, in bytes, in their order.
     ranges: Vec<Range<u64>>,
@@ -133,7 +133,7 @@ impl GuestMemory {
         {
             return Err(Error::new(ErrorKind::InvalidData, "the hypervisor names a place that cannot be its guest's"));
         }
-        let (memory, pagemap) = (Remote::open(proc, pid)?, File::open(dir.join("pagemap"))?);
+        let (memory, pagemap) = (Arc::new(Remote::open(proc, pid)?), File::open(dir.join("pagemap"))?);
         let backing = backing(&dir, address, bytes)?;
         Ok(Self { memory, pagemap, address, bytes, backing })
     }
@@ -163,7 +163,7 @@ impl GuestMemory {
 
     /// Writes into an empty file what is behind the guest's own pages. A machine may run meanwhile: that does not change.
     pub fn copy_backing(&self, target: &File, fate: Fate) -> Result<()> {
-        let nothing = Own { ranges: Vec::new() };
+        let nothing = Own::default();
         BackingCopy::begin(self, target, fate, &nothing)?.finish(&nothing)
     }
 

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use rustix::io::Errno;
 
@@ -19,18 +19,49 @@ const PIECE: u64 = 4 << 20;
 const UNDER_WAY: usize = 4;
 
 /// What others say to whoever writes.
-#[derive(Debug, Default)]
-pub(crate) struct Pace {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// All of it goes to the disk while it is written.
+    Go,
     /// Nothing is brought to the disk: somebody else waits for that.
-    pub(crate) hold: AtomicBool,
-    /// Nobody wants it any more.
-    pub(crate) stop: AtomicBool,
+    KeepFromDisk,
+    /// Nothing is written at all: somebody else writes to the same file.
+    Wait,
+    /// Nobody wants it any more. It is the last word.
+    Stop,
+}
+
+/// The word that counts.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    word: Mutex<Word>,
+    told: Condvar,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { word: Mutex::new(Word::Go), told: Condvar::new() }
+    }
 }
 
 impl Pace {
-    /// An error as soon as nobody wants it.
+    pub(crate) fn tell(&self, word: Word) {
+        let mut said = self.word.lock().unwrap_or_else(PoisonError::into_inner);
+        if *said != Word::Stop {
+            *said = word;
+        }
+        self.told.notify_all();
+    }
+
+    /// Waits while it is to wait; an error as soon as nobody wants it.
     pub(crate) fn go_on(&self) -> Result<()> {
-        if self.stop.load(Ordering::Relaxed) { Err(ErrorKind::Interrupted.into()) } else { Ok(()) }
+        let said = self.word.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = self.told.wait_while(said, |said| *said == Word::Wait).unwrap_or_else(PoisonError::into_inner);
+        if *said == Word::Stop { Err(ErrorKind::Interrupted.into()) } else { Ok(()) }
+    }
+
+    fn keeps_from_disk(&self) -> bool {
+        *self.word.lock().unwrap_or_else(PoisonError::into_inner) != Word::Go
     }
 }
 
@@ -54,7 +85,7 @@ impl<'a> WriteBehind<'a> {
         let (first, last, before) = self.waiting.unwrap_or((start, end, 0));
         let written = before + end.saturating_sub(start);
         let (start, end) = (start.min(first), end.max(last));
-        if written < PIECE || self.pace.hold.load(Ordering::Relaxed) {
+        if written < PIECE || self.pace.keeps_from_disk() {
             self.waiting = Some((start, end, written));
             return Ok(());
         }

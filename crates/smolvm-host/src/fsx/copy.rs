@@ -131,6 +131,7 @@ fn copy_by_hand(source: &File, target: &File, mut at: u64, end: u64) -> io::Resu
 
 #[cfg(test)]
 mod tests {
+    use super::super::behind::Word;
     use super::*;
     use std::os::unix::fs::MetadataExt;
 
@@ -188,8 +189,8 @@ mod tests {
         let noise: Vec<u8> = (0..(30_u32 << 20) + 5).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
         std::fs::write(&a, &noise).unwrap();
         let (source, len) = (File::open(&a).unwrap(), noise.len() as u64);
-        for hold in [false, true] {
-            told.hold.store(hold, Ordering::Relaxed);
+        for word in [Word::Go, Word::KeepFromDisk] {
+            told.tell(word);
             copy_data_to_disk(&source, &target(len), std::iter::empty(), &told).unwrap();
             assert!(std::fs::read(&b).unwrap() == noise);
         }
@@ -202,9 +203,26 @@ mod tests {
         assert!(copied[place].iter().all(|byte| *byte == 0));
         copy_data_of(&source, &around, middle).unwrap();
         assert!(std::fs::read(&b).unwrap() == noise);
-        told.stop.store(true, Ordering::Relaxed);
+        told.tell(Word::Stop);
+        told.tell(Word::Go);
         let error = copy_data_to_disk(&source, &target(len), std::iter::empty(), &told).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::Interrupted);
+        // Who is to wait writes no more than what was begun, and then all of it.
+        let (told, waits) = (Pace::default(), target(len));
+        told.tell(Word::Wait);
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| copy_data_to_disk(&source, &waits, std::iter::empty(), &told));
+            let begun = || std::fs::read(&b).unwrap().iter().any(|byte| *byte != 0);
+            while !begun() && !thread.is_finished() {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let behind = || std::fs::read(&b).unwrap()[usize::try_from(PIECE).unwrap()..].iter().all(|byte| *byte == 0);
+            assert!(behind() && !thread.is_finished());
+            told.tell(Word::Go);
+            thread.join().unwrap().unwrap();
+        });
+        assert!(std::fs::read(&b).unwrap() == noise);
     }
 
     /// `/dev/shm` is a file system of its own on every Linux host.

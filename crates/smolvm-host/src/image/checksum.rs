@@ -17,14 +17,12 @@ use std::path::Path;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
+use super::block_digest::{BLOCK, BlockDigest, of_blocks};
 use super::digest::{Digest, DigestError};
 use crate::engine::guest_memory::Large;
 use crate::fsx::{data_blocks, in_pieces};
 use crate::threads;
 
-/// Bytes that have a digest of their own.
-const BLOCK: u64 = 64 << 10;
-const _: () = assert!(Large::BLOCK.is_multiple_of(BLOCK), "what is not read in the file is whole blocks");
 /// Bytes that are read together.
 const PIECE: u64 = 4 * BLOCK;
 /// More gain nothing: the memory is not faster.
@@ -46,35 +44,29 @@ impl Checksum {
         let metadata = file.metadata()?;
         // For so little a second thread would begin when the first is done.
         let most = if metadata.blocks() * 512 <= PIECE { 1 } else { AT_ONCE };
-        Self::of_parts(&file, metadata.len(), most, in_file(&data_blocks(&file, BLOCK)?))
+        Self::of_ranges(&file, metadata.len(), most, &data_blocks(&file, BLOCK)?, Vec::new())
     }
 
-    /// The same of a file into which something large is being written: that is not read there.
+    /// The same of a file of which a part went past the cache: that is not read again.
     pub(super) fn of_beside(path: &Path, large: &Large) -> Result<Self> {
         let file = File::open(path)?;
-        let parts = large.pieces().map(|(at, bytes)| Part::Here(at, bytes)).chain(in_file(large.beside()));
-        Self::of_parts(&file, file.metadata()?.len(), AT_ONCE, parts)
+        Self::of_ranges(&file, file.metadata()?.len(), AT_ONCE, large.beside(), large.digests().to_vec())
     }
 
-    /// Of parts that begin with a block, each once, in any order.
-    fn of_parts<'a>(file: &File, len: u64, most: usize, parts: impl Iterator<Item = Part<'a>> + Send) -> Result<Self> {
-        let parts = Mutex::new(parts);
+    /// Of what a file has in these ranges, each of which begins with a block, and of blocks that somebody has counted.
+    fn of_ranges(file: &File, len: u64, most: usize, ranges: &[Range<u64>], counted: Vec<BlockDigest>) -> Result<Self> {
+        let pieces = Mutex::new(ranges.iter().cloned().flat_map(|range| in_pieces(range, PIECE)));
         let found = threads::at_once(most, || {
             let (mut buffer, mut digests) = (vec![0; usize::try_from(PIECE).unwrap_or(0)], Vec::new());
             loop {
-                let part = parts.lock().unwrap_or_else(PoisonError::into_inner).next();
-                match part {
-                    None => return Ok(digests),
-                    Some(Part::Here(at, bytes)) => digests.extend(of_blocks(at, bytes)),
-                    Some(Part::InFile(range)) => {
-                        let bytes = &mut buffer[..usize::try_from(range.end - range.start).unwrap_or(0)];
-                        file.read_exact_at(bytes, range.start)?;
-                        digests.extend(of_blocks(range.start, bytes));
-                    }
-                }
+                let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(range) = next else { return Ok(digests) };
+                let bytes = &mut buffer[..usize::try_from(range.end - range.start).unwrap_or(0)];
+                file.read_exact_at(bytes, range.start)?;
+                digests.extend(of_blocks(range.start, bytes));
             }
         })?;
-        let mut blocks: Vec<(u64, blake3::Hash)> = found.into_iter().flatten().collect();
+        let mut blocks: Vec<BlockDigest> = found.into_iter().flatten().chain(counted).collect();
         blocks.sort_unstable_by_key(|(number, _)| *number);
         let mut all = blake3::Hasher::new();
         for (number, digest) in blocks {
@@ -90,29 +82,6 @@ impl Checksum {
             Self::Stream(digest) => Digest::of_sparse_file(path).map(|seen| seen == *digest),
         }
     }
-}
-
-/// Some blocks of a file.
-enum Part<'a> {
-    /// From there on these, whatever the file has.
-    Here(u64, &'a [u8]),
-    /// What the file has there.
-    InFile(Range<u64>),
-}
-
-fn in_file(ranges: &[Range<u64>]) -> impl Iterator<Item = Part<'_>> + Send {
-    ranges.iter().cloned().flat_map(|range| in_pieces(range, PIECE)).map(Part::InFile)
-}
-
-/// The digests of those blocks that are not of zeros.
-fn of_blocks(at: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, blake3::Hash)> {
-    let blocks = bytes.chunks(usize::try_from(BLOCK).unwrap_or(1));
-    (at / BLOCK..).zip(blocks).filter(|(_, block)| !are_zeros(block)).map(|(number, block)| (number, blake3::hash(block)))
-}
-
-fn are_zeros(block: &[u8]) -> bool {
-    static ZEROS: [u8; 4096] = [0; 4096];
-    block.chunks(ZEROS.len()).all(|part| part == &ZEROS[..part.len()])
 }
 
 impl FromStr for Checksum {

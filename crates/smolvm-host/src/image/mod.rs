@@ -23,6 +23,7 @@
 //! no maintainer script of a package runs outside the image it is for.
 
 mod apt;
+pub(crate) mod block_digest;
 mod boot;
 mod build;
 mod checks;

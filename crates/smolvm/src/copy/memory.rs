@@ -12,13 +12,13 @@
 
 use std::fmt;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use smolvm_host::effect::perform;
-use smolvm_host::engine::guest_memory::{AtRest, BackingCopy, Fate, GuestMemory, Large, Own, RoomInMaking};
+use smolvm_host::engine::guest_memory::{AtRest, BackingCopy, Fate, GuestMemory, Lane, Large, Own, RoomInMaking};
 use smolvm_host::image::snapshot::Draft;
 use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
@@ -65,7 +65,6 @@ pub(super) struct MemoryCopy {
 struct Target {
     memory: GuestMemory,
     file: File,
-    path: PathBuf,
     order: Order,
 }
 
@@ -91,7 +90,7 @@ enum Way {
     /// In the file, as they were while it ran.
     Ahead(Own),
     /// In our own memory, or there is room for them. What is behind them is on its way to where they belong.
-    AtRest(AtRest, Option<BackingCopy>),
+    AtRest(Box<AtRest>, Option<BackingCopy>),
     /// In the file, as they were when it stood still.
     Copied(Own),
 }
@@ -101,10 +100,10 @@ impl Begun {
     pub(super) fn begin(memory: GuestMemory, path: &Path, order: Order, own: &Own, id: &SandboxId) -> Result<Self, Error> {
         let (file, way) = perform(Effect::Workdir, |_| -> Result<(File, Ahead), Error> {
             let file = Draft::make(path)?;
-            let way = ahead(&memory, &file, order, own).map_err(unreadable(id))?;
+            let way = ahead(&memory, &file, path, order, own).map_err(unreadable(id))?;
             Ok((file, way))
         })?;
-        Ok(Self { target: Target { memory, file, path: path.to_owned(), order }, way })
+        Ok(Self { target: Target { memory, file, order }, way })
     }
 
     /// Whether nothing went wrong so far: nobody need stand still for a copy that cannot be made.
@@ -120,9 +119,9 @@ impl Begun {
         let way = match self.way {
             Ahead::Room(room, backing) => {
                 if let Some(backing) = &backing {
-                    backing.make_way(true);
+                    backing.keep_from_disk();
                 }
-                Way::AtRest(room.finish()?, backing)
+                Way::AtRest(Box::new(room.finish()?), backing)
             }
             Ahead::Copied(own) => Way::Ahead(own),
         };
@@ -136,16 +135,24 @@ fn most_at_rest() -> u64 {
 }
 
 /// What need not be done while it stands still. Its own pages are left for then if they are few enough.
-fn ahead(memory: &GuestMemory, file: &File, order: Order, own: &Own) -> std::io::Result<Ahead> {
+fn ahead(memory: &GuestMemory, file: &File, path: &Path, order: Order, own: &Own) -> std::io::Result<Ahead> {
     let bytes = own.bytes();
     if bytes <= most_at_rest() {
         // It runs on, and comes to have more.
-        let room = AtRest::begin(bytes + bytes / 32 + GROWTH)?;
+        let room = |bytes| bytes + bytes / 32 + GROWTH;
         let backing = match order {
             Order::Whole(fate) => Some(BackingCopy::begin(memory, file, fate, own)?),
             Order::OwnFirst => file.set_len(memory.bytes()).map(|()| None)?,
         };
-        return Ok(Ahead::Room(room, backing));
+        let lane = match (order, &backing) {
+            (Order::Whole(Fate::Lasting), Some(backing)) => Lane::of(backing.left_out(), file, path)?,
+            (Order::Whole(_) | Order::OwnFirst, _) => None,
+        };
+        let at_rest = match lane {
+            Some(lane) => AtRest::begin_beside(room(bytes - lane.bytes()), lane)?,
+            None => AtRest::begin(room(bytes))?,
+        };
+        return Ok(Ahead::Room(at_rest, backing));
     }
     match order {
         Order::Whole(fate) => memory.copy_backing(file, fate)?,
@@ -160,9 +167,9 @@ impl MemoryCopy {
         let Target { memory, file, .. } = &self.target;
         let own = match &mut self.way {
             Way::AtRest(at_rest, backing) => {
-                // It has written what it had to.
                 if let Some(backing) = backing {
-                    backing.make_way(false);
+                    // It has written what it had to; what goes past the cache comes next.
+                    if at_rest.goes_past_the_cache() { backing.wait() } else { backing.go_on() }
                 }
                 if let Some(bytes) = at_rest.read(memory, most_at_rest())? {
                     return Ok(bytes);
@@ -183,13 +190,15 @@ impl MemoryCopy {
 
     /// Writes what was only read, when the guest goes on; or leaves it to who does the rest.
     pub(super) fn finish(self) -> std::io::Result<Left> {
-        let Self { target: Target { memory, file, path, order }, way } = self;
+        let Self { target: Target { memory, file, order }, way } = self;
         match (order, way) {
             (Order::OwnFirst, way) => Ok(Left { rest: Some(Rest { memory, file, way }), large: None }),
-            (Order::Whole(fate), Way::AtRest(at_rest, backing)) => {
+            (Order::Whole(fate), Way::AtRest(mut at_rest, backing)) => {
+                // A file system keeps who writes through its cache from a file that others write past it.
+                at_rest.past_is_written()?;
                 backing.map_or(Ok(()), |backing| backing.finish(&at_rest.own()))?;
                 let large = match fate {
-                    Fate::Lasting => Some(at_rest.write_small(&file, &path)?),
+                    Fate::Lasting => Some(at_rest.write_lasting(&file)?),
                     Fate::Passing => at_rest.write(&file).map(|()| None)?,
                 };
                 Ok(Left { rest: None, large })

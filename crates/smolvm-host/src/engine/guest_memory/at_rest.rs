@@ -5,13 +5,12 @@
 use std::fs::File;
 use std::io::{Error, Result};
 use std::ops::Range;
-use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-use super::large::{Large, Pages};
+use super::large::{Buffers, Lane, Large, Stream};
 use super::room::Room;
-use super::{AT_ONCE, GuestMemory, Own, Pieces, write_page_wise};
+use super::{AT_ONCE, GuestMemory, Own, write_page_wise};
 use crate::fsx::{Pace, WriteBehind};
 use crate::threads;
 
@@ -21,49 +20,64 @@ pub struct AtRest {
     room: Room,
     /// First byte of each piece of them, and where in the room it lies: both in one order, and without a gap in the room.
     pieces: Vec<(u64, Range<usize>)>,
+    /// What is large goes this way.
+    lane: Option<(Lane, Buffers)>,
+    stream: Option<Stream>,
 }
 
 impl AtRest {
-    /// Room for so many bytes, which a thread makes.
+    /// Room for so many bytes, which a thread makes. Nothing of them goes another way.
     pub fn begin(bytes: u64) -> Result<RoomInMaking> {
         let bytes = usize::try_from(bytes).map_err(Error::other)?;
-        Ok(RoomInMaking { thread: Builder::new().spawn(move || Room::of(bytes)).ok(), bytes })
+        Ok(RoomInMaking::begin(bytes, None))
+    }
+
+    /// The same for what does not go past the cache.
+    pub fn begin_beside(bytes: u64, lane: Lane) -> Result<RoomInMaking> {
+        let bytes = usize::try_from(bytes).map_err(Error::other)?;
+        Ok(RoomInMaking::begin(bytes, Some(lane)))
     }
 
     /// What it is for: reading it takes no longer than looking at all of it for what has changed since it was copied ahead. More
     /// would keep the guest waiting.
     pub const MOST: u64 = 128 << 20;
 
-    /// What was read.
-    pub fn own(&self) -> Own {
-        Own { ranges: self.pieces.iter().map(|(at, place)| *at..*at + place.len() as u64).collect() }
+    /// Whether some of it is not read into room here.
+    pub fn goes_past_the_cache(&self) -> bool {
+        self.lane.is_some() || self.stream.is_some()
     }
 
-    /// What was read from there; all of it is in one run.
-    pub(super) fn bytes_of(&self, range: &Range<u64>) -> &[u8] {
-        let piece = self.pieces.partition_point(|(at, _)| *at <= range.start).checked_sub(1).and_then(|index| self.pieces.get(index));
-        let place = piece.filter(|(at, place)| range.start - at < place.len() as u64).and_then(|(at, place)| {
-            let start = place.start + usize::try_from(range.start - at).ok()?;
-            Some(start..start + usize::try_from(range.end - range.start).ok()?)
-        });
-        place.and_then(|place| self.room.bytes().get(place)).unwrap_or_default()
+    /// What was read.
+    pub fn own(&self) -> Own {
+        let past = self.stream.as_ref().map(Stream::takes).into_iter().flat_map(|own| own.ranges);
+        let read = self.pieces.iter().map(|(at, place)| *at..*at + place.len() as u64);
+        let mut ranges: Vec<Range<u64>> = read.chain(past).collect();
+        ranges.sort_unstable_by_key(|range| range.start);
+        Own { ranges }
     }
 
     /// Reads what the guest has to itself; gives its bytes. If that has come to be more than there is room for, more room is made, while it
     /// stands still; for more than `most` there is none, and nothing is read.
     pub fn read(&mut self, memory: &GuestMemory, most: u64) -> Result<Option<u64>> {
-        let (mut places, mut total) = (Pieces::of(memory), 0);
         self.pieces.clear();
-        while let Some((at, len)) = places.next()? {
-            let end = total + usize::try_from(len).map_err(Error::other)?;
-            self.pieces.push((at, total..end));
+        self.stream = None;
+        let own = memory.own()?;
+        let past = self.lane.as_ref().map_or(Own::default(), |(lane, _)| lane.takes(&own));
+        let (mut places, mut total) = (Vec::new(), 0);
+        for range in own.without(&past) {
+            let end = total + usize::try_from(range.end - range.start).map_err(Error::other)?;
+            places.push((range.start, total..end));
             total = end;
         }
-        if total > self.room.bytes().len() {
-            if total as u64 > most {
-                self.pieces.clear();
-                return Ok(None);
-            }
+        let grown = total > self.room.bytes().len();
+        if grown && own.bytes() > most {
+            return Ok(None);
+        }
+        if let Some((lane, buffers)) = self.lane.take() {
+            self.stream = Some(Stream::begin(memory, lane, past, buffers));
+        }
+        self.pieces = places;
+        if grown {
             self.room = Room::of(total);
         }
         let pieces = Mutex::new(split(&self.pieces, self.room.bytes_mut()));
@@ -74,40 +88,61 @@ impl AtRest {
                 memory.memory.read_exact_at(bytes, memory.address + at)?;
             }
         })?;
-        Ok(Some(total as u64))
+        self.stream.as_mut().map_or(Ok(()), Stream::all_read)?;
+        Ok(Some(own.bytes()))
     }
 
     /// Writes what was read over what a file has, which is used, and goes.
     pub fn write(&self, target: &File) -> Result<()> {
-        let pieces = self.pieces.iter().map(|(at, place)| (*at, self.room.bytes().get(place.clone()).unwrap_or_default()));
-        write_all(pieces, target, |_, _| Ok(()))
+        write_all(self.read_pieces(), target, |_, _| Ok(()))
     }
 
-    /// Writes what is small of it over what a file has that is to last, and gives the rest, which is on its way.
-    ///
-    /// One after the other: a file system keeps who writes through its cache from a file that others write past it.
-    pub fn write_small(self, target: &File, path: &Path) -> Result<Large> {
-        let (pages, pace) = (Pages::of(self, target.try_clone()?, path), Pace::default());
+    /// Waits until what goes past the cache is on the disk. Nobody else writes there before that.
+    pub fn past_is_written(&mut self) -> Result<()> {
+        self.stream.as_mut().map_or(Ok(()), Stream::all_written)
+    }
+
+    /// Writes it over what a file has that is to last, but for what has gone past the cache, which is given.
+    pub fn write_lasting(mut self, target: &File) -> Result<Large> {
+        self.past_is_written()?;
+        let (past, digests) = self.stream.take().map_or_else(|| (Own::default(), Vec::new()), Stream::into_parts);
+        let pace = Pace::default();
         let behind = Mutex::new(WriteBehind::of(target, &pace));
-        write_all(pages.small(), target, |start, end| behind.lock().unwrap_or_else(PoisonError::into_inner).wrote(start, end))?;
-        Large::begin(pages)
+        write_all(self.read_pieces(), target, |start, end| behind.lock().unwrap_or_else(PoisonError::into_inner).wrote(start, end))?;
+        Large::of(&past, digests, target)
+    }
+
+    fn read_pieces(&self) -> impl Iterator<Item = (u64, &[u8])> + Send {
+        self.pieces.iter().map(|(at, place)| (*at, self.room.bytes().get(place.clone()).unwrap_or_default()))
     }
 }
 
 /// It takes some milliseconds to make.
 #[derive(Debug)]
 pub struct RoomInMaking {
-    thread: Option<JoinHandle<Room>>,
+    thread: Option<JoinHandle<(Room, Buffers)>>,
     bytes: usize,
+    lane: Option<Lane>,
 }
 
 impl RoomInMaking {
+    fn begin(bytes: usize, lane: Option<Lane>) -> Self {
+        let beside = lane.is_some();
+        Self { thread: Builder::new().spawn(move || make_room(bytes, beside)).ok(), bytes, lane }
+    }
+
     /// It, once it is there. Where no thread could be had, it is made now.
     pub fn finish(self) -> Result<AtRest> {
-        let Self { thread, bytes } = self;
-        let room = thread.map_or_else(|| Ok(Room::of(bytes)), |thread| thread.join().map_err(|_| Error::other("a thread ended")))?;
-        Ok(AtRest { room, pieces: Vec::new() })
+        let Self { thread, bytes, lane } = self;
+        let made = thread.map(|thread| thread.join().map_err(|_| Error::other("a thread ended"))).transpose()?;
+        let (room, buffers) = made.unwrap_or_else(|| make_room(bytes, lane.is_some()));
+        Ok(AtRest { room, pieces: Vec::new(), lane: lane.map(|lane| (lane, buffers)), stream: None })
     }
+}
+
+/// Little beside what goes past the cache, and that in small pages, which are there at once.
+fn make_room(bytes: usize, beside: bool) -> (Room, Buffers) {
+    if beside { (Room::in_small_pages(bytes), Buffers::make()) } else { (Room::of(bytes), Buffers::default()) }
 }
 
 fn write_all<'a>(
@@ -143,6 +178,7 @@ mod tests {
     use super::super::{Fate, PAGE, PAGE_LEN};
     use super::*;
     use std::os::unix::fs::FileExt;
+    use std::path::Path;
 
     const PAGES: u64 = 4096;
 
@@ -163,15 +199,17 @@ mod tests {
             let path = copies.path().join(name);
             let copy = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
             memory.copy_backing(&copy, Fate::Passing).unwrap();
-            let mut at_rest = AtRest::begin(room * PAGE).unwrap().finish().unwrap();
+            let lane = Lane::of(&memory.own().unwrap(), &copy, &path).unwrap().filter(|_| name == "lasting");
+            let making = lane.map_or_else(|| AtRest::begin(room * PAGE), |lane| AtRest::begin_beside(2 * PAGE, lane));
+            let mut at_rest = making.unwrap().finish().unwrap();
             map.write(3500 * PAGE, &[9; PAGE_LEN]);
-            assert_eq!(at_rest.read(&memory, 0).unwrap(), Some(2902 * PAGE));
+            assert_eq!(at_rest.read(&memory, 3000 * PAGE).unwrap(), Some(2902 * PAGE));
             assert_eq!(at_rest.own().bytes(), 2902 * PAGE);
             // It runs again.
             map.write(200 * PAGE, &[77; PAGE_LEN]);
             map.write(4000 * PAGE, &[77; PAGE_LEN]);
             match name {
-                "lasting" => at_rest.write_small(&copy, &path).unwrap().finish().unwrap(),
+                "lasting" => drop(at_rest.write_lasting(&copy).unwrap()),
                 _ => at_rest.write(&copy).unwrap(),
             }
             let at = |page: u64| {
@@ -192,22 +230,5 @@ mod tests {
         let mut byte = [0];
         late.read_exact_at(&mut byte, 2999 * PAGE).unwrap();
         assert_eq!(byte, [183]);
-    }
-
-    #[test]
-    fn runs_are_put_together_and_their_bytes_found_wherever_they_begin() {
-        let mut room = Room::of(6 * PAGE_LEN);
-        assert!(room.bytes().as_ptr().align_offset(PAGE_LEN) == 0 && room.bytes().len() == 6 * PAGE_LEN);
-        for (number, page) in (1..).zip(room.bytes_mut().chunks_exact_mut(PAGE_LEN)) {
-            page.fill(number);
-        }
-        let piece = |page: u64, from: usize, count: usize| (page * PAGE, from * PAGE_LEN..(from + count) * PAGE_LEN);
-        let read = AtRest { room, pieces: vec![piece(10, 0, 2), piece(12, 2, 1), piece(20, 3, 3)] };
-        assert_eq!(read.own().runs_of(0), [10 * PAGE..13 * PAGE, 20 * PAGE..23 * PAGE]);
-        let firsts =
-            |from: u64, to: u64| read.bytes_of(&(from * PAGE..to * PAGE)).chunks_exact(PAGE_LEN).map(|page| page[0]).collect::<Vec<_>>();
-        assert_eq!((firsts(10, 13), firsts(11, 13), firsts(21, 23)), (vec![1, 2, 3], vec![2, 3], vec![5, 6]));
-        // What was not read is nothing.
-        assert_eq!((firsts(0, 1), firsts(22, 25)), (vec![], vec![]));
     }
 }

@@ -10,11 +10,10 @@ use std::fs::File;
 use std::io::{Error, Result};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread::{Builder, JoinHandle};
 
 use super::{Backing, Fate, GuestMemory, Own};
-use crate::fsx::{Pace, copy_data, copy_data_of, copy_data_to_disk};
+use crate::fsx::{Pace, Word, copy_data, copy_data_of, copy_data_to_disk};
 
 /// Pages without a gap for which copying what is behind them would take longer than going around them.
 const LEAST: u64 = 512 << 10;
@@ -54,14 +53,29 @@ impl BackingCopy {
         Ok(Self { thread, pace, files: Some((source.try_clone()?, target.try_clone()?)), left_out })
     }
 
+    /// What the guest had to itself, and much without a gap: nothing is copied there.
+    pub fn left_out(&self) -> &Own {
+        &self.left_out
+    }
+
     /// What went wrong so far, if something did.
     pub fn check(&mut self) -> Result<()> {
         if self.thread.as_ref().is_some_and(JoinHandle::is_finished) { self.join() } else { Ok(()) }
     }
 
-    /// Whether the disk is wanted by others from now on: what is copied is kept from it then.
-    pub fn make_way(&self, others: bool) {
-        self.pace.hold.store(others, Ordering::Relaxed);
+    /// The disk is wanted by others: what is copied is kept from it for now.
+    pub fn keep_from_disk(&self) {
+        self.pace.tell(Word::KeepFromDisk);
+    }
+
+    /// The file is wanted by others, and who writes through its cache keeps them waiting: nothing is copied for now.
+    pub fn wait(&self) {
+        self.pace.tell(Word::Wait);
+    }
+
+    /// Nobody is in its way.
+    pub fn go_on(&self) {
+        self.pace.tell(Word::Go);
     }
 
     /// Waits for its end, and copies what the guest had to itself and has not any more, now that it stands still.
@@ -72,13 +86,14 @@ impl BackingCopy {
     }
 
     fn join(&mut self) -> Result<()> {
+        self.go_on();
         self.thread.take().map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| Err(Error::other("a thread ended"))))
     }
 }
 
 impl Drop for BackingCopy {
     fn drop(&mut self) {
-        self.pace.stop.store(true, Ordering::Relaxed);
+        self.pace.tell(Word::Stop);
         // Nobody wants to know any more.
         let _ = self.join();
     }

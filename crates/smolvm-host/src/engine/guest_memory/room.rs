@@ -21,9 +21,18 @@ pub(super) struct Room {
 
 impl Room {
     pub(super) fn of(bytes: usize) -> Self {
+        Self::prepared(bytes, in_large_pages)
+    }
+
+    /// For little.
+    pub(super) fn in_small_pages(bytes: usize) -> Self {
+        Self::prepared(bytes, |_| ())
+    }
+
+    fn prepared(bytes: usize, prepare: impl FnOnce(&mut [u8])) -> Self {
         let mut memory = vec![0; bytes.next_multiple_of(PAGE_LEN) + PAGE_LEN];
         let skipped = memory.as_ptr().align_offset(PAGE_LEN).min(PAGE_LEN);
-        in_large_pages(&mut memory[skipped..]);
+        prepare(&mut memory[skipped..]);
         memory[skipped..].iter_mut().step_by(PAGE_LEN).for_each(|byte| *byte = 1);
         memory.truncate(skipped + bytes);
         Self { memory, skipped }

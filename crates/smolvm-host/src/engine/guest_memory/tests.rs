@@ -131,8 +131,9 @@ fn what_is_behind_much_of_its_own_is_copied_only_if_it_is_given_back() {
         let copy = tempfile::tempfile().unwrap();
         let mut backing = BackingCopy::begin(&memory, &copy, fate, &before).unwrap();
         backing.check().unwrap();
-        backing.make_way(true);
-        backing.make_way(false);
+        backing.keep_from_disk();
+        backing.wait();
+        backing.go_on();
         for page in (3 * MIB..4 * MIB).step_by(PAGE_LEN) {
             map.forget(page);
         }

@@ -50,7 +50,7 @@ impl Draft {
 
     /// Brings everything to the disk and gives it its name; one that has the name already stays, and that is an error.
     ///
-    /// What is `large` of the memory is on its way past the page cache already; it is waited for.
+    /// What is `large` of the memory went past the page cache, and its digests are counted.
     pub fn publish(
         self,
         root: &Path,
@@ -65,12 +65,7 @@ impl Draft {
         let names = files_of(kind, &self.workdir.path())?;
         let paths: Vec<PathBuf> = names.iter().map(|name| self.workdir.path().join(name)).collect();
         let memory = self.files().memory;
-        let to_disk = || {
-            // The small ones, while what is large is on its way.
-            paths.iter().filter(|path| **path != memory).try_for_each(sync)?;
-            large.map_or(Ok(()), Large::finish).map_err(FsError::on("write", &memory))?;
-            paths.iter().filter(|path| **path == memory).try_for_each(sync)
-        };
+        let to_disk = || paths.iter().try_for_each(sync);
         let digest_of = |path: &PathBuf| match large.filter(|_| *path == memory) {
             Some(large) => Checksum::of_beside(path, large),
             None => Checksum::of(path),
