@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   whole      (halted) own pages, into our own memory; meanwhile what is behind ─► those written over it
+//!   … to last  (halted) what is large of them to the disk, what is small as above; then the rest of what is behind
 //!   own first                    (halted) own pages, into our own memory ─► those written, and what is behind
 //!   … of many  own pages are written ahead, and what has changed of them when it is halted
 //! ```

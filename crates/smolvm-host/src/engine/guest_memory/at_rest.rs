@@ -1,6 +1,6 @@
 //! A guest's own pages in memory: read while it stands still, written when it runs again.
 //!
-//! So it never waits for a disk, nor for a file system that is busy with what was written before.
+//! So it never waits for a file system that is busy with what was written before, and for a disk only where that is quick ([`Lane`]).
 
 use std::fs::File;
 use std::io::{Error, Result};

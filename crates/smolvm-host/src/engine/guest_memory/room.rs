@@ -3,8 +3,7 @@
 //! The kernel promises memory, and gives and clears it when it is first used: that is when it is made, and not while a guest waits
 //! for it. Large pages are made in an eighth of the time of small ones (6 to 45 ms for 128 MiB). Where this host is a virtual machine itself, and
 //! its own host has taken back what was free for a while, each large page is brought back at a price, some 290 ms for all; small ones take
-//! 50 ms then. Turning to those as soon as a large one is slow was tried: but the large ones stay away then, and who makes several
-//! snapshots pays for each (130 instead of 92 ms) what one has paid for all. Two threads gain nothing beside what else is done.
+//! 50 ms then. So who needs little has small ones, and a snapshot needs little ([`super::Lane`]). Two threads gain nothing beside what else is done.
 
 #![allow(unsafe_code, reason = "madvise has no safe wrapper")]
 
@@ -24,7 +23,7 @@ impl Room {
         Self::prepared(bytes, in_large_pages)
     }
 
-    /// For little.
+    /// For little: what a large page may cost is more than a few small ones do.
     pub(super) fn in_small_pages(bytes: usize) -> Self {
         Self::prepared(bytes, |_| ())
     }
