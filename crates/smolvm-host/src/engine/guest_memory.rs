@@ -32,7 +32,7 @@ mod remote;
 mod room;
 
 pub use at_rest::{AtRest, RoomInMaking};
-pub use backing::BackingCopy;
+pub use backing::{BackingCopy, Counted};
 pub use large::{Lane, Large};
 
 use remote::Remote;

@@ -197,10 +197,16 @@ impl MemoryCopy {
             (Order::Whole(fate), Way::AtRest(mut at_rest, backing)) => {
                 // A file system keeps who writes through its cache from a file that others write past it.
                 at_rest.past_is_written()?;
-                backing.map_or(Ok(()), |backing| backing.finish(&at_rest.own()))?;
+                let own = at_rest.own();
                 let large = match fate {
-                    Fate::Lasting => Some(at_rest.write_lasting(&file)?),
-                    Fate::Passing => at_rest.write(&file).map(|()| None)?,
+                    Fate::Lasting => {
+                        let counted = backing.map(|backing| backing.finish_and_count(&own)).transpose()?;
+                        Some(at_rest.write_lasting(&file, counted.unwrap_or_default())?)
+                    }
+                    Fate::Passing => {
+                        backing.map_or(Ok(()), |backing| backing.finish(&own))?;
+                        at_rest.write(&file).map(|()| None)?
+                    }
                 };
                 Ok(Left { rest: None, large })
             }

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
+use super::backing::Counted;
 use super::large::{Buffers, Lane, Large, Stream};
 use super::room::Room;
 use super::{AT_ONCE, GuestMemory, Own, write_page_wise};
@@ -103,13 +104,14 @@ impl AtRest {
     }
 
     /// Writes it over what a file has that is to last, but for what has gone past the cache, which is given.
-    pub fn write_lasting(mut self, target: &File) -> Result<Large> {
+    /// `counted` need not be read again.
+    pub fn write_lasting(mut self, target: &File, counted: Counted) -> Result<Large> {
         self.past_is_written()?;
         let (past, digests) = self.stream.take().map_or_else(|| (Own::default(), Vec::new()), Stream::into_parts);
         let pace = Pace::default();
         let behind = Mutex::new(WriteBehind::of(target, &pace));
         write_all(self.read_pieces(), target, |start, end| behind.lock().unwrap_or_else(PoisonError::into_inner).wrote(start, end))?;
-        Large::of(&past, digests, target)
+        Large::of(&past, digests, counted, target)
     }
 
     fn read_pieces(&self) -> impl Iterator<Item = (u64, &[u8])> + Send {
@@ -209,7 +211,7 @@ mod tests {
             map.write(200 * PAGE, &[77; PAGE_LEN]);
             map.write(4000 * PAGE, &[77; PAGE_LEN]);
             match name {
-                "lasting" => drop(at_rest.write_lasting(&copy).unwrap()),
+                "lasting" => drop(at_rest.write_lasting(&copy, Counted::default()).unwrap()),
                 _ => at_rest.write(&copy).unwrap(),
             }
             let at = |page: u64| {

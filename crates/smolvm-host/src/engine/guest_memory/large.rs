@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
+use super::backing::Counted;
 use super::remote::Remote;
 use super::room::Room;
 use super::{GuestMemory, Own, runs};
@@ -292,7 +293,7 @@ impl Shared {
     }
 }
 
-/// What of a memory is on the disk, or on its way, without having been in the cache.
+/// The digests of what of a memory need not be read in the cache for them: what went past it, and what is behind as it is in the copy.
 #[derive(Debug)]
 pub struct Large {
     digests: Vec<BlockDigest>,
@@ -300,13 +301,16 @@ pub struct Large {
 }
 
 impl Large {
-    /// `all` went past the cache into a file in which everything else is.
-    pub(super) fn of(all: &Own, digests: Vec<BlockDigest>, target: &File) -> Result<Self> {
-        let beside = Own { ranges: data_blocks(target, BLOCK)? }.without(all).collect();
+    /// `past` went past the cache, with these digests, into a file in which everything else is; of that, some is `counted`.
+    pub(super) fn of(past: &Own, mut digests: Vec<BlockDigest>, counted: Counted, target: &File) -> Result<Self> {
+        let rest = Own { ranges: data_blocks(target, BLOCK)? };
+        let rest = Own { ranges: rest.without(past).collect() };
+        let beside = rest.without(&counted.blocks).collect();
+        digests.extend(counted.digests);
         Ok(Self { digests, beside })
     }
 
-    /// The digests of its blocks.
+    /// Those digests.
     pub(crate) fn digests(&self) -> &[BlockDigest] {
         &self.digests
     }

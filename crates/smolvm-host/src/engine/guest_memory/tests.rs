@@ -1,4 +1,5 @@
 use super::*;
+use crate::image::block_digest::{BLOCK, of_blocks};
 
 #[test]
 fn a_mapping_is_read_as_the_kernel_writes_it() {
@@ -138,7 +139,24 @@ fn what_is_behind_much_of_its_own_is_copied_only_if_it_is_given_back() {
             map.forget(page);
         }
         let now = memory.own().unwrap();
-        backing.finish(&now).unwrap();
+        match fate {
+            Fate::Lasting => {
+                let counted = backing.finish_and_count(&now).unwrap();
+                // All but what its own pages are in: a mebibyte each at 2 and 6, and a block at 5.
+                assert_eq!(counted.digests.len(), 6 * 16 - 1);
+                assert_eq!(counted.blocks.without(&now).map(|range| range.end - range.start).sum::<u64>(), counted.blocks.bytes());
+                memory.copy_own(&copy).unwrap();
+                let mut whole = vec![0; 8 << 20];
+                copy.read_exact_at(&mut whole, 0).unwrap();
+                let seen: Vec<_> = of_blocks(0, &whole).collect();
+                assert!(counted.digests.iter().all(|digest| seen.contains(digest)), "they are of what is in the copy");
+                assert_eq!(counted.blocks.bytes(), counted.digests.len() as u64 * BLOCK);
+                copy.write_all_at(&vec![0; 1 << 20], 2 * MIB).unwrap();
+                copy.write_all_at(&vec![0; 1 << 20], 6 * MIB).unwrap();
+                copy.write_all_at(&[1; PAGE_LEN], 5 * MIB).unwrap();
+            }
+            Fate::Passing => backing.finish(&now).unwrap(),
+        }
         let at = |mib: u64| {
             let mut byte = [9];
             copy.read_exact_at(&mut byte, mib * MIB).unwrap();

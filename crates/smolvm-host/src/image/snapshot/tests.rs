@@ -184,7 +184,7 @@ fn what_goes_past_the_cache_is_in_the_snapshot_and_in_its_digest() {
     let making = lane.map_or_else(|| AtRest::begin(16 << 20), |lane| AtRest::begin_beside(3 << 20, lane));
     let mut read = making.unwrap().finish().unwrap();
     assert!(read.read(&guest, 0).unwrap().is_some());
-    let large = read.write_lasting(&file).unwrap();
+    let large = read.write_lasting(&file, crate::engine::guest_memory::Counted::default()).unwrap();
     // 94 blocks of the first large piece lie in it wholly, and all but one of the second; where the kernel made large pages of this memory,
     // the two at the ends of the first have pages of zeros beside them.
     let past = large.digests().len();
