@@ -27,13 +27,15 @@ use crate::threads;
 
 mod at_rest;
 mod backing;
+mod counted;
 mod large;
 mod remote;
 mod room;
 
 pub use at_rest::{AtRest, RoomInMaking};
-pub use backing::{BackingCopy, Counted};
-pub use large::{Lane, Large};
+pub use backing::BackingCopy;
+pub use counted::Counted;
+pub use large::Lane;
 
 use remote::Remote;
 

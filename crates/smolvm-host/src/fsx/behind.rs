@@ -36,11 +36,19 @@ pub(crate) enum Word {
 pub(crate) struct Pace {
     word: Mutex<Word>,
     told: Condvar,
+    /// Whether somebody has come to where it waits: a test that nothing happens must know when to look.
+    #[cfg(test)]
+    pub(crate) waits: std::sync::atomic::AtomicBool,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { word: Mutex::new(Word::Go), told: Condvar::new() }
+        Self {
+            word: Mutex::new(Word::Go),
+            told: Condvar::new(),
+            #[cfg(test)]
+            waits: std::sync::atomic::AtomicBool::default(),
+        }
     }
 }
 
@@ -56,7 +64,13 @@ impl Pace {
     /// Waits while it is to wait; an error as soon as nobody wants it.
     pub(crate) fn go_on(&self) -> Result<()> {
         let said = self.word.lock().unwrap_or_else(PoisonError::into_inner);
-        let said = self.told.wait_while(said, |said| *said == Word::Wait).unwrap_or_else(PoisonError::into_inner);
+        let waits = |said: &mut Word| {
+            let waits = *said == Word::Wait;
+            #[cfg(test)]
+            self.waits.store(waits, std::sync::atomic::Ordering::SeqCst);
+            waits
+        };
+        let said = self.told.wait_while(said, waits).unwrap_or_else(PoisonError::into_inner);
         if *said == Word::Stop { Err(ErrorKind::Interrupted.into()) } else { Ok(()) }
     }
 

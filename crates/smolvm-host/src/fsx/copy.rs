@@ -212,15 +212,13 @@ mod tests {
         told.tell(Word::Wait);
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| copy_data_to_disk(&source, &waits, std::iter::empty(), &told));
-            let begun = || std::fs::read(&b).unwrap().iter().any(|byte| *byte != 0);
-            while !begun() && !thread.is_finished() {
+            while !told.waits.load(Ordering::SeqCst) && !thread.is_finished() {
                 std::thread::yield_now();
             }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-            let behind = || std::fs::read(&b).unwrap()[usize::try_from(PIECE).unwrap()..].iter().all(|byte| *byte == 0);
-            assert!(behind() && !thread.is_finished());
+            let (seen, piece) = (std::fs::read(&b).unwrap(), usize::try_from(PIECE).unwrap());
             told.tell(Word::Go);
             thread.join().unwrap().unwrap();
+            assert!(seen[..piece] == noise[..piece] && seen[piece..].iter().all(|byte| *byte == 0));
         });
         assert!(std::fs::read(&b).unwrap() == noise);
     }

@@ -19,7 +19,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::block_digest::{BLOCK, BlockDigest, of_blocks};
 use super::digest::{Digest, DigestError};
-use crate::engine::guest_memory::Large;
+use crate::engine::guest_memory::Counted;
 use crate::fsx::{data_blocks, in_pieces};
 use crate::threads;
 
@@ -47,10 +47,11 @@ impl Checksum {
         Self::of_ranges(&file, metadata.len(), most, &data_blocks(&file, BLOCK)?, Vec::new())
     }
 
-    /// The same of a file of which a part went past the cache: that is not read again.
-    pub(super) fn of_beside(path: &Path, large: &Large) -> Result<Self> {
+    /// The same of a file of which a part is counted: that is not read again.
+    pub(super) fn of_beside(path: &Path, counted: &Counted) -> Result<Self> {
         let file = File::open(path)?;
-        Self::of_ranges(&file, file.metadata()?.len(), AT_ONCE, large.beside(), large.digests().to_vec())
+        let rest = counted.rest_of(data_blocks(&file, BLOCK)?);
+        Self::of_ranges(&file, file.metadata()?.len(), AT_ONCE, &rest, counted.digests().to_vec())
     }
 
     /// Of what a file has in these ranges, each of which begins with a block, and of blocks that somebody has counted.

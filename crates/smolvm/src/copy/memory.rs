@@ -19,7 +19,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use smolvm_host::effect::perform;
-use smolvm_host::engine::guest_memory::{AtRest, BackingCopy, Fate, GuestMemory, Lane, Large, Own, RoomInMaking};
+use smolvm_host::engine::guest_memory::{AtRest, BackingCopy, Counted, Fate, GuestMemory, Lane, Own, RoomInMaking};
 use smolvm_host::image::snapshot::Draft;
 use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
@@ -34,7 +34,7 @@ const GROWTH: u64 = 4 << 20;
 /// In which order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// All of it is there when the copy is made, or on its way to the disk ([`Large`]).
+    /// All of it is there when the copy is made, mostly on the disk.
     Whole(Fate),
     /// What is behind the guest's own pages comes afterwards ([`Rest`]).
     OwnFirst,
@@ -69,13 +69,13 @@ struct Target {
     order: Order,
 }
 
-/// What is left to do when the guest goes on.
+/// What the guest's going on leaves: to do, and known.
 #[derive(Debug, Default)]
 pub(super) struct Left {
     /// Of a copy whose own pages come first.
     pub(super) rest: Option<Rest>,
     /// Of one that is to last.
-    pub(super) large: Option<Large>,
+    pub(super) counted: Option<Counted>,
 }
 
 /// What of its own pages is there before it stands still.
@@ -145,15 +145,9 @@ fn ahead(memory: &GuestMemory, file: &File, path: &Path, order: Order, own: &Own
             Order::Whole(fate) => Some(BackingCopy::begin(memory, file, fate, own)?),
             Order::OwnFirst => file.set_len(memory.bytes()).map(|()| None)?,
         };
-        let lane = match (order, &backing) {
-            (Order::Whole(Fate::Lasting), Some(backing)) => Lane::of(backing.left_out(), file, path)?,
-            (Order::Whole(_) | Order::OwnFirst, _) => None,
-        };
-        let at_rest = match lane {
-            Some(lane) => AtRest::begin_beside(room(bytes - lane.bytes()), lane)?,
-            None => AtRest::begin(room(bytes))?,
-        };
-        return Ok(Ahead::Room(at_rest, backing));
+        let lane = backing.as_ref().map(|backing| backing.lane(file, path)).transpose()?.flatten();
+        let beside = bytes - lane.as_ref().map_or(0, Lane::bytes);
+        return Ok(Ahead::Room(AtRest::begin(room(beside), lane)?, backing));
     }
     match order {
         Order::Whole(fate) => memory.copy_backing(file, fate)?,
@@ -193,22 +187,13 @@ impl MemoryCopy {
     pub(super) fn finish(self) -> std::io::Result<Left> {
         let Self { target: Target { memory, file, order }, way } = self;
         match (order, way) {
-            (Order::OwnFirst, way) => Ok(Left { rest: Some(Rest { memory, file, way }), large: None }),
-            (Order::Whole(fate), Way::AtRest(mut at_rest, backing)) => {
-                // A file system keeps who writes through its cache from a file that others write past it.
-                at_rest.past_is_written()?;
-                let own = at_rest.own();
-                let large = match fate {
-                    Fate::Lasting => {
-                        let counted = backing.map(|backing| backing.finish_and_count(&own)).transpose()?;
-                        Some(at_rest.write_lasting(&file, counted.unwrap_or_default())?)
-                    }
-                    Fate::Passing => {
-                        backing.map_or(Ok(()), |backing| backing.finish(&own))?;
-                        at_rest.write(&file).map(|()| None)?
-                    }
-                };
-                Ok(Left { rest: None, large })
+            (Order::OwnFirst, way) => Ok(Left { rest: Some(Rest { memory, file, way }), counted: None }),
+            (Order::Whole(Fate::Lasting), Way::AtRest(at_rest, backing)) => {
+                Ok(Left { rest: None, counted: Some(at_rest.write_lasting(&file, backing)?) })
+            }
+            (Order::Whole(Fate::Passing), Way::AtRest(at_rest, backing)) => {
+                backing.map_or(Ok(()), |backing| backing.finish(&at_rest.own()))?;
+                at_rest.write(&file).map(|()| Left::default())
             }
             (Order::Whole(_), Way::Ahead(_) | Way::Copied(_)) => Ok(Left::default()),
         }

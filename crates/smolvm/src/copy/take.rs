@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use smolvm_host::disk::share;
 use smolvm_host::effect::{perform, perform_once};
-use smolvm_host::engine::guest_memory::{GuestMemory, Large};
+use smolvm_host::engine::guest_memory::{Counted, GuestMemory};
 use smolvm_host::fsx::FsError;
 use smolvm_host::image::snapshot::{Draft, Files, Kind};
 use smolvm_host::proc::identity;
@@ -64,8 +64,8 @@ pub(crate) struct Copied {
     pub(crate) halted: Duration,
     /// What of its memory is to be copied yet.
     pub(crate) rest: Option<Rest>,
-    /// What of its memory goes to the disk when it is given its name.
-    pub(crate) large: Option<Large>,
+    /// What of its memory is not read again when it is given its name.
+    pub(crate) counted: Option<Counted>,
 }
 
 impl Smolvm {
@@ -127,8 +127,8 @@ impl Smolvm {
                 memory.finish().map_err(unreadable(id))
             })
         });
-        let Left { rest, large } = left.transpose()?.unwrap_or_default();
-        Ok(Copied { own_bytes, halted, rest, large })
+        let Left { rest, counted } = left.transpose()?.unwrap_or_default();
+        Ok(Copied { own_bytes, halted, rest, counted })
     }
 
     fn share_disk(&self, way: &Way, files: &Files) -> Result<(), Error> {

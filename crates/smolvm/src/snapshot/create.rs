@@ -78,12 +78,12 @@ impl Smolvm {
         if snapshot::find(&root, &name).map_err(unusable)?.is_some() {
             return Err(unusable(smolvm_host::image::ImageError::Exists { name: name.to_string() }));
         }
-        let (halted, large) = if runs {
+        let (halted, counted) = if runs {
             // A paused guest cannot write anything out; one that runs does, so that its disk is of use alone, too.
             let sync = if record.state == State::Paused { Sync::No } else { Sync::First };
             let wanted = CopyWanted { kind, sync, order: Order::Whole(Fate::Lasting), signals: None };
             let copied = self.copy_running(&record, &entries, &draft.files(), wanted)?;
-            (Some(copied.halted), copied.large)
+            (Some(copied.halted), copied.counted)
         } else {
             // It puts a layer of its own over what it shares now when it starts again.
             let chain = Chain::read(&self.paths().disk(id))?;
@@ -92,7 +92,7 @@ impl Smolvm {
         };
         // The sandbox is free again; what is left to do is the disk's.
         drop((lock, store));
-        let snapshot = draft.publish(&root, &name, kind, &origin, large.as_ref()).map_err(unusable)?;
+        let snapshot = draft.publish(&root, &name, kind, &origin, counted.as_ref()).map_err(unusable)?;
         Ok(Saved { snapshot: SnapshotView::of(snapshot), halted })
     }
 

@@ -8,8 +8,9 @@ use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-use super::backing::Counted;
-use super::large::{Buffers, Lane, Large, Stream};
+use super::backing::BackingCopy;
+use super::counted::Counted;
+use super::large::{Buffers, Lane, Stream};
 use super::room::Room;
 use super::{AT_ONCE, GuestMemory, Own, write_page_wise};
 use crate::fsx::{Pace, WriteBehind};
@@ -27,16 +28,10 @@ pub struct AtRest {
 }
 
 impl AtRest {
-    /// Room for so many bytes, which a thread makes. Nothing of them goes another way.
-    pub fn begin(bytes: u64) -> Result<RoomInMaking> {
-        let bytes = usize::try_from(bytes).map_err(Error::other)?;
-        Ok(RoomInMaking::begin(bytes, None))
-    }
-
-    /// The same for what does not go past the cache.
-    pub fn begin_beside(bytes: u64, lane: Lane) -> Result<RoomInMaking> {
-        let bytes = usize::try_from(bytes).map_err(Error::other)?;
-        Ok(RoomInMaking::begin(bytes, Some(lane)))
+    /// Room for so many bytes, which a thread makes, beside those that go by a lane.
+    pub fn begin(bytes: u64, lane: Option<Lane>) -> Result<RoomInMaking> {
+        let (bytes, beside) = (usize::try_from(bytes).map_err(Error::other)?, lane.is_some());
+        Ok(RoomInMaking { thread: Builder::new().spawn(move || make_room(bytes, beside)).ok(), bytes, lane })
     }
 
     /// What it is for: reading it takes no longer than looking at all of it for what has changed since it was copied ahead. More
@@ -98,20 +93,17 @@ impl AtRest {
         write_all(self.read_pieces(), target, |_, _| Ok(()))
     }
 
-    /// Waits until what goes past the cache is on the disk. Nobody else writes there before that.
-    pub fn past_is_written(&mut self) -> Result<()> {
-        self.stream.as_mut().map_or(Ok(()), Stream::all_written)
-    }
-
-    /// Writes it over what a file has that is to last, but for what has gone past the cache, which is given.
-    /// `counted` need not be read again.
-    pub fn write_lasting(mut self, target: &File, counted: Counted) -> Result<Large> {
-        self.past_is_written()?;
-        let (past, digests) = self.stream.take().map_or_else(|| (Own::default(), Vec::new()), Stream::into_parts);
+    /// Writes it over what a file has that is to last, and what is behind it, which has waited. Gives the digests that nobody needs to count again.
+    ///
+    /// First what goes past the cache: a file system keeps who writes through its cache from a file that others write past it. And room that
+    /// was made for it is given back only before others write there.
+    pub fn write_lasting(mut self, target: &File, backing: Option<BackingCopy>) -> Result<Counted> {
+        self.stream.as_mut().map_or(Ok(()), Stream::all_written)?;
+        let behind = backing.map(|backing| backing.finish_and_count(&self.own())).transpose()?.unwrap_or_default();
         let pace = Pace::default();
-        let behind = Mutex::new(WriteBehind::of(target, &pace));
-        write_all(self.read_pieces(), target, |start, end| behind.lock().unwrap_or_else(PoisonError::into_inner).wrote(start, end))?;
-        Large::of(&past, digests, counted, target)
+        let disk = Mutex::new(WriteBehind::of(target, &pace));
+        write_all(self.read_pieces(), target, |start, end| disk.lock().unwrap_or_else(PoisonError::into_inner).wrote(start, end))?;
+        Ok(self.stream.take().map(Stream::into_counted).unwrap_or_default().and(behind))
     }
 
     fn read_pieces(&self) -> impl Iterator<Item = (u64, &[u8])> + Send {
@@ -128,11 +120,6 @@ pub struct RoomInMaking {
 }
 
 impl RoomInMaking {
-    fn begin(bytes: usize, lane: Option<Lane>) -> Self {
-        let beside = lane.is_some();
-        Self { thread: Builder::new().spawn(move || make_room(bytes, beside)).ok(), bytes, lane }
-    }
-
     /// It, once it is there. Where no thread could be had, it is made now.
     pub fn finish(self) -> Result<AtRest> {
         let Self { thread, bytes, lane } = self;
@@ -179,6 +166,8 @@ mod tests {
     use super::super::tests::TestMap;
     use super::super::{Fate, PAGE, PAGE_LEN};
     use super::*;
+    use crate::fsx::data_blocks;
+    use crate::image::block_digest::{BLOCK, of_blocks};
     use std::os::unix::fs::FileExt;
     use std::path::Path;
 
@@ -191,41 +180,62 @@ mod tests {
         file.set_len(PAGES * PAGE).unwrap();
         file.write_all_at(&[1; PAGE_LEN], 0).unwrap();
         file.write_all_at(&[2; PAGE_LEN], 5 * PAGE).unwrap();
+        // Behind what is large.
+        file.write_all_at(&[3; 2 * PAGE_LEN], 1000 * PAGE).unwrap();
         let map = TestMap::of(&file, PAGES * PAGE);
         map.write(5 * PAGE, &[0; PAGE_LEN]);
         for page in 100..3000 {
             map.write(page * PAGE, &[page.to_le_bytes()[0] | 1; PAGE_LEN]);
         }
         let memory = GuestMemory::open(Path::new("/proc"), std::process::id(), map.address(), PAGES * PAGE).unwrap();
-        for (name, room) in [("lasting", 2902), ("passing", 4000)] {
-            let path = copies.path().join(name);
+        for (fate, room) in [(Fate::Lasting, 60), (Fate::Passing, 4000)] {
+            let path = copies.path().join(format!("{fate:?}"));
             let copy = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
-            memory.copy_backing(&copy, Fate::Passing).unwrap();
-            let lane = Lane::of(&memory.own().unwrap(), &copy, &path).unwrap().filter(|_| name == "lasting");
-            let making = lane.map_or_else(|| AtRest::begin(room * PAGE), |lane| AtRest::begin_beside(2 * PAGE, lane));
-            let mut at_rest = making.unwrap().finish().unwrap();
+            let backing = BackingCopy::begin(&memory, &copy, fate, &memory.own().unwrap()).unwrap();
+            let lane = backing.lane(&copy, &path).unwrap();
+            assert_eq!(lane.is_some(), fate == Fate::Lasting, "tests need a file system with O_DIRECT");
+            let mut at_rest = AtRest::begin(room * PAGE, lane).unwrap().finish().unwrap();
+            // It comes to have a page more, and gives one back for which there was room in the lane.
             map.write(3500 * PAGE, &[9; PAGE_LEN]);
-            assert_eq!(at_rest.read(&memory, 3000 * PAGE).unwrap(), Some(2902 * PAGE));
-            assert_eq!(at_rest.own().bytes(), 2902 * PAGE);
+            map.forget(1000 * PAGE);
+            backing.wait();
+            assert_eq!(at_rest.read(&memory, 0).unwrap(), Some(2901 * PAGE));
+            assert_eq!(at_rest.own().bytes(), 2901 * PAGE);
             // It runs again.
             map.write(200 * PAGE, &[77; PAGE_LEN]);
             map.write(4000 * PAGE, &[77; PAGE_LEN]);
-            match name {
-                "lasting" => drop(at_rest.write_lasting(&copy, Counted::default()).unwrap()),
-                _ => at_rest.write(&copy).unwrap(),
+            match fate {
+                Fate::Lasting => {
+                    let counted = at_rest.write_lasting(&copy, Some(backing)).unwrap();
+                    let mut whole = vec![0; usize::try_from(PAGES * PAGE).unwrap()];
+                    copy.read_exact_at(&mut whole, 0).unwrap();
+                    let seen: Vec<_> = of_blocks(0, &whole).collect();
+                    // 179 blocks went past the cache; all others that are not of zeros have pages of its own.
+                    assert_eq!(counted.digests().len(), 179);
+                    assert!(counted.digests().iter().all(|digest| seen.contains(digest)), "they are of what is in the copy");
+                    let known = counted.rest_of(data_blocks(&copy, BLOCK).unwrap());
+                    assert_eq!(known.iter().map(|range| (range.end - range.start) / BLOCK).sum::<u64>(), seen.len() as u64 - 179);
+                }
+                Fate::Passing => {
+                    backing.finish(&at_rest.own()).unwrap();
+                    at_rest.write(&copy).unwrap();
+                }
             }
             let at = |page: u64| {
                 let mut byte = [0];
                 copy.read_exact_at(&mut byte, page * PAGE).unwrap();
                 byte[0]
             };
-            assert_eq!([0, 1, 5, 9, 99, 100, 200, 2999, 3000, 3500, 4000].map(at), [1, 0, 0, 0, 0, 101, 201, 183, 0, 9, 0], "{name}");
+            assert_eq!([0, 1, 5, 9, 99, 100, 200, 2999, 3000, 3500, 4000].map(at), [1, 0, 0, 0, 0, 101, 201, 183, 0, 9, 0], "{fate:?}");
+            assert_eq!([999, 1000, 1001].map(at), [231, 3, 233], "{fate:?}: what was given back is what is behind it");
+            map.write(1000 * PAGE, &[233; PAGE_LEN]);
+            map.forget(3500 * PAGE);
             map.write(200 * PAGE, &[201; PAGE_LEN]);
             map.forget(4000 * PAGE);
         }
-        let mut small = AtRest::begin(2900 * PAGE).unwrap().finish().unwrap();
-        assert_eq!((small.read(&memory, 2901 * PAGE).unwrap(), small.own().bytes()), (None, 0));
-        assert_eq!((small.read(&memory, 2902 * PAGE).unwrap(), small.own().bytes()), (Some(2902 * PAGE), 2902 * PAGE));
+        let mut small = AtRest::begin(2900 * PAGE, None).unwrap().finish().unwrap();
+        assert_eq!((small.read(&memory, 2900 * PAGE).unwrap(), small.own().bytes()), (None, 0));
+        assert_eq!((small.read(&memory, 2901 * PAGE).unwrap(), small.own().bytes()), (Some(2901 * PAGE), 2901 * PAGE));
         let late = tempfile::tempfile().unwrap();
         late.set_len(PAGES * PAGE).unwrap();
         small.write(&late).unwrap();

@@ -9,13 +9,14 @@
 use std::fs::File;
 use std::io::{Error, Result};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle, scope};
 
-use super::{Backing, CHUNK, Fate, GuestMemory, Own};
-use crate::fsx::{Pace, Word, copy_data, copy_data_of, copy_data_to_disk, data_blocks, in_pieces};
-use crate::image::block_digest::{BLOCK, BlockDigest, of_blocks};
+use super::counted::Counted;
+use super::large::Lane;
+use super::{Backing, Fate, GuestMemory, Own};
+use crate::fsx::{Pace, Word, copy_data, copy_data_of, copy_data_to_disk};
 
 /// Pages without a gap for which copying what is behind them would take longer than going around them.
 const LEAST: u64 = 512 << 10;
@@ -55,9 +56,9 @@ impl BackingCopy {
         Ok(Self { thread, pace, files: Some((source.try_clone()?, target.try_clone()?)), left_out })
     }
 
-    /// What the guest had to itself, and much without a gap: nothing is copied there.
-    pub fn left_out(&self) -> &Own {
-        &self.left_out
+    /// A way past the cache for what the guest has to itself where nothing is copied. `path` is the target's.
+    pub fn lane(&self, target: &File, path: &Path) -> Result<Option<Lane>> {
+        Lane::of(&self.left_out, target, path)
     }
 
     /// What went wrong so far, if something did.
@@ -88,12 +89,12 @@ impl BackingCopy {
     }
 
     /// The same. Meanwhile the digests of those blocks are counted that are in the copy as they are behind: where the guest has no page to itself.
-    pub fn finish_and_count(self, now: &Own) -> Result<Counted> {
+    pub(super) fn finish_and_count(self, now: &Own) -> Result<Counted> {
         let Some(source) = self.files.as_ref().map(|(source, _)| source.try_clone()).transpose()? else {
             return self.finish(now).map(|()| Counted::default());
         };
         scope(|scope| {
-            let counting = Builder::new().spawn_scoped(scope, || count(&source, now));
+            let counting = Builder::new().spawn_scoped(scope, || Counted::behind(&source, now));
             self.finish(now)?;
             // Where no thread can be had, they are counted later, in the file.
             counting.map_or_else(|_| Ok(Counted::default()), |counts| counts.join().unwrap_or_else(|_| Err(Error::other("a thread ended"))))
@@ -104,38 +105,6 @@ impl BackingCopy {
         self.go_on();
         self.thread.take().map_or(Ok(()), |thread| thread.join().unwrap_or_else(|_| Err(Error::other("a thread ended"))))
     }
-}
-
-/// Blocks of a copy whose digests are known.
-#[derive(Debug, Default)]
-pub struct Counted {
-    pub(super) blocks: Own,
-    pub(super) digests: Vec<BlockDigest>,
-}
-
-/// Digests of what is behind those blocks in which nothing is the guest's own.
-fn count(source: &File, own: &Own) -> Result<Counted> {
-    let blocks: Vec<Range<u64>> = Own { ranges: data_blocks(source, BLOCK)? }.without(&in_blocks(own)).collect();
-    let (mut buffer, mut digests) = (vec![0; CHUNK], Vec::new());
-    for piece in blocks.iter().cloned().flat_map(|range| in_pieces(range, CHUNK as u64)) {
-        let bytes = &mut buffer[..usize::try_from(piece.end - piece.start).unwrap_or(0)];
-        source.read_exact_at(bytes, piece.start)?;
-        digests.extend(of_blocks(piece.start, bytes));
-    }
-    Ok(Counted { blocks: Own { ranges: blocks }, digests })
-}
-
-/// All blocks that have one of these pages.
-fn in_blocks(own: &Own) -> Own {
-    let mut ranges: Vec<Range<u64>> = Vec::new();
-    for range in &own.ranges {
-        let (start, end) = (range.start / BLOCK * BLOCK, range.end.next_multiple_of(BLOCK));
-        match ranges.last_mut() {
-            Some(last) if last.end >= start => last.end = last.end.max(end),
-            _ => ranges.push(start..end),
-        }
-    }
-    Own { ranges }
 }
 
 impl Drop for BackingCopy {

@@ -23,11 +23,11 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
-use super::backing::Counted;
+use super::counted::Counted;
 use super::remote::Remote;
 use super::room::Room;
 use super::{GuestMemory, Own, runs};
-use crate::fsx::{data_blocks, in_pieces};
+use crate::fsx::in_pieces;
 use crate::image::block_digest::{BLOCK, BlockDigest, are_zeros, of_blocks};
 use crate::threads;
 
@@ -49,14 +49,18 @@ const LOOK: Duration = Duration::from_millis(2);
 pub struct Lane {
     target: File,
     direct: File,
-    /// In whole blocks, in their order. Nothing else is written there, until [`Stream::finish`].
+    /// In whole blocks, in their order. Nothing else is written there, until [`Stream::all_written`].
     ranges: Vec<Range<u64>>,
 }
 
 impl Lane {
-    /// For what of `own` is large now; nobody else writes there. Nothing, where the file system lets nothing go straight to its disk.
-    pub fn of(own: &Own, target: &File, path: &Path) -> Result<Option<Self>> {
+    /// For what of `own` is large now; nobody else writes there. None, where nothing is large, or the file system lets nothing go straight to
+    /// its disk.
+    pub(super) fn of(own: &Own, target: &File, path: &Path) -> Result<Option<Self>> {
         let ranges = blocks_of(own);
+        if ranges.is_empty() {
+            return Ok(None);
+        }
         let Ok(direct) = File::options().write(true).custom_flags(libc::O_DIRECT).open(path) else { return Ok(None) };
         for range in &ranges {
             // With room for it made before, several write at once. Where that cannot be had, writing makes it, or says why not.
@@ -203,9 +207,9 @@ impl Stream {
         Ok(())
     }
 
-    /// What went this way, and the digests of its blocks.
-    pub(super) fn into_parts(mut self) -> (Own, Vec<BlockDigest>) {
-        (self.takes(), std::mem::take(&mut self.digests))
+    /// The digests of what went this way.
+    pub(super) fn into_counted(mut self) -> Counted {
+        Counted::new(self.takes(), std::mem::take(&mut self.digests))
     }
 }
 
@@ -293,34 +297,6 @@ impl Shared {
     }
 }
 
-/// The digests of what of a memory need not be read in the cache for them: what went past it, and what is behind as it is in the copy.
-#[derive(Debug)]
-pub struct Large {
-    digests: Vec<BlockDigest>,
-    beside: Vec<Range<u64>>,
-}
-
-impl Large {
-    /// `past` went past the cache, with these digests, into a file in which everything else is; of that, some is `counted`.
-    pub(super) fn of(past: &Own, mut digests: Vec<BlockDigest>, counted: Counted, target: &File) -> Result<Self> {
-        let rest = Own { ranges: data_blocks(target, BLOCK)? };
-        let rest = Own { ranges: rest.without(past).collect() };
-        let beside = rest.without(&counted.blocks).collect();
-        digests.extend(counted.digests);
-        Ok(Self { digests, beside })
-    }
-
-    /// Those digests.
-    pub(crate) fn digests(&self) -> &[BlockDigest] {
-        &self.digests
-    }
-
-    /// Where the file has other data, in whole blocks but for its end, in their order.
-    pub(crate) fn beside(&self) -> &[Range<u64>] {
-        &self.beside
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tests::TestMap;
@@ -362,8 +338,10 @@ mod tests {
             // It runs again.
             map.write(0, &vec![99; 256 * BLOCK_LEN]);
             stream.all_written().unwrap();
-            let (own, mut digests) = stream.into_parts();
-            assert_eq!(own.bytes(), BYTES - 2 * BLOCK);
+            let counted = stream.into_counted();
+            let whole: Vec<_> = (0..256).map(|block| block * BLOCK..(block + 1) * BLOCK).collect();
+            assert_eq!(counted.rest_of(whole).len(), 2);
+            let mut digests = counted.digests().to_vec();
             digests.sort_unstable_by_key(|(number, _)| *number);
             let seen = std::fs::read(&path).unwrap();
             let zeros = |number: u64| [2000 * PAGE / BLOCK, 64, 70, 71].contains(&number);

@@ -10,7 +10,7 @@ use smolvm_model::name::SandboxId;
 
 use super::{Files, Kind, MANIFEST, Manifest, Origin, Snapshot, VERSION, artefact, files_of, find, saved};
 use crate::effect::perform;
-use crate::engine::guest_memory::Large;
+use crate::engine::guest_memory::Counted;
 use crate::fsx::{self, FsError};
 use crate::image::checksum::Checksum;
 use crate::image::error::ImageError;
@@ -50,14 +50,14 @@ impl Draft {
 
     /// Brings everything to the disk and gives it its name; one that has the name already stays, and that is an error.
     ///
-    /// What is `large` of the memory went past the page cache, and its digests are counted.
+    /// What is `counted` of the memory is not read again.
     pub fn publish(
         self,
         root: &Path,
         name: &SandboxId,
         kind: Kind,
         origin: &Origin,
-        large: Option<&Large>,
+        counted: Option<&Counted>,
     ) -> Result<Snapshot, ImageError> {
         if find(root, name)?.is_some() {
             return Err(ImageError::Exists { name: name.to_string() });
@@ -66,8 +66,8 @@ impl Draft {
         let paths: Vec<PathBuf> = names.iter().map(|name| self.workdir.path().join(name)).collect();
         let memory = self.files().memory;
         let to_disk = || paths.iter().try_for_each(sync);
-        let digest_of = |path: &PathBuf| match large.filter(|_| *path == memory) {
-            Some(large) => Checksum::of_beside(path, large),
+        let digest_of = |path: &PathBuf| match counted.filter(|_| *path == memory) {
+            Some(counted) => Checksum::of_beside(path, counted),
             None => Checksum::of(path),
         };
         // One waits for the disk while others count.

@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use super::*;
-use crate::engine::guest_memory::{AtRest, GuestMemory, Lane};
+use crate::engine::guest_memory::{AtRest, BackingCopy, Fate, GuestMemory};
 use crate::image::template::DiskState;
 
 fn origin() -> Origin {
@@ -176,24 +176,22 @@ fn what_goes_past_the_cache_is_in_the_snapshot_and_in_its_digest() {
     let draft = Draft::of_snapshot(root, &name, Duration::ZERO).unwrap();
     let files = draft.files();
     let file = Draft::make(&files.memory).unwrap();
-    guest.copy_backing(&file, crate::engine::guest_memory::Fate::Lasting).unwrap();
+    let backing = BackingCopy::begin(&guest, &file, Fate::Lasting, &guest.own().unwrap()).unwrap();
     // What is behind a small piece was copied.
     file.write_all_at(&[9; PAGE], PAGE as u64).unwrap();
-    let lane = Lane::of(&guest.own().unwrap(), &file, &files.memory).unwrap();
+    let lane = backing.lane(&file, &files.memory).unwrap();
     let has_lane = lane.is_some();
-    let making = lane.map_or_else(|| AtRest::begin(16 << 20), |lane| AtRest::begin_beside(3 << 20, lane));
-    let mut read = making.unwrap().finish().unwrap();
+    let mut read = AtRest::begin(16 << 20, lane).unwrap().finish().unwrap();
     assert!(read.read(&guest, 0).unwrap().is_some());
-    let large = read.write_lasting(&file, crate::engine::guest_memory::Counted::default()).unwrap();
+    let counted = read.write_lasting(&file, Some(backing)).unwrap();
     // 94 blocks of the first large piece lie in it wholly, and all but one of the second; where the kernel made large pages of this memory,
     // the two at the ends of the first have pages of zeros beside them.
-    let past = large.digests().len();
+    let past = counted.digests().len();
     assert!((94 + 127..=96 + 127).contains(&past) || (!has_lane && past == 0), "{past}");
     for path in [&files.devices, &files.disk] {
         std::fs::write(path, "x").unwrap();
     }
-    let made = draft.publish(root, &name, Kind::Machine, &origin(), Some(&large)).unwrap();
-    drop(large);
+    let made = draft.publish(root, &name, Kind::Machine, &origin(), Some(&counted)).unwrap();
     assert!(std::fs::read(made.files().memory).unwrap() == *memory, "it is another memory");
     assert_eq!(made.damage().unwrap(), None);
     for at in [PAGE, 2 << 20, (12 << 20) + BLOCK - 1, (16 << 20) - 1] {
@@ -215,12 +213,11 @@ fn what_was_on_its_way_and_is_not_wanted_any_more_leaves_nothing() {
     let root = tempfile::tempdir().unwrap();
     let draft = Draft::of_snapshot(root.path(), &"one".parse().unwrap(), Duration::ZERO).unwrap();
     let file = Draft::make(&draft.files().memory).unwrap();
-    file.set_len(8 << 20).unwrap();
-    let lane = Lane::of(&guest.own().unwrap(), &file, &draft.files().memory).unwrap();
-    let making = lane.map_or_else(|| AtRest::begin(8 << 20), |lane| AtRest::begin_beside(0, lane));
-    let mut read = making.unwrap().finish().unwrap();
+    let backing = BackingCopy::begin(&guest, &file, Fate::Lasting, &guest.own().unwrap()).unwrap();
+    let lane = backing.lane(&file, &draft.files().memory).unwrap();
+    let mut read = AtRest::begin(0, lane).unwrap().finish().unwrap();
     assert_eq!(read.read(&guest, 8 << 20).unwrap(), Some(8 << 20));
-    drop(read);
+    drop((read, backing));
     drop(draft);
     assert_eq!(std::fs::read_dir(root.path().join("tmp")).unwrap().count(), 0);
 }
