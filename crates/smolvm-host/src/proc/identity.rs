@@ -11,6 +11,9 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use rustix::buffer::spare_capacity;
+use rustix::io::{read, retry_on_intr};
+
 use super::shift::unshifted;
 use crate::effect::trusts_pids;
 
@@ -107,10 +110,13 @@ pub fn presence(proc: &Path, recorded: &Recorded<'_>, boot_id: &str, with_other_
 }
 
 /// A process's argument vector, capped; every element at its place, empty ones too.
+///
+/// Read at once: the kernel looks for the process's memory at each read, and one that exits between two of them would seem to have
+/// other words than its own, only the first of them. With one read it has all or none.
 pub fn argv(proc: &Path, pid: u32) -> std::io::Result<Vec<String>> {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    std::fs::File::open(proc.join(pid.to_string()).join("cmdline"))?.take(CMDLINE_CAP as u64).read_to_end(&mut bytes)?;
+    let file = std::fs::File::open(proc.join(pid.to_string()).join("cmdline"))?;
+    let mut bytes = Vec::with_capacity(CMDLINE_CAP);
+    retry_on_intr(|| read(&file, spare_capacity(&mut bytes)))?;
     if bytes.is_empty() {
         return Ok(Vec::new());
     }
@@ -203,6 +209,22 @@ mod tests {
                 assert_eq!(judged(&stat("qemu", 'Z', 42), by), Presence::Gone);
             }
         }
+    }
+
+    /// What is not read at once is lost, as with a process that exits between two reads: a pipe of packets does the same.
+    #[test]
+    fn one_that_exits_while_it_is_looked_at_has_all_of_its_words_or_none() {
+        let words =
+            [&b"/usr/libexec/smolvm\0monitor\0a-mark-of-some-forty-characters-or-more-of-ours\0-\0tok\0"[..], &[b'x'; 200]].concat();
+        let dir = fake(&stat("smolvm", 'S', 42), b"");
+        let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::DIRECT | rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        rustix::io::write(&writer, &words).unwrap();
+        drop(writer);
+        std::fs::remove_file(dir.path().join("7/cmdline")).unwrap();
+        let open = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+        std::os::unix::fs::symlink(open, dir.path().join("7/cmdline")).unwrap();
+        assert_eq!(presence(dir.path(), &RECORD, "b", || Presence::Recycled), Presence::Alive);
+        assert_eq!(presence(dir.path(), &RECORD, "b", || Presence::Recycled), Presence::Alive, "no words any more: it exits");
     }
 
     #[test]
