@@ -35,4 +35,4 @@ pub mod net;
 pub mod proc;
 pub mod random;
 pub mod store;
-mod threads;
+pub mod threads;

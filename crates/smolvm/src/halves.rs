@@ -1,5 +1,7 @@
 //! Work on very many sandboxes, done by two threads.
 
+use smolvm_host::threads::beside;
+
 /// From so many on, a second thread pays.
 const HALVED_FROM: usize = 1000;
 
@@ -9,16 +11,8 @@ pub(crate) fn halves<T: Sync, R: Send>(items: &[T], work: impl Fn(&[T]) -> R + S
         return vec![work(items)];
     }
     let (first, second) = items.split_at(items.len() / 2);
-    std::thread::scope(|scope| {
-        let other = std::thread::Builder::new().spawn_scoped(scope, || work(second));
-        let first = work(first);
-        let second = match other {
-            Ok(other) => other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-            // No thread can be had: the one there is does both.
-            Err(_) => work(second),
-        };
-        vec![first, second]
-    })
+    let (second, first) = beside(|| work(second), || work(first));
+    vec![first, second]
 }
 
 #[cfg(test)]

@@ -16,7 +16,6 @@
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, Read, Result};
-use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -29,6 +28,8 @@ mod at_rest;
 mod backing;
 mod counted;
 mod large;
+mod own;
+mod pagemap;
 mod remote;
 mod room;
 
@@ -36,14 +37,15 @@ pub use at_rest::{AtRest, RoomInMaking};
 pub use backing::BackingCopy;
 pub use counted::Counted;
 pub use large::Lane;
+pub use own::Own;
+pub use pagemap::Pages;
 
+use pagemap::Pagemap;
 use remote::Remote;
 
 /// The size of a page on every processor this runs on; pagemap has one entry for each.
 const PAGE: u64 = PAGE_LEN as u64;
 const PAGE_LEN: usize = 4096;
-/// Entries that are looked at together: those of 64 MiB.
-const ENTRIES: usize = 16 << 10;
 /// Bytes that are carried over together: what the processor keeps at hand between reading and writing them.
 const CHUNK: usize = 256 << 10;
 /// Copying waits for memory, and two do not for each other.
@@ -51,16 +53,11 @@ const AT_ONCE: usize = 2;
 /// A process has some hundred mappings.
 const MAPS_CAP: u64 = 4 << 20;
 
-/// Bits of an entry of pagemap (`Documentation/admin-guide/mm/pagemap.rst`).
-const PRESENT: u64 = 1 << 63;
-const SWAPPED: u64 = 1 << 62;
-const OF_FILE: u64 = 1 << 61;
-
 /// A running guest's memory.
 #[derive(Debug)]
 pub struct GuestMemory {
     memory: Arc<Remote>,
-    pagemap: File,
+    pagemap: Pagemap,
     address: u64,
     bytes: u64,
     backing: Backing,
@@ -73,44 +70,6 @@ pub enum Fate {
     Lasting,
     /// It is used, and goes.
     Passing,
-}
-
-/// Pages that the guest had to itself at one moment.
-#[derive(Debug, Default)]
-pub struct Own {
-    /// Where they are, in bytes, in their order.
-    ranges: Vec<Range<u64>>,
-}
-
-impl Own {
-    /// How much that is.
-    pub fn bytes(&self) -> u64 {
-        self.ranges.iter().map(|range| range.end - range.start).sum()
-    }
-
-    /// What of it is so much without a gap.
-    fn runs_of(&self, least: u64) -> Vec<Range<u64>> {
-        let mut runs: Vec<Range<u64>> = Vec::new();
-        for range in &self.ranges {
-            match runs.last_mut() {
-                Some(run) if run.end == range.start => run.end = range.end,
-                _ => runs.push(range.clone()),
-            }
-        }
-        runs.retain(|run| run.end - run.start >= least);
-        runs
-    }
-
-    /// What of it is not in another.
-    fn without<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = Range<u64>> + 'a {
-        self.ranges.iter().flat_map(|range| {
-            let first = other.ranges.partition_point(|kept| kept.end <= range.start);
-            let kept = other.ranges[first..].iter().take_while(|kept| kept.start < range.end);
-            let ends = kept.clone().map(|kept| kept.start).chain([range.end]);
-            let starts = std::iter::once(range.start).chain(kept.map(|kept| kept.end));
-            starts.zip(ends).filter(|(start, end)| start < end).map(|(start, end)| start..end)
-        })
-    }
 }
 
 /// What is behind the pages that the guest did not write.
@@ -135,7 +94,7 @@ impl GuestMemory {
         {
             return Err(Error::new(ErrorKind::InvalidData, "the hypervisor names a place that cannot be its guest's"));
         }
-        let (memory, pagemap) = (Arc::new(Remote::open(proc, pid)?), File::open(dir.join("pagemap"))?);
+        let (memory, pagemap) = (Arc::new(Remote::open(proc, pid)?), Pagemap::open(&dir)?);
         let backing = backing(&dir, address, bytes)?;
         Ok(Self { memory, pagemap, address, bytes, backing })
     }
@@ -156,17 +115,23 @@ impl GuestMemory {
 
     /// What of it the guest has to itself now.
     pub fn own(&self) -> Result<Own> {
-        let (mut pieces, mut ranges) = (Pieces::of(self), Vec::new());
-        while let Some((at, len)) = pieces.next()? {
-            ranges.push(at..at + len);
+        self.pages().map(|pages| pages.own)
+    }
+
+    /// The same, and what else it uses.
+    pub fn pages(&self) -> Result<Pages> {
+        let mut pages = self.pagemap.pages(self.address, self.bytes)?;
+        if matches!(self.backing, Backing::Lost) {
+            // Nobody can copy it from where it is.
+            pages = Pages { own: Own::of_all(self.bytes), seen: Own::default() };
         }
-        Ok(Own { ranges })
+        Ok(pages)
     }
 
     /// Writes into an empty file what is behind the guest's own pages. A machine may run meanwhile: that does not change.
     pub fn copy_backing(&self, target: &File, fate: Fate) -> Result<()> {
         let nothing = Own::default();
-        BackingCopy::begin(self, target, fate, &nothing)?.finish(&nothing)
+        BackingCopy::begin(self, target, fate, &Pages::default())?.finish(&nothing, &nothing)
     }
 
     /// The same around what its own pages were when it stood still, and are in the file already: it may run meanwhile, or have ended.
@@ -208,63 +173,20 @@ impl GuestMemory {
     /// Reads the guest's own pages, some at a time, with where they are. Two pieces are at work at once,
     /// each with room for as many bytes.
     fn each_own(&self, take: impl Fn(u64, &[u8], &mut [u8]) -> Result<()> + Sync) -> Result<Own> {
-        let pieces = Mutex::new(Pieces::of(self));
-        let copied = threads::at_once(AT_ONCE, || {
-            let (mut buffer, mut room, mut copied) = (vec![0; CHUNK], vec![0; CHUNK], Vec::new());
+        let own = self.own()?;
+        let pieces = Mutex::new(own.pieces(CHUNK as u64));
+        threads::at_once(AT_ONCE, || {
+            let (mut buffer, mut room) = (vec![0; CHUNK], vec![0; CHUNK]);
             loop {
-                let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next()?;
-                let Some((at, len)) = next else { return Ok(copied) };
-                let wanted = usize::try_from(len).unwrap_or(CHUNK);
-                self.memory.read_exact_at(&mut buffer[..wanted], self.address + at)?;
-                take(at, &buffer[..wanted], &mut room[..wanted])?;
-                copied.push(at..at + len);
+                let next = pieces.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(piece) = next else { return Ok(()) };
+                let wanted = usize::try_from(piece.end - piece.start).unwrap_or(CHUNK);
+                self.memory.read_exact_at(&mut buffer[..wanted], self.address + piece.start)?;
+                take(piece.start, &buffer[..wanted], &mut room[..wanted])?;
             }
         })?;
-        let mut ranges = copied.concat();
-        ranges.sort_unstable_by_key(|range| range.start);
-        Ok(Own { ranges })
-    }
-
-    fn is_own(&self, entry: &[u8]) -> bool {
-        let entry = entry.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
-        let there = entry & (PRESENT | SWAPPED) != 0;
-        match self.backing {
-            Backing::Zeros | Backing::File(_) => there && entry & OF_FILE == 0,
-            Backing::Lost => true,
-        }
-    }
-}
-
-/// The guest's own pages: where they are, in pieces of a [`CHUNK`] at most.
-struct Pieces<'a> {
-    memory: &'a GuestMemory,
-    /// From here on nobody has looked yet.
-    at: u64,
-    entries: Vec<u8>,
-    /// First byte and length of each, the last first.
-    found: Vec<(u64, u64)>,
-}
-
-impl<'a> Pieces<'a> {
-    fn of(memory: &'a GuestMemory) -> Self {
-        Self { memory, at: 0, entries: vec![0; ENTRIES * size_of::<u64>()], found: Vec::new() }
-    }
-
-    fn next(&mut self) -> Result<Option<(u64, u64)>> {
-        let memory = self.memory;
-        while self.found.is_empty() && self.at < memory.bytes {
-            let pages = ((memory.bytes - self.at) / PAGE).min(ENTRIES as u64);
-            let wanted = &mut self.entries[..usize::try_from(pages).unwrap_or(0) * size_of::<u64>()];
-            memory.pagemap.read_exact_at(wanted, (memory.address + self.at) / PAGE * 8)?;
-            for (first, count) in runs(wanted.chunks_exact(8).map(|entry| memory.is_own(entry))) {
-                let (start, end) = (self.at + first * PAGE, self.at + (first + count) * PAGE);
-                let cuts = (start..end).step_by(CHUNK);
-                self.found.extend(cuts.map(|at| (at, (end - at).min(CHUNK as u64))));
-            }
-            self.found.reverse();
-            self.at += pages * PAGE;
-        }
-        Ok(self.found.pop())
+        drop(pieces);
+        Ok(own)
     }
 }
 

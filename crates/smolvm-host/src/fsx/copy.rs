@@ -11,11 +11,11 @@ use rustix::fs::{copy_file_range, ftruncate};
 use rustix::io::Errno;
 
 use super::FsError;
-use super::behind::{Pace, WriteBehind};
+use super::behind::WriteBehind;
 use super::segment::data_from;
 
 /// Copied together where something is to be done or asked in between.
-const PIECE: u64 = 2 << 20;
+const PIECE: u64 = 1 << 20;
 
 /// How a segment is carried over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +46,23 @@ pub fn copy_data_around(source: &File, target: &File, kept: impl Iterator<Item =
     })
 }
 
-/// The same into one that is synced afterwards: most of it is on the disk by then.
-pub(crate) fn copy_data_to_disk(source: &File, target: &File, kept: impl Iterator<Item = Range<u64>>, pace: &Pace) -> io::Result<()> {
-    let mut behind = WriteBehind::of(target, pace);
-    copy_around(source, target, kept, &mut |start, end| pace.go_on().and_then(|()| behind.wrote(start, end)))
+/// Copies what lies in these ranges, in their order, into a file that is synced afterwards: most of it is on the disk by then. As soon as it is
+/// told to, it ends; gives the ranges that are left.
+pub(crate) fn copy_data_to_disk(source: &File, target: &File, ranges: &[Range<u64>], end: &AtomicBool) -> io::Result<Vec<Range<u64>>> {
+    let (mut behind, mut way) = (WriteBehind::of(target), Way::Kernel);
+    for (number, range) in ranges.iter().enumerate() {
+        let mut at = range.start;
+        while at < range.end {
+            if end.load(Ordering::Relaxed) {
+                return Ok(std::iter::once(at..range.end).chain(ranges[number + 1..].iter().cloned()).collect());
+            }
+            let Some(data) = data_from(source, at)?.filter(|data| data.start < range.end) else { break };
+            at = range.end.min(data.end).min(data.start + PIECE);
+            copy_range(source, target, data.start..at, &mut way, None)?;
+            behind.wrote(data.start, at)?;
+        }
+    }
+    Ok(Vec::new())
 }
 
 /// The same of a part.
@@ -131,7 +144,6 @@ fn copy_by_hand(source: &File, target: &File, mut at: u64, end: u64) -> io::Resu
 
 #[cfg(test)]
 mod tests {
-    use super::super::behind::Word;
     use super::*;
     use std::os::unix::fs::MetadataExt;
 
@@ -174,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_to_the_disk_meanwhile_is_the_same() {
+    fn what_goes_to_the_disk_meanwhile_is_the_same_in_any_order() {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         let target = |len| {
@@ -182,45 +194,33 @@ mod tests {
             file.set_len(len).unwrap();
             file
         };
-        let told = Pace::default();
-        copy_data_to_disk(&with_a_hole(&a), &target(128 << 20), std::iter::empty(), &told).unwrap();
+        let ranges = |ranges: &[(u64, u64)]| ranges.iter().map(|(start, end)| *start..*end).collect::<Vec<_>>();
+        let go_on = AtomicBool::new(false);
+        let left = copy_data_to_disk(&with_a_hole(&a), &target(128 << 20), &ranges(&[(0, 128 << 20)]), &go_on).unwrap();
+        assert_eq!(left, []);
         assert_copied(&b);
         // More than may be on its way, in pieces that are no piece.
         let noise: Vec<u8> = (0..(30_u32 << 20) + 5).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
         std::fs::write(&a, &noise).unwrap();
         let (source, len) = (File::open(&a).unwrap(), noise.len() as u64);
-        for word in [Word::Go, Word::KeepFromDisk] {
-            told.tell(word);
-            copy_data_to_disk(&source, &target(len), std::iter::empty(), &told).unwrap();
-            assert!(std::fs::read(&b).unwrap() == noise);
-        }
-        // Around something, and that afterwards.
-        let (middle, place) = ((5 << 20)..(9 << 20), (5 << 20)..(9 << 20));
+        let order = ranges(&[((9 << 20) + 3, (20 << 20) + 1), (0, 5 << 20), ((20 << 20) + 1, u64::MAX)]);
         let around = target(len);
-        copy_data_to_disk(&source, &around, std::iter::once(middle.clone()), &told).unwrap();
+        assert_eq!(copy_data_to_disk(&source, &around, &order, &go_on).unwrap(), []);
         let copied = std::fs::read(&b).unwrap();
-        assert!(copied[..5 << 20] == noise[..5 << 20] && copied[9 << 20..] == noise[9 << 20..]);
-        assert!(copied[place].iter().all(|byte| *byte == 0));
+        let (middle, place) = ((5 << 20)..(9 << 20) + 3, (5 << 20)..(9 << 20) + 3);
+        assert!(copied[..5 << 20] == noise[..5 << 20] && copied[place.end..] == noise[place.end..]);
+        assert!(copied[place].iter().all(|byte| *byte == 0), "what nobody named was copied");
         copy_data_of(&source, &around, middle).unwrap();
         assert!(std::fs::read(&b).unwrap() == noise);
-        told.tell(Word::Stop);
-        told.tell(Word::Go);
-        let error = copy_data_to_disk(&source, &target(len), std::iter::empty(), &told).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::Interrupted);
-        // Who is to wait writes no more than what was begun, and then all of it.
-        let (told, waits) = (Pace::default(), target(len));
-        told.tell(Word::Wait);
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| copy_data_to_disk(&source, &waits, std::iter::empty(), &told));
-            while !told.waits.load(Ordering::SeqCst) && !thread.is_finished() {
-                std::thread::yield_now();
-            }
-            let (seen, piece) = (std::fs::read(&b).unwrap(), usize::try_from(PIECE).unwrap());
-            told.tell(Word::Go);
-            thread.join().unwrap().unwrap();
-            assert!(seen[..piece] == noise[..piece] && seen[piece..].iter().all(|byte| *byte == 0));
-        });
-        assert!(std::fs::read(&b).unwrap() == noise);
+    }
+
+    #[test]
+    fn who_is_told_to_end_says_what_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, target) = (with_a_hole(&dir.path().join("a")), File::create(dir.path().join("b")).unwrap());
+        let (order, end) = ([5..9, 64 << 20..u64::MAX, 0..3], AtomicBool::new(true));
+        assert_eq!(copy_data_to_disk(&source, &target, &order, &end).unwrap(), order);
+        assert_eq!(target.metadata().unwrap().len(), 0, "it went on");
     }
 
     /// `/dev/shm` is a file system of its own on every Linux host.

@@ -8,7 +8,7 @@ mod segment;
 mod usage;
 mod write;
 
-pub(crate) use behind::{Pace, Word, WriteBehind};
+pub(crate) use behind::WriteBehind;
 pub use copy::{copy_data, copy_data_around, copy_sparse};
 pub(crate) use copy::{copy_data_of, copy_data_to_disk};
 pub use patient::patiently;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   whole      (halted) own pages, into our own memory; meanwhile what is behind ─► those written over it
-//!   … to last  (halted) what is large of them to the disk, what is small as above; then the rest of what is behind
+//!   … to last  (halted) what is large of them to the disk, what is small as above; then what is left of what is behind, the same way
 //!   own first                    (halted) own pages, into our own memory ─► those written, and what is behind
 //!   … of many  own pages are written ahead, and what has changed of them when it is halted
 //! ```
@@ -19,7 +19,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use smolvm_host::effect::perform;
-use smolvm_host::engine::guest_memory::{AtRest, BackingCopy, Counted, Fate, GuestMemory, Lane, Own, RoomInMaking};
+use smolvm_host::engine::guest_memory::{AtRest, BackingCopy, Counted, Fate, GuestMemory, Lane, Own, Pages, RoomInMaking};
 use smolvm_host::image::snapshot::Draft;
 use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
@@ -97,11 +97,11 @@ enum Way {
 }
 
 impl Begun {
-    /// Copies what is copied while the guest runs. `own` is what it has to itself.
-    pub(super) fn begin(memory: GuestMemory, path: &Path, order: Order, own: &Own, id: &SandboxId) -> Result<Self, Error> {
+    /// Copies what is copied while the guest runs. `pages` are those that it uses.
+    pub(super) fn begin(memory: GuestMemory, path: &Path, order: Order, pages: &Pages, id: &SandboxId) -> Result<Self, Error> {
         let (file, way) = perform(Effect::Workdir, |_| -> Result<(File, Ahead), Error> {
             let file = Draft::make(path)?;
-            let way = ahead(&memory, &file, path, order, own).map_err(unreadable(id))?;
+            let way = ahead(&memory, &file, path, order, pages).map_err(unreadable(id))?;
             Ok((file, way))
         })?;
         Ok(Self { target: Target { memory, file, order }, way })
@@ -115,15 +115,10 @@ impl Begun {
         }
     }
 
-    /// The guest is about to come to rest: what is needed then is there, and what it has to write itself comes before what is written here.
+    /// The guest is about to come to rest: what is needed then is there.
     pub(super) fn get_ready(self) -> std::io::Result<MemoryCopy> {
         let way = match self.way {
-            Ahead::Room(room, backing) => {
-                if let Some(backing) = &backing {
-                    backing.keep_from_disk();
-                }
-                Way::AtRest(Box::new(room.finish()?), backing)
-            }
+            Ahead::Room(room, backing) => Way::AtRest(Box::new(room.finish()?), backing),
             Ahead::Copied(own) => Way::Ahead(own),
         };
         Ok(MemoryCopy { target: self.target, way })
@@ -136,13 +131,13 @@ fn most_at_rest() -> u64 {
 }
 
 /// What need not be done while it stands still. Its own pages are left for then if they are few enough.
-fn ahead(memory: &GuestMemory, file: &File, path: &Path, order: Order, own: &Own) -> std::io::Result<Ahead> {
-    let bytes = own.bytes();
+fn ahead(memory: &GuestMemory, file: &File, path: &Path, order: Order, pages: &Pages) -> std::io::Result<Ahead> {
+    let bytes = pages.own.bytes();
     if bytes <= most_at_rest() {
         // It runs on, and comes to have more.
         let room = |bytes| bytes + bytes / 32 + GROWTH;
         let backing = match order {
-            Order::Whole(fate) => Some(BackingCopy::begin(memory, file, fate, own)?),
+            Order::Whole(fate) => Some(BackingCopy::begin(memory, file, fate, pages)?),
             Order::OwnFirst => file.set_len(memory.bytes()).map(|()| None)?,
         };
         let lane = backing.as_ref().map(|backing| backing.lane(file, path)).transpose()?.flatten();
@@ -162,16 +157,12 @@ impl MemoryCopy {
         let Target { memory, file, .. } = &self.target;
         let own = match &mut self.way {
             Way::AtRest(at_rest, backing) => {
-                if let Some(backing) = backing {
-                    // It has written what it had to; what goes past the cache comes next.
-                    if at_rest.goes_past_the_cache() { backing.wait() } else { backing.go_on() }
-                }
-                if let Some(bytes) = at_rest.read(memory, most_at_rest())? {
+                if let Some(bytes) = at_rest.read(memory, most_at_rest(), backing.as_mut())? {
                     return Ok(bytes);
                 }
                 // So much in so short a time: it waits for a disk after all.
                 if let Some(backing) = backing.take() {
-                    backing.finish(&memory.own()?)?;
+                    backing.finish(&memory.own()?, &Own::default())?;
                 }
                 memory.copy_own(file)?
             }
@@ -192,7 +183,7 @@ impl MemoryCopy {
                 Ok(Left { rest: None, counted: Some(at_rest.write_lasting(&file, backing)?) })
             }
             (Order::Whole(Fate::Passing), Way::AtRest(at_rest, backing)) => {
-                backing.map_or(Ok(()), |backing| backing.finish(&at_rest.own()))?;
+                backing.map_or(Ok(()), |backing| backing.finish(&at_rest.own(), &Own::default()))?;
                 at_rest.write(&file).map(|()| Left::default())
             }
             (Order::Whole(_), Way::Ahead(_) | Way::Copied(_)) => Ok(Left::default()),

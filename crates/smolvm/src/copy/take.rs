@@ -17,6 +17,7 @@ use smolvm_host::fsx::FsError;
 use smolvm_host::image::snapshot::{Draft, Files, Kind};
 use smolvm_host::proc::identity;
 use smolvm_host::store::SandboxRecord;
+use smolvm_host::threads::beside;
 use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind as Held, ProcessIdentity};
@@ -82,16 +83,16 @@ impl Smolvm {
         let mut session = Session::connect(self, id)?;
         let located = located(&mut session, id)?;
         let way = self.way_of_disk(record, &located.layers, &mut session, files)?;
-        let mut memory = match kind {
-            Kind::Machine => {
-                // Where blocks are shared, many small pieces would cost more than the whole.
-                let order = if matches!(way, Way::Clone(_)) { wanted.order.whole() } else { wanted.order };
-                Some(self.copy_ahead(record, process, &located, files, order)?)
-            }
-            Kind::Disk => None,
+        // Where blocks are shared, many small pieces would cost more than the whole.
+        let order = if matches!(way, Way::Clone(_)) { wanted.order.whole() } else { wanted.order };
+        let copy_ahead = || match kind {
+            Kind::Machine => self.copy_ahead(record, process, &located, files, order).map(Some),
+            Kind::Disk => Ok(None),
         };
         // What is written now need not be written while the guest stands still.
-        way.chain().sync_top()?;
+        let (synced, memory) = beside(|| way.chain().sync_top(), copy_ahead);
+        let mut memory = memory?;
+        synced?;
         if wanted.signals.is_some_and(has_signal) {
             return Err(Error::new(ErrorCode::Interrupted, format!("interrupted while \"{id}\" was copied")));
         }
@@ -156,9 +157,9 @@ impl Smolvm {
         if seen.is_none_or(|seen| seen.start_ticks != process.start_ticks) {
             return Err(not_there(id));
         }
-        let (backing, own) = memory.backing_bytes().and_then(|backing| Ok((backing, memory.own()?))).map_err(unreadable(id))?;
-        self.room_for(backing.saturating_add(own.bytes()))?;
-        Begun::begin(memory, &files.memory, order, &own, id)
+        let (backing, pages) = memory.backing_bytes().and_then(|backing| Ok((backing, memory.pages()?))).map_err(unreadable(id))?;
+        self.room_for(backing.saturating_add(pages.own.bytes()))?;
+        Begun::begin(memory, &files.memory, order, &pages, id)
     }
 }
 

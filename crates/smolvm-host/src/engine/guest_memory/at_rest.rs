@@ -12,9 +12,12 @@ use super::backing::BackingCopy;
 use super::counted::Counted;
 use super::large::{Buffers, Lane, Stream};
 use super::room::Room;
-use super::{AT_ONCE, GuestMemory, Own, write_page_wise};
-use crate::fsx::{Pace, WriteBehind};
+use super::{AT_ONCE, CHUNK, GuestMemory, Own, write_page_wise};
+use crate::fsx::WriteBehind;
 use crate::threads;
+
+/// Making so much in small pages takes as long as 128 MiB in large ones.
+const LITTLE: usize = 20 << 20;
 
 /// Pages, and where they belong.
 #[derive(Debug)]
@@ -38,14 +41,9 @@ impl AtRest {
     /// would keep the guest waiting.
     pub const MOST: u64 = 128 << 20;
 
-    /// Whether some of it is not read into room here.
-    pub fn goes_past_the_cache(&self) -> bool {
-        self.lane.is_some() || self.stream.is_some()
-    }
-
     /// What was read.
     pub fn own(&self) -> Own {
-        let past = self.stream.as_ref().map(Stream::takes).into_iter().flat_map(|own| own.ranges);
+        let past = self.stream.iter().flat_map(|stream| stream.own().ranges.clone());
         let read = self.pieces.iter().map(|(at, place)| *at..*at + place.len() as u64);
         let mut ranges: Vec<Range<u64>> = read.chain(past).collect();
         ranges.sort_unstable_by_key(|range| range.start);
@@ -54,13 +52,17 @@ impl AtRest {
 
     /// Reads what the guest has to itself; gives its bytes. If that has come to be more than there is room for, more room is made, while it
     /// stands still; for more than `most` there is none, and nothing is read.
-    pub fn read(&mut self, memory: &GuestMemory, most: u64) -> Result<Option<u64>> {
+    ///
+    /// What is behind it and has not been copied yet (`backing`) goes the way past the cache, too, where there is one.
+    pub fn read(&mut self, memory: &GuestMemory, most: u64, backing: Option<&mut BackingCopy>) -> Result<Option<u64>> {
         self.pieces.clear();
         self.stream = None;
+        let behind = backing.filter(|_| self.lane.is_some()).map(BackingCopy::hand_over).transpose()?.flatten();
         let own = memory.own()?;
         let past = self.lane.as_ref().map_or(Own::default(), |(lane, _)| lane.takes(&own));
         let (mut places, mut total) = (Vec::new(), 0);
-        for range in own.without(&past) {
+        let beside = Own { ranges: own.without(&past).collect() };
+        for range in beside.pieces(CHUNK as u64) {
             let end = total + usize::try_from(range.end - range.start).map_err(Error::other)?;
             places.push((range.start, total..end));
             total = end;
@@ -69,8 +71,8 @@ impl AtRest {
         if grown && own.bytes() > most {
             return Ok(None);
         }
-        if let Some((lane, buffers)) = self.lane.take() {
-            self.stream = Some(Stream::begin(memory, lane, past, buffers));
+        if let Some(lane) = self.lane.take() {
+            self.stream = Some(Stream::begin(memory, lane, &own, behind)?);
         }
         self.pieces = places;
         if grown {
@@ -99,11 +101,11 @@ impl AtRest {
     /// was made for it is given back only before others write there.
     pub fn write_lasting(mut self, target: &File, backing: Option<BackingCopy>) -> Result<Counted> {
         self.stream.as_mut().map_or(Ok(()), Stream::all_written)?;
-        let behind = backing.map(|backing| backing.finish_and_count(&self.own())).transpose()?.unwrap_or_default();
-        let pace = Pace::default();
-        let disk = Mutex::new(WriteBehind::of(target, &pace));
+        let taken = self.stream.as_ref().map(Stream::behind).unwrap_or_default();
+        backing.map_or(Ok(()), |backing| backing.finish(&self.own(), &taken))?;
+        let disk = Mutex::new(WriteBehind::of(target));
         write_all(self.read_pieces(), target, |start, end| disk.lock().unwrap_or_else(PoisonError::into_inner).wrote(start, end))?;
-        Ok(self.stream.take().map(Stream::into_counted).unwrap_or_default().and(behind))
+        self.stream.take().map_or_else(|| Ok(Counted::default()), Stream::into_counted)
     }
 
     fn read_pieces(&self) -> impl Iterator<Item = (u64, &[u8])> + Send {
@@ -129,9 +131,10 @@ impl RoomInMaking {
     }
 }
 
-/// Little beside what goes past the cache, and that in small pages, which are there at once.
+/// Little beside what goes past the cache is made in small pages, which are there at once.
 fn make_room(bytes: usize, beside: bool) -> (Room, Buffers) {
-    if beside { (Room::in_small_pages(bytes), Buffers::make()) } else { (Room::of(bytes), Buffers::default()) }
+    let room = if beside && bytes <= LITTLE { Room::in_small_pages(bytes) } else { Room::of(bytes) };
+    (room, if beside { Buffers::make() } else { Buffers::default() })
 }
 
 fn write_all<'a>(
@@ -191,15 +194,14 @@ mod tests {
         for (fate, room) in [(Fate::Lasting, 60), (Fate::Passing, 4000)] {
             let path = copies.path().join(format!("{fate:?}"));
             let copy = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
-            let backing = BackingCopy::begin(&memory, &copy, fate, &memory.own().unwrap()).unwrap();
+            let mut backing = BackingCopy::begin(&memory, &copy, fate, &memory.pages().unwrap()).unwrap();
             let lane = backing.lane(&copy, &path).unwrap();
             assert_eq!(lane.is_some(), fate == Fate::Lasting, "tests need a file system with O_DIRECT");
             let mut at_rest = AtRest::begin(room * PAGE, lane).unwrap().finish().unwrap();
             // It comes to have a page more, and gives one back for which there was room in the lane.
             map.write(3500 * PAGE, &[9; PAGE_LEN]);
             map.forget(1000 * PAGE);
-            backing.wait();
-            assert_eq!(at_rest.read(&memory, 0).unwrap(), Some(2901 * PAGE));
+            assert_eq!(at_rest.read(&memory, 0, Some(&mut backing)).unwrap(), Some(2901 * PAGE));
             assert_eq!(at_rest.own().bytes(), 2901 * PAGE);
             // It runs again.
             map.write(200 * PAGE, &[77; PAGE_LEN]);
@@ -217,7 +219,7 @@ mod tests {
                     assert_eq!(known.iter().map(|range| (range.end - range.start) / BLOCK).sum::<u64>(), seen.len() as u64 - 179);
                 }
                 Fate::Passing => {
-                    backing.finish(&at_rest.own()).unwrap();
+                    backing.finish(&at_rest.own(), &Own::default()).unwrap();
                     at_rest.write(&copy).unwrap();
                 }
             }
@@ -234,8 +236,8 @@ mod tests {
             map.forget(4000 * PAGE);
         }
         let mut small = AtRest::begin(2900 * PAGE, None).unwrap().finish().unwrap();
-        assert_eq!((small.read(&memory, 2900 * PAGE).unwrap(), small.own().bytes()), (None, 0));
-        assert_eq!((small.read(&memory, 2901 * PAGE).unwrap(), small.own().bytes()), (Some(2901 * PAGE), 2901 * PAGE));
+        assert_eq!((small.read(&memory, 2900 * PAGE, None).unwrap(), small.own().bytes()), (None, 0));
+        assert_eq!((small.read(&memory, 2901 * PAGE, None).unwrap(), small.own().bytes()), (Some(2901 * PAGE), 2901 * PAGE));
         let late = tempfile::tempfile().unwrap();
         late.set_len(PAGES * PAGE).unwrap();
         small.write(&late).unwrap();

@@ -12,8 +12,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use super::{CHUNK, Own};
-use crate::fsx::{data_blocks, in_pieces};
-use crate::image::block_digest::{BLOCK, BlockDigest, of_blocks};
+use crate::image::block_digest::{BlockDigest, of_blocks};
 
 /// Blocks of a copy whose digests are known.
 #[derive(Debug, Default)]
@@ -28,13 +27,12 @@ impl Counted {
         Self { blocks, digests }
     }
 
-    /// Counts those that are in the copy as they are behind it: where nothing is the guest's own.
-    pub(super) fn behind(source: &File, own: &Own) -> Result<Self> {
-        let blocks = Own { ranges: Own { ranges: data_blocks(source, BLOCK)? }.without(&in_blocks(own)).collect() };
+    /// Counts those of a file.
+    pub(super) fn of_file(file: &File, blocks: Own) -> Result<Self> {
         let (mut buffer, mut digests) = (vec![0; CHUNK], Vec::new());
-        for piece in blocks.ranges.iter().cloned().flat_map(|range| in_pieces(range, CHUNK as u64)) {
+        for piece in blocks.pieces(CHUNK as u64) {
             let bytes = &mut buffer[..usize::try_from(piece.end - piece.start).unwrap_or(0)];
-            source.read_exact_at(bytes, piece.start)?;
+            file.read_exact_at(bytes, piece.start)?;
             digests.extend(of_blocks(piece.start, bytes));
         }
         Ok(Self { blocks, digests })
@@ -42,8 +40,7 @@ impl Counted {
 
     /// Both; no block is in the two of them.
     pub(super) fn and(mut self, other: Self) -> Self {
-        self.blocks.ranges.extend(other.blocks.ranges);
-        self.blocks.ranges.sort_unstable_by_key(|range| range.start);
+        self.blocks = self.blocks.and(other.blocks);
         self.digests.extend(other.digests);
         self
     }
@@ -57,17 +54,4 @@ impl Counted {
     pub(crate) fn rest_of(&self, data: Vec<Range<u64>>) -> Vec<Range<u64>> {
         Own { ranges: data }.without(&self.blocks).collect()
     }
-}
-
-/// All blocks that have one of these pages.
-fn in_blocks(own: &Own) -> Own {
-    let mut ranges: Vec<Range<u64>> = Vec::new();
-    for range in &own.ranges {
-        let (start, end) = (range.start / BLOCK * BLOCK, range.end.next_multiple_of(BLOCK));
-        match ranges.last_mut() {
-            Some(last) if last.end >= start => last.end = last.end.max(end),
-            _ => ranges.push(start..end),
-        }
-    }
-    Own { ranges }
 }

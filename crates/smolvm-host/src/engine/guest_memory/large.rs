@@ -1,15 +1,17 @@
-//! What is large of a guest's own pages goes to the disk while it stands still, a little at a time.
+//! What is large of a guest's own pages goes to the disk while it stands still, a little at a time, and then what nobody has copied yet of
+//! what is behind them.
 //!
 //! ```text
 //!   guest     │ page │ ──── 64 KiB, 64 KiB, … without a gap, 512 KiB at least ──── │ pages │
 //!   writer    read 1 MiB ─► O_DIRECT ─► digests ─► the next, in the same memory
 //!   guest     goes on when the last is read: a disk that would keep it waiting gets the rest from memory of ours, later
+//!   file      ──── 64 KiB, … none of which has a page of the guest's own ────     the same writers, after that
 //! ```
 //!
 //! Carrying a hundred megabytes through the page cache takes the processor longer than the disk needs for them, and holding them
 //! in our own memory needs that memory, which a host that is a virtual machine itself may have to be given first. Who goes on with
 //! the copy reads them from the disk when it first needs them; the many small pieces, which are the kernel's and the first
-//! that it needs, are in the cache.
+//! that it needs, are in the cache, and what it looks at of what is behind them is, too ([`super::backing`]).
 
 use std::fs::File;
 use std::io::{Error, Result};
@@ -23,11 +25,11 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
+use super::backing::Behind;
 use super::counted::Counted;
 use super::remote::Remote;
 use super::room::Room;
 use super::{GuestMemory, Own, runs};
-use crate::fsx::in_pieces;
 use crate::image::block_digest::{BLOCK, BlockDigest, are_zeros, of_blocks};
 use crate::threads;
 
@@ -54,15 +56,12 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// For what of `own` is large now; nobody else writes there. None, where nothing is large, or the file system lets nothing go straight to
-    /// its disk.
-    pub(super) fn of(own: &Own, target: &File, path: &Path) -> Result<Option<Self>> {
+    /// For what of `own` is large now; nobody else writes there. There will be room for what is `behind`, too. None, where the file system lets
+    /// nothing go straight to its disk.
+    pub(super) fn of(own: &Own, behind: &Own, target: &File, path: &Path) -> Result<Option<Self>> {
         let ranges = blocks_of(own);
-        if ranges.is_empty() {
-            return Ok(None);
-        }
         let Ok(direct) = File::options().write(true).custom_flags(libc::O_DIRECT).open(path) else { return Ok(None) };
-        for range in &ranges {
+        for range in ranges.iter().chain(&behind.ranges) {
             // With room for it made before, several write at once. Where that cannot be had, writing makes it, or says why not.
             let _ = fallocate(target, FallocateFlags::empty(), range.start, range.end - range.start);
         }
@@ -76,17 +75,15 @@ impl Lane {
 
     /// What of a guest's own pages goes this way, now that it stands still.
     pub(super) fn takes(&self, own: &Own) -> Own {
-        let lane = Own { ranges: self.ranges.clone() };
-        let gone = Own { ranges: lane.without(own).collect() };
-        let both = Own { ranges: lane.without(&gone).collect() };
-        Own { ranges: blocks_of(&both) }
+        Own { ranges: blocks_of(&Own { ranges: self.ranges.clone() }.within(own)) }
     }
 }
 
 /// Whole blocks without a gap that are enough of them.
 fn blocks_of(own: &Own) -> Vec<Range<u64>> {
-    let whole = |run: Range<u64>| run.start.next_multiple_of(BLOCK)..run.end / BLOCK * BLOCK;
-    own.runs_of(LEAST).into_iter().map(whole).filter(|run| run.end.saturating_sub(run.start) >= LEAST).collect()
+    let mut blocks = own.whole_blocks().ranges;
+    blocks.retain(|run| run.end - run.start >= LEAST);
+    blocks
 }
 
 /// Memory for writers, used before a guest stands still.
@@ -110,6 +107,8 @@ pub(super) struct Stream {
     writers: Vec<JoinHandle<Result<Vec<BlockDigest>>>>,
     late: Vec<Late>,
     digests: Vec<BlockDigest>,
+    /// Counts those of what is behind and does not go this way.
+    counter: Option<JoinHandle<Result<Counted>>>,
 }
 
 /// What was read for a disk that is slow.
@@ -125,11 +124,23 @@ struct Shared {
     memory: Arc<Remote>,
     address: u64,
     lane: Lane,
-    /// What goes this way, in whole blocks, and the same in pieces.
-    ranges: Vec<Range<u64>>,
-    pieces: Vec<Range<u64>>,
+    /// What of the guest's own pages goes this way, in whole blocks.
+    own: Own,
+    /// From which file what is behind them does, and what of it.
+    behind: Option<(File, Own)>,
+    /// Both, in this order.
+    pieces: Vec<Piece>,
     turn: Mutex<Turn>,
     word: Condvar,
+}
+
+/// What is read and written together.
+#[derive(Debug, Clone)]
+enum Piece {
+    /// Of the guest, which waits until it is read.
+    Own(Range<u64>),
+    /// Of what is behind its own pages, and never changes.
+    Behind(Range<u64>),
 }
 
 /// How far they have come.
@@ -137,31 +148,41 @@ struct Shared {
 struct Turn {
     /// So many pieces somebody has taken.
     begun: usize,
-    /// Of which so many are being read.
+    /// Of which so many are the guest's and being read.
     reading: usize,
 }
 
 impl Stream {
-    /// Begins to read and write what the lane `takes` of a guest that stands still.
-    pub(super) fn begin(memory: &GuestMemory, lane: Lane, takes: Own, buffers: Buffers) -> Self {
-        let pieces: Vec<_> = takes.ranges.iter().cloned().flat_map(|range| in_pieces(range, PIECE)).collect();
-        let (memory, address) = (Arc::clone(&memory.memory), memory.address);
-        let count = pieces.len();
-        let shared = Arc::new(Shared { memory, address, lane, ranges: takes.ranges, pieces, turn: Mutex::default(), word: Condvar::new() });
+    /// Begins to read and write what the lane takes of a guest that stands still, whose pages are `own`, and then what is left of what is behind
+    /// them.
+    pub(super) fn begin(memory: &GuestMemory, (lane, buffers): (Lane, Buffers), own: &Own, behind: Option<Behind>) -> Result<Self> {
+        let takes = lane.takes(own);
+        let (behind, counter) = match behind {
+            Some(behind) => {
+                let left = behind.takes(own);
+                let (file, blocks) = (behind.file.try_clone()?, behind.blocks_but(own, &left)?);
+                (Some((behind.file, left)), Builder::new().spawn(move || Counted::of_file(&file, blocks)).ok())
+            }
+            None => (None, None),
+        };
+        let further = behind.iter().flat_map(|(_, left)| left.pieces(PIECE)).map(Piece::Behind);
+        let pieces: Vec<_> = takes.pieces(PIECE).map(Piece::Own).chain(further).collect();
+        let (memory, address, count) = (Arc::clone(&memory.memory), memory.address, pieces.len());
+        let shared = Arc::new(Shared { memory, address, lane, own: takes, behind, pieces, turn: Mutex::default(), word: Condvar::new() });
         let writer = |mut buffer: Room| {
             let shared = Arc::clone(&shared);
             Builder::new().spawn(move || shared.write_all(buffer.bytes_mut())).ok()
         };
         let writers = buffers.0.into_iter().take(count).map_while(writer).collect();
-        Self { shared, writers, late: Vec::new(), digests: Vec::new() }
+        Ok(Self { shared, writers, late: Vec::new(), digests: Vec::new(), counter })
     }
 
     /// Waits until all of it is read: the guest may go on then. For a disk that is slow it does not wait.
     pub(super) fn all_read(&mut self) -> Result<()> {
-        let (began, all) = (Instant::now(), self.shared.pieces.len());
+        let (began, all) = (Instant::now(), self.shared.own_pieces());
         loop {
             let turn = self.shared.turn();
-            if turn.begun == all && turn.reading == 0 {
+            if turn.begun >= all && turn.reading == 0 {
                 return Ok(());
             }
             if self.writers.is_empty() || too_slow(turn.begun, all, began.elapsed()) {
@@ -169,7 +190,7 @@ impl Stream {
             }
             drop(self.shared.word.wait_timeout(turn, LOOK).unwrap_or_else(PoisonError::into_inner));
         }
-        while let Some(range) = self.shared.next() {
+        while let Some(range) = self.shared.next_own() {
             let mut room = Room::of(usize::try_from(range.end - range.start).map_err(Error::other)?);
             let read = self.shared.read(range.start, room.bytes_mut());
             self.shared.has_read();
@@ -181,9 +202,14 @@ impl Stream {
         Ok(())
     }
 
-    /// What goes this way.
-    pub(super) fn takes(&self) -> Own {
-        Own { ranges: self.shared.ranges.clone() }
+    /// What of the guest's own pages goes this way.
+    pub(super) fn own(&self) -> &Own {
+        &self.shared.own
+    }
+
+    /// What of what is behind them does.
+    pub(super) fn behind(&self) -> Own {
+        self.shared.behind.as_ref().map(|(_, left)| left.clone()).unwrap_or_default()
     }
 
     /// Waits until all of it is written. Room that was made in the file and not needed is given back: whoever else writes there does it
@@ -192,6 +218,10 @@ impl Stream {
         let ended = |writer: JoinHandle<Result<_>>| writer.join().unwrap_or_else(|_| Err(Error::other("a thread ended")));
         let written: Result<Vec<Vec<BlockDigest>>> = self.writers.drain(..).map(ended).collect();
         self.digests.extend(written?.into_iter().flatten());
+        // Where no thread could be had, nothing of what is behind is written yet.
+        if self.shared.is_left() {
+            self.digests.extend(self.shared.write_all(Room::in_small_pages(piece_len()).bytes_mut())?);
+        }
         let late = Mutex::new(self.late.drain(..));
         let written = threads::at_once(WRITERS, || {
             let mut digests = Vec::new();
@@ -207,9 +237,12 @@ impl Stream {
         Ok(())
     }
 
-    /// The digests of what went this way.
-    pub(super) fn into_counted(mut self) -> Counted {
-        Counted::new(self.takes(), std::mem::take(&mut self.digests))
+    /// The digests of what went this way, and of what will be in the copy as it is behind it.
+    pub(super) fn into_counted(mut self) -> Result<Counted> {
+        let here = Counted::new(self.own().clone().and(self.behind()), std::mem::take(&mut self.digests));
+        // Where no thread could be had, they are counted later, in the copy.
+        let Some(counter) = self.counter.take() else { return Ok(here) };
+        Ok(here.and(counter.join().unwrap_or_else(|_| Err(Error::other("a thread ended")))?))
     }
 }
 
@@ -220,6 +253,7 @@ impl Drop for Stream {
         for writer in self.writers.drain(..) {
             let _ = writer.join();
         }
+        let _ = self.counter.take().map(JoinHandle::join);
     }
 }
 
@@ -234,13 +268,32 @@ impl Shared {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many pieces are the guest's.
+    fn own_pieces(&self) -> usize {
+        self.pieces.partition_point(|piece| matches!(piece, Piece::Own(_)))
+    }
+
     /// The next piece, to be read by whoever asks.
-    fn next(&self) -> Option<Range<u64>> {
+    fn next(&self) -> Option<Piece> {
         let mut turn = self.turn();
         let next = self.pieces.get(turn.begun)?.clone();
         turn.begun += 1;
-        turn.reading += 1;
+        turn.reading += usize::from(matches!(next, Piece::Own(_)));
         Some(next)
+    }
+
+    /// The same, if it is the guest's.
+    fn next_own(&self) -> Option<Range<u64>> {
+        let mut turn = self.turn();
+        let Some(Piece::Own(next)) = self.pieces.get(turn.begun) else { return None };
+        turn.begun += 1;
+        turn.reading += 1;
+        Some(next.clone())
+    }
+
+    /// Whether there is a piece that nobody has taken.
+    fn is_left(&self) -> bool {
+        self.turn().begun < self.pieces.len()
     }
 
     fn has_read(&self) {
@@ -252,13 +305,24 @@ impl Shared {
         self.memory.read_exact_at(bytes, self.address + at)
     }
 
+    fn read_behind(&self, at: u64, bytes: &mut [u8]) -> Result<()> {
+        self.behind.as_ref().map_or(Ok(()), |(file, _)| file.read_exact_at(bytes, at))
+    }
+
     /// Reads and writes pieces until there are none; after one that fails nobody begins another.
     fn write_all(&self, buffer: &mut [u8]) -> Result<Vec<BlockDigest>> {
         let mut digests = Vec::new();
-        while let Some(range) = self.next() {
+        while let Some(piece) = self.next() {
+            let (Piece::Own(range) | Piece::Behind(range)) = piece.clone();
             let bytes = &mut buffer[..usize::try_from(range.end - range.start).unwrap_or(0)];
-            let read = self.read(range.start, bytes);
-            self.has_read();
+            let read = match piece {
+                Piece::Own(_) => {
+                    let read = self.read(range.start, bytes);
+                    self.has_read();
+                    read
+                }
+                Piece::Behind(_) => self.read_behind(range.start, bytes),
+            };
             read.and_then(|()| self.write(range.start, bytes, &mut digests)).inspect_err(|_| self.turn().begun = self.pieces.len())?;
         }
         Ok(digests)
@@ -289,8 +353,9 @@ impl Shared {
         let mut written: Vec<u64> = digests.iter().map(|(number, _)| number * BLOCK).collect();
         written.sort_unstable();
         let written = Own { ranges: written.into_iter().map(|at| at..at + BLOCK).collect() };
-        let lane = Own { ranges: self.lane.ranges.clone() };
-        for range in lane.without(&written) {
+        let behind = self.behind.as_ref().map(|(_, left)| left.clone()).unwrap_or_default();
+        let room = Own { ranges: self.lane.ranges.clone() }.and(behind);
+        for range in room.without(&written) {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             let _ = fallocate(&self.lane.target, flags, range.start, range.end - range.start);
         }
@@ -321,24 +386,24 @@ mod tests {
             let path = dir.path().join(name);
             let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
             file.set_len(BYTES).unwrap();
-            let Some(lane) = Lane::of(&memory.own().unwrap(), &file, &path).unwrap() else {
+            let Some(lane) = Lane::of(&memory.own().unwrap(), &Own::default(), &file, &path).unwrap() else {
                 panic!("tests need a file system with O_DIRECT")
             };
             assert_eq!(lane.bytes(), BYTES - BLOCK, "but for the block with the page that is not the guest's own");
             // Since then a block was given back, and of two all was overwritten with zeros.
             (64 * BLOCK..65 * BLOCK).step_by(PAGE_LEN).for_each(|at| map.forget(at));
             map.write(70 * BLOCK, &vec![0; 2 * BLOCK_LEN]);
-            let takes = lane.takes(&memory.own().unwrap());
-            assert_eq!(takes.bytes(), BYTES - 2 * BLOCK);
+            let own = memory.own().unwrap();
+            assert_eq!(lane.takes(&own).bytes(), BYTES - 2 * BLOCK);
             let mut buffers = Buffers::make();
             buffers.0.truncate(writers);
-            let mut stream = Stream::begin(&memory, lane, takes, buffers);
+            let mut stream = Stream::begin(&memory, (lane, buffers), &own, None).unwrap();
             stream.all_read().unwrap();
             assert!(writers > 0 || stream.late.len() as u64 >= (BYTES - 2 * BLOCK) / PIECE);
             // It runs again.
             map.write(0, &vec![99; 256 * BLOCK_LEN]);
             stream.all_written().unwrap();
-            let counted = stream.into_counted();
+            let counted = stream.into_counted().unwrap();
             let whole: Vec<_> = (0..256).map(|block| block * BLOCK..(block + 1) * BLOCK).collect();
             assert_eq!(counted.rest_of(whole).len(), 2);
             let mut digests = counted.digests().to_vec();
@@ -360,6 +425,58 @@ mod tests {
         }
     }
 
+    /// Also where no thread can be had.
+    #[test]
+    fn what_is_left_of_what_is_behind_goes_the_same_way_but_for_blocks_with_own_pages() {
+        let (source, dir) = (tempfile::tempfile().unwrap(), tempfile::tempdir().unwrap());
+        let blocks = |ranges: &[Range<u64>]| Own { ranges: ranges.iter().map(|blocks| blocks.start * BLOCK..blocks.end * BLOCK).collect() };
+        source.set_len(64 * BLOCK).unwrap();
+        let data = blocks(&[0..32, 48..64]);
+        for block in data.pieces(BLOCK).map(|piece| piece.start / BLOCK) {
+            // One of them is of zeros.
+            let byte = if block == 8 { 0 } else { block.to_le_bytes()[0] + 1 };
+            source.write_all_at(&vec![byte; BLOCK_LEN], block * BLOCK).unwrap();
+        }
+        let map = TestMap::of(&source, 64 * BLOCK);
+        map.write(20 * BLOCK + PAGE, &[200; PAGE_LEN]);
+        let memory = GuestMemory::open(Path::new("/proc"), std::process::id(), map.address(), 64 * BLOCK).unwrap();
+        let mut whole = vec![0; 64 * BLOCK_LEN];
+        source.read_exact_at(&mut whole, 0).unwrap();
+        for writers in [WRITERS, 0] {
+            let path = dir.path().join(writers.to_string());
+            let file = File::options().read(true).write(true).create_new(true).open(&path).unwrap();
+            file.set_len(64 * BLOCK).unwrap();
+            let lane = Lane::of(&Own::default(), &data, &file, &path).unwrap().unwrap();
+            let mut buffers = Buffers::make();
+            buffers.0.truncate(writers);
+            // It was told to end in the middle of a block.
+            let left = Own { ranges: vec![5 * BLOCK + PAGE..32 * BLOCK, 48 * BLOCK..64 * BLOCK] };
+            let behind = Behind { file: source.try_clone().unwrap(), left };
+            let mut stream = Stream::begin(&memory, (lane, buffers), &memory.own().unwrap(), Some(behind)).unwrap();
+            stream.all_read().unwrap();
+            // It runs again.
+            map.write(50 * BLOCK, &[99; PAGE_LEN]);
+            stream.all_written().unwrap();
+            let taken = stream.behind();
+            assert_eq!(taken.ranges, blocks(&[6..20, 21..32, 48..64]).ranges);
+            let seen = std::fs::read(&path).unwrap();
+            for (number, (there, wanted)) in (0..).zip(seen.chunks(BLOCK_LEN).zip(whole.chunks(BLOCK_LEN))) {
+                let is_taken = taken.ranges.iter().any(|range| range.contains(&(number * BLOCK)));
+                assert!(if is_taken { there == wanted } else { are_zeros(there) }, "{number}");
+            }
+            assert!(file.metadata().unwrap().blocks() * 512 <= 47 * BLOCK + (64 << 10), "the block of zeros keeps its room");
+            let counted = stream.into_counted().unwrap();
+            // What others have copied and will copy is counted, too.
+            let rest = counted.rest_of((0..64).map(|block| block * BLOCK..(block + 1) * BLOCK).collect());
+            assert_eq!(rest, (20..21).chain(32..48).map(|block| block * BLOCK..(block + 1) * BLOCK).collect::<Vec<_>>());
+            let mut digests = counted.digests().to_vec();
+            digests.sort_unstable_by_key(|(number, _)| *number);
+            let all = of_blocks(0, &whole).filter(|(number, _)| *number != 20);
+            assert!(digests == all.collect::<Vec<_>>());
+            map.forget(50 * BLOCK);
+        }
+    }
+
     #[test]
     fn a_disk_is_slow_when_a_guest_would_stand_still_for_too_long() {
         let ms = Duration::from_millis;
@@ -377,7 +494,7 @@ mod tests {
         let file = File::create_new(&path).unwrap();
         file.set_len(BYTES).unwrap();
         let own = |ranges: &[Range<u64>]| Own { ranges: ranges.iter().map(|blocks| blocks.start * BLOCK..blocks.end * BLOCK).collect() };
-        let lane = Lane::of(&own(&[0..3, 3..20, 30..37, 40..48]), &file, &path).unwrap().unwrap();
+        let lane = Lane::of(&own(&[0..3, 3..20, 30..37, 40..48]), &Own::default(), &file, &path).unwrap().unwrap();
         assert_eq!(lane.ranges, own(&[0..20, 40..48]).ranges);
         assert_eq!(lane.takes(&own(&[0..12, 13..20, 30..60])).ranges, own(&[0..12, 40..48]).ranges);
         let in_pages = Own { ranges: vec![PAGE..10 * BLOCK - PAGE, 15 * BLOCK..16 * BLOCK] };

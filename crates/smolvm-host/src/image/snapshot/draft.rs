@@ -18,6 +18,7 @@ use crate::image::manifest;
 use crate::image::store::{publish_directory, unix_now};
 use crate::image::workdir::Workdir;
 use crate::store::spec_to_json;
+use crate::threads::beside;
 
 /// The files of a machine that is being copied: its lock is held, and without [`Draft::publish`] nothing of it stays.
 #[derive(Debug)]
@@ -70,18 +71,10 @@ impl Draft {
             Some(counted) => Checksum::of_beside(path, counted),
             None => Checksum::of(path),
         };
+        let count = || paths.iter().map(|path| digest_of(path).map_err(FsError::on("read", path))).collect();
         // One waits for the disk while others count.
-        let digests = std::thread::scope(|scope| {
-            // Where no thread can be had, one is done after the other.
-            let writing = std::thread::Builder::new().spawn_scoped(scope, to_disk);
-            let digests: Result<Vec<Checksum>, FsError> =
-                paths.iter().map(|path| digest_of(path).map_err(FsError::on("read", path))).collect();
-            let written = match writing {
-                Ok(writing) => writing.join().unwrap_or_else(|_| Err(FsError::on("sync", root)(std::io::Error::other("a thread ended")))),
-                Err(_) => to_disk(),
-            };
-            written.and(digests)
-        })?;
+        let (written, digests): (Result<(), FsError>, Result<Vec<Checksum>, FsError>) = beside(to_disk, count);
+        let digests = written.and(digests)?;
         let manifest = Manifest {
             kind,
             sandbox: origin.sandbox.to_string(),

@@ -176,13 +176,13 @@ fn what_goes_past_the_cache_is_in_the_snapshot_and_in_its_digest() {
     let draft = Draft::of_snapshot(root, &name, Duration::ZERO).unwrap();
     let files = draft.files();
     let file = Draft::make(&files.memory).unwrap();
-    let backing = BackingCopy::begin(&guest, &file, Fate::Lasting, &guest.own().unwrap()).unwrap();
+    let mut backing = BackingCopy::begin(&guest, &file, Fate::Lasting, &guest.pages().unwrap()).unwrap();
     // What is behind a small piece was copied.
     file.write_all_at(&[9; PAGE], PAGE as u64).unwrap();
     let lane = backing.lane(&file, &files.memory).unwrap();
     let has_lane = lane.is_some();
     let mut read = AtRest::begin(16 << 20, lane).unwrap().finish().unwrap();
-    assert!(read.read(&guest, 0).unwrap().is_some());
+    assert!(read.read(&guest, 0, Some(&mut backing)).unwrap().is_some());
     let counted = read.write_lasting(&file, Some(backing)).unwrap();
     // 94 blocks of the first large piece lie in it wholly, and all but one of the second; where the kernel made large pages of this memory,
     // the two at the ends of the first have pages of zeros beside them.
@@ -213,10 +213,10 @@ fn what_was_on_its_way_and_is_not_wanted_any_more_leaves_nothing() {
     let root = tempfile::tempdir().unwrap();
     let draft = Draft::of_snapshot(root.path(), &"one".parse().unwrap(), Duration::ZERO).unwrap();
     let file = Draft::make(&draft.files().memory).unwrap();
-    let backing = BackingCopy::begin(&guest, &file, Fate::Lasting, &guest.own().unwrap()).unwrap();
+    let mut backing = BackingCopy::begin(&guest, &file, Fate::Lasting, &guest.pages().unwrap()).unwrap();
     let lane = backing.lane(&file, &draft.files().memory).unwrap();
     let mut read = AtRest::begin(0, lane).unwrap().finish().unwrap();
-    assert_eq!(read.read(&guest, 8 << 20).unwrap(), Some(8 << 20));
+    assert_eq!(read.read(&guest, 8 << 20, Some(&mut backing)).unwrap(), Some(8 << 20));
     drop((read, backing));
     drop(draft);
     assert_eq!(std::fs::read_dir(root.path().join("tmp")).unwrap().count(), 0);
