@@ -143,6 +143,13 @@ pub struct Entry {
     pub identity: Option<ProcessIdentity>,
 }
 
+impl Entry {
+    /// Whether it is a process that was to be started, and nobody wrote down whether it was, and who it is.
+    pub fn is_unrecorded(&self) -> bool {
+        matches!(self.kind, Kind::Process | Kind::Monitor) && self.identity.is_none() && self.status != Status::Reserved
+    }
+}
+
 /// Everything that must agree before a process is taken for a recorded one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProcessIdentity {

@@ -5,9 +5,9 @@
 //!                                                     │
 //!                              outcomes ──► Tracker: a failure blocks its dependents, nothing else
 //!
-//!   wave    1 Process    2 Monitor    3 NftElements    4 Reservation
-//!                                       Tap
-//!                                       RunDir, StateDir
+//!   wave    1 Process    2 Monitor    3 Unrecorded    4 NftElements    5 Reservation
+//!                                                       Tap
+//!                                                       RunDir, StateDir
 //! ```
 //!
 //! Rollback, `stop`, `delete`, `cleanup`, recovery after a crash and after a reboot of the host are
@@ -36,6 +36,9 @@ pub enum Rank {
     Process,
     /// Then its monitor.
     Monitor,
+    /// A hypervisor that nobody wrote down: its monitor may be about to start it, so it is looked for when that has ended. None outlives its monitor
+    /// for longer than it takes to die.
+    Unrecorded,
     /// What lets packets through.
     NftElements,
     /// The device.
@@ -55,16 +58,18 @@ pub type Lane = &'static [Rank];
 ///
 /// The kernel lets everybody wait who removes an element (some 10 ms) or a device (some 25 ms) until each processor has forgotten it: one
 /// wait for both, and the files go meanwhile.
-pub const WAVES: [&[Lane]; 4] = [
+pub const WAVES: [&[Lane]; 5] = [
     &[&[Rank::Process]],
     &[&[Rank::Monitor]],
+    &[&[Rank::Unrecorded]],
     &[&[Rank::NftElements], &[Rank::Tap], &[Rank::RunDir, Rank::StateDir]],
     &[&[Rank::Reservation]],
 ];
 
-/// The rank of a kind.
-pub fn rank(kind: Kind) -> Rank {
-    match kind {
+/// The rank of an entry.
+pub fn rank(entry: &Entry) -> Rank {
+    match entry.kind {
+        Kind::Process if entry.is_unrecorded() => Rank::Unrecorded,
         Kind::Process => Rank::Process,
         Kind::Monitor => Rank::Monitor,
         Kind::NftElements => Rank::NftElements,
@@ -75,7 +80,7 @@ pub fn rank(kind: Kind) -> Rank {
     }
 }
 
-/// What must be settled before a kind may be touched, within one sandbox.
+/// What must be settled before a kind may be touched, within one sandbox; what has not been tried yet is in nobody's way.
 pub fn depends_on(kind: Kind) -> &'static [Kind] {
     match kind {
         Kind::Process => &[],
@@ -121,7 +126,7 @@ impl Plan {
                 (Reason::Stop, Lifetime::RunUnderReservedName) => After::Reserve,
                 (Reason::Stop, Lifetime::Sandbox) => continue,
             };
-            ranks.entry(rank(entry.kind)).or_default().push(Step { entry: entry.clone(), after });
+            ranks.entry(rank(entry)).or_default().push(Step { entry: entry.clone(), after });
         }
         for steps in ranks.values_mut() {
             steps.sort_by(|a, b| (&a.entry.sandbox, a.entry.kind, &a.entry.key).cmp(&(&b.entry.sandbox, b.entry.kind, &b.entry.key)));
@@ -225,24 +230,37 @@ pub fn may_exist(entry: &Entry) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::ProcessIdentity;
     use proptest::prelude::*;
 
     fn entry(sandbox: &str, kind: Kind, status: Status) -> Entry {
-        Entry { sandbox: sandbox.parse().unwrap(), kind, key: format!("{sandbox}-{kind}"), status, identity: None }
+        let is_known = matches!(kind, Kind::Process | Kind::Monitor) && status == Status::Held;
+        let identity = is_known.then(|| ProcessIdentity { pid: 2, start_ticks: 1, boot_id: String::new(), token: String::new() });
+        Entry { sandbox: sandbox.parse().unwrap(), kind, key: format!("{sandbox}-{kind}"), status, identity }
+    }
+
+    #[test]
+    fn a_hypervisor_that_nobody_wrote_down_goes_after_the_monitor_that_may_start_it() {
+        let of = |kind, status| rank(&entry("a", kind, status));
+        assert!(of(Kind::Process, Status::Held) < of(Kind::Monitor, Status::Held));
+        assert!(of(Kind::Monitor, Status::Intended) < of(Kind::Process, Status::Intended));
+        assert!(of(Kind::Process, Status::Intended) < of(Kind::NftElements, Status::Held));
+        assert_eq!(of(Kind::Process, Status::Reserved), Rank::Process, "a name means no process");
     }
 
     #[test]
     fn dependencies_have_a_lower_rank_and_an_earlier_wave() {
-        let wave = |kind| WAVES.iter().position(|lanes| lanes.concat().contains(&rank(kind))).unwrap();
+        let of = |kind| rank(&entry("a", kind, Status::Held));
+        let wave = |kind| WAVES.iter().position(|lanes| lanes.concat().contains(&of(kind))).unwrap();
         for kind in Kind::ALL {
             for earlier in depends_on(kind) {
-                assert!(rank(*earlier) < rank(kind) && wave(*earlier) < wave(kind), "{kind} before {earlier}");
+                assert!(of(*earlier) < of(kind) && wave(*earlier) < wave(kind), "{kind} before {earlier}");
             }
         }
         // Each rank once, and reports have them in their order.
         let run: Vec<Rank> = WAVES.concat().concat();
         assert!(run.is_sorted_by(|a, b| a < b), "{run:?}");
-        assert!(Kind::ALL.iter().all(|kind| run.contains(&rank(*kind))));
+        assert!(Kind::ALL.iter().all(|kind| run.contains(&of(*kind))));
     }
 
     #[test]
@@ -283,8 +301,8 @@ mod tests {
             let mut last = Rank::Process;
             for step in plan.steps() {
                 prop_assert!(seen.insert((step.entry.kind, step.entry.key.clone())));
-                prop_assert!(rank(step.entry.kind) >= last);
-                last = rank(step.entry.kind);
+                prop_assert!(rank(&step.entry) >= last);
+                last = rank(&step.entry);
             }
             prop_assert_eq!(seen.len(), list.len());
         }

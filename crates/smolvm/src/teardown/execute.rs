@@ -103,7 +103,7 @@ fn run_rank(rank: Rank, steps: &[Step], tracker: &Tracker, effects: &dyn Effects
     let outcomes = act(rank, &entries, effects);
     let mut run: Vec<StepReport> =
         free.into_iter().zip(outcomes).map(|(step, outcome)| StepReport { step: step.clone(), outcome }).collect();
-    if matches!(rank, Rank::Process | Rank::Monitor) {
+    if matches!(rank, Rank::Process | Rank::Monitor | Rank::Unrecorded) {
         prove(&mut run, effects);
     }
     done.append(&mut run);
@@ -115,7 +115,7 @@ fn act(rank: Rank, entries: &[&Entry], effects: &dyn Effects) -> Vec<Outcome> {
         return Vec::new();
     }
     match rank {
-        Rank::Process => effects.end_hypervisors(entries),
+        Rank::Process | Rank::Unrecorded => effects.end_hypervisors(entries),
         Rank::Monitor => effects.end_monitors(entries),
         Rank::NftElements => effects.remove_elements(entries),
         Rank::Tap => effects.remove_taps(entries),

@@ -10,7 +10,7 @@ use smolvm_host::proc::kill;
 use smolvm_host::proc::scan::MARK_AT;
 use smolvm_model::effect::Effect;
 use smolvm_model::error_code::ErrorCode;
-use smolvm_model::ledger::{Entry, Kind, ProcessIdentity, Status};
+use smolvm_model::ledger::{Entry, Kind, ProcessIdentity};
 use smolvm_model::name::Mark;
 use smolvm_model::teardown::Outcome;
 
@@ -122,13 +122,12 @@ impl HostEffects<'_> {
 
     /// The processes each entry means. One whose start was intended and never recorded is found by mark and token.
     pub(super) fn processes_of(&self, entries: &[&Entry]) -> Vec<Meant> {
-        let is_unrecorded = |e: &Entry| e.identity.is_none() && e.status != Status::Reserved;
-        let running = if entries.iter().any(|e| is_unrecorded(e)) { self.marked() } else { Ok(Vec::new()) };
+        let running = if entries.iter().any(|e| e.is_unrecorded()) { self.marked() } else { Ok(Vec::new()) };
         entries
             .iter()
             .map(|entry| match &entry.identity {
                 Some(identity) => Ok(vec![identity.clone()]),
-                None if is_unrecorded(entry) => running.as_ref().map_err(Clone::clone).and_then(|running| self.unrecorded(entry, running)),
+                None if entry.is_unrecorded() => running.as_ref().map_err(Clone::clone).and_then(|running| self.unrecorded(entry, running)),
                 None => Ok(Vec::new()),
             })
             .collect()
@@ -246,6 +245,7 @@ mod tests {
 
     use smolvm_host::store::NewSandbox;
     use smolvm_model::effect::Commit;
+    use smolvm_model::ledger::Status;
     use smolvm_model::name::SandboxId;
     use smolvm_model::spec::NetworkMode;
 

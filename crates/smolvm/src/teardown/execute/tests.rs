@@ -3,6 +3,7 @@ use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use smolvm_host::store::{NewSandbox, Store};
+use smolvm_model::ledger::ProcessIdentity;
 use smolvm_model::spec::NetworkMode;
 use smolvm_model::teardown::Reason;
 
@@ -16,6 +17,8 @@ struct FakeHost {
     stuck: Option<(Kind, String)>,
     lies: Option<(Kind, String)>,
     blind: Option<Kind>,
+    /// A monitor starts it as soon as somebody has looked, if it can.
+    about_to_start: Mutex<Option<(Kind, String)>>,
     /// Where each lane of the wide wave waits for the others.
     meeting: Option<Meeting>,
 }
@@ -75,9 +78,12 @@ impl FakeHost {
 
 impl Effects for FakeHost {
     fn end_hypervisors(&self, entries: &[&Entry]) -> Vec<Outcome> {
-        self.remove(entries)
+        let outcomes = self.remove(entries);
+        self.there().extend(self.about_to_start.lock().unwrap().take());
+        outcomes
     }
     fn end_monitors(&self, entries: &[&Entry]) -> Vec<Outcome> {
+        *self.about_to_start.lock().unwrap() = None;
         self.remove(entries)
     }
     fn remove_elements(&self, entries: &[&Entry]) -> Vec<Outcome> {
@@ -114,7 +120,12 @@ fn ledger(names: &[&str]) -> (tempfile::TempDir, Store, Vec<Entry>) {
         let id = id(name);
         let mine: Vec<Entry> = Kind::ALL
             .into_iter()
-            .map(|kind| Entry { sandbox: id.clone(), kind, key: format!("{name}-{kind}"), status: Status::Held, identity: None })
+            .map(|kind| {
+                let uuid = || "11111111-1111-4111-8111-111111111111".to_owned();
+                let known = || ProcessIdentity { pid: 2, start_ticks: 1, boot_id: uuid(), token: uuid() };
+                let identity = matches!(kind, Kind::Process | Kind::Monitor).then(known);
+                Entry { sandbox: id.clone(), kind, key: format!("{name}-{kind}"), status: Status::Held, identity }
+            })
             .collect();
         store
             .write(Commit::Create, |w| {
@@ -226,5 +237,18 @@ fn what_has_nothing_to_do_with_each_other_goes_at_the_same_time() {
     let report = execute(&Plan::teardown(&entries, Reason::Delete), &host);
     assert!(report.is_clear(&id("a")) && host.there().is_empty(), "{:?}", report.failures());
     let order: Vec<Kind> = report.steps.iter().map(|s| s.step.entry.kind).collect();
-    assert!(order.is_sorted_by_key(|kind| smolvm_model::teardown::rank(*kind)), "{order:?}");
+    assert!(report.steps.iter().is_sorted_by_key(|s| smolvm_model::teardown::rank(&s.step.entry)), "{order:?}");
+}
+
+#[test]
+fn a_hypervisor_that_its_monitor_is_about_to_start_is_not_missed() {
+    let (_dir, _store, mut entries) = ledger(&["a"]);
+    let hypervisor = entries.iter_mut().find(|e| e.kind == Kind::Process).unwrap();
+    (hypervisor.status, hypervisor.identity) = (Status::Intended, None);
+    let key = (Kind::Process, hypervisor.key.clone());
+    let host = FakeHost::holding(&entries);
+    host.there().remove(&key);
+    *host.about_to_start.lock().unwrap() = Some(key);
+    let report = execute(&Plan::teardown(&entries, Reason::Delete), &host);
+    assert!(report.is_clear(&id("a")) && host.there().is_empty(), "{:?}", report.failures());
 }
