@@ -165,7 +165,12 @@ fn commands_that_cannot_run_say_why() {
     assert_eq!(error(&mut agent, &command(&["no-such-command"])), Some(NotFound));
     assert_eq!(error(&mut agent, &command(&["/no/such/file"])), Some(NotFound));
     assert_eq!(error(&mut agent, &command(&["/bin/sh/x"])), Some(NotFound));
-    assert_eq!(error(&mut agent, &command(&[&orphan])), Some(NotFound));
+    for program in [orphan.as_str(), "orphan"] {
+        let path = format!("/no/such:{}", dir.display());
+        let request = ExecRequest { env: [("PATH".to_owned(), path)].into(), ..command(&[program]) };
+        let error = agent.run(&request, b"").exit.unwrap().error.unwrap();
+        assert_eq!((error.kind, error.message), (NotFound, format!("{program}: its interpreter is not in the guest")));
+    }
     assert_eq!(error(&mut agent, &command(&[&plain])), Some(NotExecutable));
     assert_eq!(error(&mut agent, &command(&[&garbage])), Some(NotExecutable));
     assert_eq!(error(&mut agent, &command(&["/tmp"])), Some(NotExecutable));
@@ -309,15 +314,30 @@ fn a_reset_stream_is_killed_without_a_word() {
     assert!(agent.streams[&id].exit.is_none() && !agent.streams[&id].reset);
 }
 
+/// Waits until a process is gone, and no zombie.
+fn reaped(agent: &mut Agent, pid: &str) {
+    let start = Instant::now();
+    while std::path::Path::new(&format!("/proc/{}", pid.trim())).exists() {
+        assert!(start.elapsed() < DEADLINE, "it is still a zombie");
+        agent.turn();
+    }
+}
+
 #[test]
 fn orphans_are_reaped() {
     let mut agent = Agent::start();
     let done = agent.sh("(setsid sh -c 'echo $$; exec sleep 0.2' &)");
-    let pid: u32 = done.out().trim().parse().unwrap();
-    let start = Instant::now();
-    while std::path::Path::new(&format!("/proc/{pid}")).exists() {
-        assert!(start.elapsed() < DEADLINE, "the orphan is still a zombie");
-        agent.turn();
+    reaped(&mut agent, done.out());
+}
+
+/// They are answered first; and nobody needs to say anything more for it.
+#[test]
+fn commands_that_were_answered_are_reaped() {
+    let mut agent = Agent::start();
+    for script in ["echo $$; exit 7", "echo $$; kill -9 $$", "echo $$; exec >&- 2>&-; exit 7", "(sleep 5 &); echo $$; exit 7"] {
+        let done = agent.sh(script);
+        assert!(done.code() == Some(7) || done.exit.as_ref().unwrap().signal == Some(9), "{script}");
+        reaped(&mut agent, done.out());
     }
 }
 

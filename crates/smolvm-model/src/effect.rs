@@ -146,10 +146,8 @@ names! {
         Share = "share",
         /// Run directory, TAP and elements are there.
         Raised = "raised",
-        /// Who the monitor is.
-        MonitorKnown = "monitor-known",
-        /// Who the hypervisor is.
-        HypervisorKnown = "hypervisor-known",
+        /// Who monitor and hypervisor are.
+        Launched = "launched",
         /// The guest has answered.
         Ready = "ready",
         /// The guest is paused.
@@ -285,8 +283,7 @@ impl Commit {
             | Self::Created
             | Self::Forget
             | Self::Raised
-            | Self::MonitorKnown
-            | Self::HypervisorKnown
+            | Self::Launched
             | Self::Ready
             | Self::Paused
             | Self::Resumed
@@ -306,8 +303,7 @@ impl Commit {
             Self::Created => &[Effect::StateDir, Effect::DataDisk],
             Self::Raised => &[Effect::DataDisk, Effect::RunDir, Effect::EnvFile, Effect::Forwarding, Effect::Filter, Effect::Tap],
             Self::Resumed => &[Effect::EnvFile],
-            Self::MonitorKnown => &[Effect::Monitor, Effect::MonitorFiles],
-            Self::HypervisorKnown => &[Effect::Hypervisor],
+            Self::Launched => &[Effect::Monitor, Effect::MonitorFiles, Effect::Hypervisor],
             Self::Settled | Self::Deleted => TEARDOWN,
             Self::Unshare => &[Effect::DropTable, Effect::CloseForwarding],
             Self::Schema

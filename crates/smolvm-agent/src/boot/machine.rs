@@ -259,7 +259,7 @@ impl Guest for Machine {
         self.steps.done("entropy");
         let address = match &config.network {
             Some(wanted) => {
-                let device = match self.device.take().filter(network::Device::is_there) {
+                let device = match self.device.take() {
                     Some(device) => device,
                     None => network::Device::find()?,
                 };

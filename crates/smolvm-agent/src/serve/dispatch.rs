@@ -124,6 +124,7 @@ impl Server<'_> {
                 if fresh_disk {
                     self.rehearse(commands);
                 }
+                self.starter.get_ready();
                 self.guest.parked();
                 AgentMessage::Parked
             }

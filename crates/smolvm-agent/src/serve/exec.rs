@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, WaitStatus};
+use rustix::process::{Pid, WaitId, WaitIdOptions, WaitStatus, waitid};
 use smolvm_proto::{Channel, ExecErrorKind, ExecExit, ExecRequest};
 
 use super::input::Input;
@@ -39,6 +39,36 @@ pub(crate) struct Starter {
     spawner: Spawner,
     users: Users,
     null: OwnedFd,
+    /// For the output of the next command.
+    pipes: Vec<OutputPipe>,
+}
+
+/// What the agent reads, and what the command writes.
+struct OutputPipe {
+    ours: OwnedFd,
+    theirs: OwnedFd,
+}
+
+impl OutputPipe {
+    fn make() -> Result<Self, Errno> {
+        let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC)?;
+        // Only our end must not block: the flag belongs to an end, and programs do not expect it on theirs.
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        Ok(Self { ours, theirs })
+    }
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ending {
+    pub(crate) code: Option<i32>,
+    pub(crate) signal: Option<i32>,
+}
+
+impl From<WaitStatus> for Ending {
+    fn from(status: WaitStatus) -> Self {
+        Self { code: status.exit_status(), signal: status.terminating_signal() }
+    }
 }
 
 /// A command that runs or is ending.
@@ -51,14 +81,28 @@ pub(crate) struct Exec {
     timed_out: bool,
     /// How often the agent waited for nothing but its end.
     waits: u8,
-    ended: Option<(WaitStatus, Instant)>,
+    ended: Option<(Ending, Instant)>,
 }
 
 impl Starter {
     /// Opens what every command needs.
     pub(crate) fn new() -> Result<Self, rustix::io::Errno> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
-        Ok(Self { spawner: Spawner::new(), users: Users::default(), null })
+        Ok(Self { spawner: Spawner::new(), users: Users::default(), null, pipes: Vec::new() })
+    }
+
+    /// Makes what the next command needs, whatever it is. For when there is nothing else to do: the command then does not wait for it, nor
+    /// does the first one of a copy of this guest, for which the code would have to be translated.
+    pub(crate) fn get_ready(&mut self) {
+        while self.pipes.len() < 2 {
+            // Whoever needs one and gets none says so.
+            let Ok(pipe) = OutputPipe::make() else { return };
+            self.pipes.push(pipe);
+        }
+    }
+
+    fn output_pipe(&mut self) -> Result<OutputPipe, Errno> {
+        self.pipes.pop().map_or_else(OutputPipe::make, Ok)
     }
 
     /// Runs `true`, should the image have it.
@@ -97,26 +141,21 @@ impl Starter {
         let account = self.users.resolve(request.user.as_deref()).map_err(|e| ExecExit::failed(ExecErrorKind::BadUser, e.to_string()))?;
         let command = Command::prepare(request, &account);
         let no_pipe = |e: rustix::io::Errno| ExecExit::failed(ExecErrorKind::SpawnFailed, format!("pipe: {e}"));
-        let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(no_pipe);
-        let (stdout, stdout_end) = pipe()?;
-        let (stderr, stderr_end) = pipe()?;
+        let (stdout, stderr) = (self.output_pipe().map_err(no_pipe)?, self.output_pipe().map_err(no_pipe)?);
         let (stdin_end, stdin) = if request.stdin {
-            let (end, stdin) = pipe()?;
+            let (end, stdin) = pipe_with(PipeFlags::CLOEXEC).map_err(no_pipe)?;
+            rustix::io::ioctl_fionbio(&stdin, true).map_err(no_pipe)?;
             (Some(end), Some(stdin))
         } else {
             (None, None)
         };
-        // Only our ends must not block: the flag belongs to an end, and programs do not expect it on theirs.
-        for end in [Some(&stdout), Some(&stderr), stdin.as_ref()].into_iter().flatten() {
-            rustix::io::ioctl_fionbio(end, true).map_err(no_pipe)?;
-        }
         let plan = Plan {
             candidates: &command.candidates,
             argv: &command.argv,
             env: &command.env,
             cwd: &command.cwd,
             ids: account.ids.as_ref(),
-            stdio: [stdin_end.as_ref().unwrap_or(&self.null).as_fd(), stdout_end.as_fd(), stderr_end.as_fd()],
+            stdio: [stdin_end.as_ref().unwrap_or(&self.null).as_fd(), stdout.theirs.as_fd(), stderr.theirs.as_fd()],
             role: Role::Command,
         };
         let pid = match self.spawner.spawn(&plan) {
@@ -129,7 +168,7 @@ impl Starter {
         Ok(Exec {
             stream,
             input: Input::new(stdin),
-            outputs: [Output::new(Channel::Stdout, stdout), Output::new(Channel::Stderr, stderr)],
+            outputs: [Output::new(Channel::Stdout, stdout.ours), Output::new(Channel::Stderr, stderr.ours)],
             pid,
             deadline: request.timeout_ms.and_then(|ms| now.checked_add(Duration::from_millis(ms))),
             timed_out: false,
@@ -185,9 +224,21 @@ impl Exec {
         }
     }
 
+    /// Looks whether a main process that has closed a pipe has ended. It stays to be reaped, which takes the kernel as long again; whoever waits
+    /// for its answer need not wait for that.
+    pub(crate) fn look_whether_ended(&mut self, now: Instant) {
+        if self.has_ended() || !self.outputs.iter().any(Output::is_closed) {
+            return;
+        }
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        if let Ok(Some(status)) = waitid(WaitId::Pid(self.pid), options) {
+            self.end(Ending { code: status.exit_status(), signal: status.terminating_signal() }, now);
+        }
+    }
+
     /// Notes the end of the main process.
-    pub(crate) fn end(&mut self, status: WaitStatus, now: Instant) {
-        self.ended = Some((status, now));
+    pub(crate) fn end(&mut self, ending: Ending, now: Instant) {
+        self.ended = Some((ending, now));
         for output in &mut self.outputs {
             output.set_ready(true);
         }
@@ -228,13 +279,13 @@ impl Exec {
 
     /// The result, once there is nothing more to wait for.
     pub(crate) fn result(&self, now: Instant) -> Option<ExecExit> {
-        let (status, at) = self.ended?;
+        let (Ending { code, signal }, at) = self.ended?;
         let closed = self.outputs.iter().all(Output::is_closed);
         let waited = || now >= at + GRACE && self.outputs.iter().all(Output::is_dry);
         if !closed && !waited() {
             return None;
         }
-        Some(ExecExit { code: status.exit_status(), signal: status.terminating_signal(), timed_out: self.timed_out, error: None })
+        Some(ExecExit { code, signal, timed_out: self.timed_out, error: None })
     }
 
     /// The pipes that somebody in the background may still write to.

@@ -1,7 +1,7 @@
 //! The agent at work: one thread, one poll, one line.
 //!
 //! ```text
-//!   poll ─┬─ signals ──► reap ──► Exec::end          poweroff ──► Phase::ask
+//!   poll ─┬─ signals ──► Exec::end, reaped later     poweroff ──► Phase::ask
 //!         ├─ link ─────► frames ─► Boot, Open, Data, Credit, …
 //!         ├─ pipes ────► Input::pump, Output::pump ──► Outbox ──► link
 //!         └─ time ─────► deadlines, grace, shutdown
@@ -56,6 +56,8 @@ pub(crate) struct Server<'a> {
     starter: Starter,
     execs: Vec<Exec>,
     leftovers: Leftovers,
+    /// Whether somebody ended who was not reaped yet.
+    unreaped: bool,
     phase: Phase,
     /// The image's own init, if it was asked for.
     init: Option<Init>,
@@ -88,6 +90,7 @@ impl<'a> Server<'a> {
             starter,
             execs: Vec::new(),
             leftovers: Leftovers::new(),
+            unreaped: false,
             phase: Phase::Running,
             init: None,
             prepared: false,
@@ -127,6 +130,12 @@ impl Server<'_> {
         self.await_imminent_ends();
         self.finish(now);
         self.link.flush()?;
+        if std::mem::take(&mut self.unreaped) {
+            self.reap();
+            self.pump(now);
+            self.finish(now);
+            self.link.flush()?;
+        }
         self.work_ahead();
         if self.phase.has_begun() {
             return Ok(!self.shut_down(now));
@@ -141,6 +150,9 @@ impl Server<'_> {
         }
         if self.has_booted() && self.execs.is_empty() && !std::mem::replace(&mut self.warm, true) {
             self.starter.warm_up();
+        }
+        if self.has_booted() && self.execs.is_empty() {
+            self.starter.get_ready();
         }
     }
 
@@ -220,7 +232,9 @@ impl Server<'_> {
     fn take_signals(&mut self) {
         while let Some(signal) = crate::sys::signals::next(&self.signals) {
             if signal == libc::SIGCHLD {
-                self.reap();
+                let now = Instant::now();
+                self.execs.iter_mut().for_each(|exec| exec.look_whether_ended(now));
+                self.unreaped = true;
             } else {
                 let act = self.phase.ask(OWN_GRACE, Instant::now());
                 self.act(act);
@@ -239,7 +253,7 @@ impl Server<'_> {
                         let _ = self.phase.ask(OWN_GRACE, now);
                     }
                     if let Some(exec) = self.execs.iter_mut().find(|e| e.pid() == pid && !e.has_ended()) {
-                        exec.end(status, now);
+                        exec.end(status.into(), now);
                     }
                 }
                 Ok(None) => return true,

@@ -202,21 +202,23 @@ unsafe fn exec_first(shared: &Shared) -> libc::c_int {
     let mut next = shared.candidates;
     // SAFETY: the array ends with a null pointer; strings are terminated; argv and env likewise.
     unsafe {
+        let is_there = |path: *const libc::c_char| libc::syscall(libc::SYS_faccessat, libc::AT_FDCWD, path, libc::X_OK) == 0;
+        // A look first: an execve that fails has built and torn down an address space. Not where there is nothing to choose from.
+        let looks = !(*next).is_null() && !(*next.add(1)).is_null();
         while !(*next).is_null() {
-            // A look first: an execve that fails has built and torn down an address space.
-            if libc::syscall(libc::SYS_faccessat, libc::AT_FDCWD, *next, libc::X_OK) == 0 {
-                libc::execve(*next, shared.argv, shared.env);
-                let code = errno();
-                // A directory passes the look and fails the call with EACCES.
-                if code != libc::EACCES && code != libc::ENOENT && code != libc::ENOTDIR {
-                    return code;
-                }
-                worst = if code == libc::ENOENT { libc::ELIBACC } else { code };
+            let code = if looks && !is_there(*next) {
+                errno()
             } else {
-                let code = errno();
-                if code != libc::ENOENT && code != libc::ENOTDIR {
-                    worst = code;
+                libc::execve(*next, shared.argv, shared.env);
+                match errno() {
+                    libc::ENOENT if looks || is_there(*next) => libc::ELIBACC,
+                    // A directory passes the look and fails the call with EACCES.
+                    code @ (libc::EACCES | libc::ENOENT | libc::ENOTDIR) => code,
+                    code => return code,
                 }
+            };
+            if code != libc::ENOENT && code != libc::ENOTDIR {
+                worst = code;
             }
             next = next.add(1);
         }

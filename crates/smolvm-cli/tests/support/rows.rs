@@ -1,13 +1,15 @@
 //! The ledger, read and written behind the product's back.
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params};
 use serde_json::Value;
 
 use super::Place;
 
-/// The database, opened like any other program would.
+/// The database, whose files stay as they are if nothing is written.
 pub(crate) fn open(place: &Place) -> Connection {
     let database = Connection::open(place.path("state/state.db")).expect("the ledger");
+    database.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).expect("a setting");
     database.busy_timeout(super::SOON).expect("a timeout");
     database.pragma_update(None, "foreign_keys", false).expect("a pragma");
     database
@@ -52,12 +54,14 @@ pub(crate) fn ids(place: &Place) -> Vec<String> {
         let mut query = database.prepare("SELECT id FROM sandbox ORDER BY id")?;
         query.query_map([], |row| row.get(0))?.collect()
     };
-    read(&open(place)).or_else(|_| read(&frozen(place))).expect("rows")
+    // One after the other: two of one process share what they have mapped.
+    let rows = read(&open(place));
+    rows.or_else(|_| read(&frozen(place))).expect("rows")
 }
 
 /// The database as it lies there: on a full disk `SQLite` cannot make what a shared look needs.
 fn frozen(place: &Place) -> Connection {
-    let uri = format!("file:{}?immutable=1", place.path("state/state.db").display());
+    let uri = format!("file:{}?readonly_shm=1", place.path("state/state.db").display());
     Connection::open_with_flags(uri, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI).expect("a database")
 }
 

@@ -1,35 +1,35 @@
 //! Starts a hypervisor in its jail and believes it only once it has answered and been looked at.
 //!
 //! ```text
-//!   LaunchRequest ──► argv (model) + files (probe) + fd table ──► jail::spawn ──► answer on QMP ──► jail::inspect ──► Launched
+//!   LaunchRequest ──► argv (model) + files (probe) + fd table ──► jail::spawn ──► Started ──► answer on QMP ──► jail::inspect ──► Launched
 //!                                                                     │ any failure after this kills and reaps it
 //! ```
+//!
+//! It needs some 20 ms until it answers. Whoever starts it has that time to write down who it is.
 
 mod running;
+mod started;
 
 use std::fs::File;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use smolvm_model::engine::{Accelerator, GuestMemory, LaunchArgs, MachineShape, NetDevice, NetKind, argv, fd, qemu_argv};
 use smolvm_model::name::{LaunchToken, MacAddr, Mark};
 
-use super::migration;
 use super::probe::Engine;
-use super::qmp::{self, Qmp, QmpError, QmpStream};
+use super::qmp::{self, QmpError, QmpStream};
 use crate::disk::OpenDisk;
 use crate::effect::Permit;
 use crate::jail::{self, Enforced, JailError, JailFile, JailIdentity, JailSpec, Jailed, Limits, Opens, inspect};
 use crate::proc::identity;
 pub use running::outcome;
 use running::{GREETING_PATIENCE, Running};
+pub use started::Started;
 
-/// Loading takes about 10 ms.
-const RESTORE_PATIENCE: Duration = Duration::from_secs(20);
 /// QEMU opens about thirty descriptors for a microvm, and two more per KVM queue.
 const OPEN_FILES: u64 = 256;
 /// Threads besides one per virtual processor: main loop, RCU, QMP, and the pool for disk requests (64).
@@ -103,9 +103,6 @@ pub struct LaunchRequest<'a> {
     pub shape: MachineShape,
     /// Where its memory comes from.
     pub memory: Memory,
-    /// Where a byte says that a guest with a memory already may go on: all of that is there, and what else the host promised. An end of file
-    /// says that it never may.
-    pub word: Option<BorrowedFd<'a>>,
     /// The host's time stamp counter frequency ([`super::accel::HostSpeed`]).
     pub tsc_khz: Option<u32>,
     /// An ELF kernel; readable by the identity below (mode 0644).
@@ -237,7 +234,7 @@ impl std::fmt::Display for Outcome {
 }
 
 /// Starts the hypervisor; the calling process must have one thread and stay (see [`jail::spawn`]).
-pub fn launch(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Launched, LaunchError> {
+pub fn start(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Started, LaunchError> {
     let system = |action| move |source: std::io::Error| LaunchError::System { action, source };
     let (qmp, qmp_theirs) = UnixStream::pair().map_err(system("make a socket"))?;
     let (agent, agent_theirs) = UnixStream::pair().map_err(system("make a socket"))?;
@@ -303,62 +300,12 @@ pub fn launch(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Launched, 
     drop((sockets, stderr_theirs, root, write, read, below, request.net));
 
     let exe = (request.engine.binary.id.dev, request.engine.binary.id.ino);
-    let believed = believe(jailed, memory, (file.as_ref(), request.word), &qmp, &stderr)?;
-    let Believed { pid, pidfd, start_ticks, enforced, qmp_stream } = believed;
-    Ok(Launched { pid, pidfd, start_ticks, exe, qmp, qmp_stream, agent, console: console.into(), stderr, enforced })
-}
-
-/// A hypervisor that has answered and was looked at.
-struct Believed {
-    pid: u32,
-    pidfd: OwnedFd,
-    start_ticks: u64,
-    enforced: Enforced,
-    qmp_stream: QmpStream,
-}
-
-/// Waits until it has answered, looks at what is enforced on it, and only then gives a fork its guest.
-fn believe(
-    jailed: Jailed,
-    memory: GuestMemory,
-    (file, word): (Option<&File>, Option<BorrowedFd<'_>>),
-    qmp: &UnixStream,
-    stderr: &OwnedFd,
-) -> Result<Believed, LaunchError> {
-    let mut running = Running { pidfd: Some(jailed.pidfd) };
-    let opens = if jailed.opens.is_some() { Opens::Caller } else { Opens::Kernel };
-    if let (Some(file), Some(listener)) = (file, &jailed.opens) {
-        running.hand_over(file, listener, stderr)?;
-    }
-    // Never again will it open a file to read and write.
-    drop(jailed.opens);
-    running.negotiate(qmp, stderr)?;
-    let mut enforced = inspect::read(Path::new("/proc"), jailed.pid, opens)?;
-    if let Some(breach) = enforced.breach() {
-        return Err(LaunchError::Breach(breach));
-    }
-    // The machine reads nothing of its memory, and sends nothing, before it is loaded.
-    word.map_or(Ok(()), |word| running.await_leave(word, stderr))?;
-    let qmp_stream = match memory {
-        GuestMemory::Anonymous | GuestMemory::Parked => QmpStream::default(),
-        GuestMemory::Forked | GuestMemory::Restored => restore(qmp)?,
-    };
-    enforced.landlock_abi = jailed.landlock_abi;
-    enforced.missing = jailed.missing;
-    let seen = identity::look(Path::new("/proc"), jailed.pid)
-        .map_err(|source| LaunchError::System { action: "read the hypervisor's start time", source })?;
-    let (Some(seen), Some(pidfd)) = (seen, running.pidfd.take()) else {
-        return Err(LaunchError::Died { outcome: Outcome::Unknown, stderr: String::new() });
-    };
-    Ok(Believed { pid: jailed.pid, pidfd, start_ticks: seen.start_ticks, enforced, qmp_stream })
-}
-
-/// Loads a template's devices and lets the machine run; gives what was read beyond the last answer.
-fn restore(qmp: &UnixStream) -> Result<QmpStream, LaunchError> {
-    let socket = qmp.try_clone().map_err(|source| LaunchError::System { action: "share the control socket", source })?;
-    let mut session = Qmp::resume(socket, RESTORE_PATIENCE);
-    migration::restore(&mut session)?;
-    Ok(session.into_stream())
+    let Jailed { pid, pidfd, landlock_abi, missing, opens } = jailed;
+    let running = Running { pidfd: Some(pidfd) };
+    let seen = identity::look(Path::new("/proc"), pid).map_err(system("read the hypervisor's start time"))?;
+    // It cannot have been reaped, so it is there, if only as one that has ended.
+    let start_ticks = seen.ok_or(LaunchError::Silent)?.start_ticks;
+    Ok(Started { running, pid, start_ticks, exe, landlock_abi, missing, memory, file, opens, qmp, agent, console: console.into(), stderr })
 }
 
 /// Every file it sees: its own, the kernel, the initramfs.

@@ -10,12 +10,16 @@ use smolvm_model::effect::{Commit, Side};
 
 use super::StoreError;
 use crate::effect::reach_commit;
+use crate::fsx::sync_dir;
 
 /// The schema this program writes.
 pub const SCHEMA_VERSION: i64 = 1;
 const SCHEMA: &str = include_str!("schema.sql");
 /// Longer than the longest transaction of another process: a batch of 1,000 sandboxes takes about 50 ms.
 const BUSY: Duration = Duration::from_secs(5);
+/// How long the log gets before it is written back. Whoever opens a log that nobody has open reads all of it, 0.5 µs a KiB; writing it back
+/// is two syncs.
+const LOG_BYTES: u64 = 512 << 10;
 
 /// An open database.
 #[derive(Debug)]
@@ -24,6 +28,8 @@ pub struct Store {
     pub(super) path: PathBuf,
     /// What every write is answered with, where the database can only be read.
     pub(super) unwritable: Option<Unwritable>,
+    /// Whether the log's name may not be on the disk yet.
+    pub(super) new_log: bool,
 }
 
 /// Why a database can only be read.
@@ -78,8 +84,7 @@ impl Store {
     /// Opens the database at `path` for a look: no byte of database or log changes, and every write is
     /// refused as read-only. `None` where nothing was ever recorded.
     ///
-    /// A process that was killed leaves a log beside the database; an ordinary connection would work
-    /// it into the database as it closes. The log's index (`-shm`) is memory of all who have the log
+    /// A log mostly lies beside the database. The log's index (`-shm`) is memory of all who have the log
     /// open: a look makes it and takes its place in it like anybody else. (With an index that is
     /// mapped read-only, `SQLite` would hand the same mapping to a writer in this process.)
     pub fn look(path: &Path) -> Result<Option<Self>, StoreError> {
@@ -106,15 +111,16 @@ impl Store {
 
     /// Opens a database whose file system is read-only or full, so that what is there can at least be told.
     ///
-    /// WAL needs a writable directory even for reading; `immutable` does without, and sees what the
-    /// last writer had checkpointed.
+    /// WAL needs a writable directory even for reading, unless a log is there; its index is then made in memory. Without a log `immutable` does.
+    /// With one it would show what was written back, which may be long ago: who cleans up by that removes what is not on it.
     fn open_unwritable(path: &Path, why: Unwritable) -> Result<Self, StoreError> {
         let named = |source| StoreError::Open { path: path.to_owned(), source };
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
-        let connection = Connection::open_with_flags(immutable_uri(path), flags).map_err(named)?;
+        let parameters = if has_log(path) { "?readonly_shm=1" } else { "?immutable=1" };
+        let connection = Connection::open_with_flags(uri(path) + parameters, flags).map_err(named)?;
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(named)?;
         if version == SCHEMA_VERSION {
-            Ok(Self { connection, path: path.to_owned(), unwritable: Some(why) })
+            Ok(Self { connection, path: path.to_owned(), unwritable: Some(why), new_log: false })
         } else {
             Err(StoreError::Newer { path: path.to_owned(), found: version, known: SCHEMA_VERSION })
         }
@@ -132,8 +138,9 @@ impl Store {
             Some(ErrorCode::DiskFull) => StoreError::Full,
             _ => StoreError::Open { path: path.to_owned(), source },
         };
+        let new_log = !has_log(path);
         let connection = Connection::open_with_flags(path, flags).map_err(named)?;
-        let mut store = Self { connection, path: path.to_owned(), unwritable: None };
+        let mut store = Self { connection, path: path.to_owned(), unwritable: None, new_log };
         store.prepare(schema).map_err(|e| match e {
             StoreError::Sql { source } => named(source),
             StoreError::Open { .. }
@@ -158,9 +165,53 @@ impl Store {
             return Err(StoreError::Newer { path: self.path.clone(), found: version, known: SCHEMA_VERSION });
         }
         self.connection.execute_batch("PRAGMA foreign_keys=ON; PRAGMA synchronous=FULL;")?;
-        if version < SCHEMA_VERSION && schema == Schema::Make {
+        if schema == Schema::Leave {
+            return Ok(());
+        }
+        // With a log beside it, it opens where nobody can write.
+        if self.connection.is_readonly("main")? {
+            return Err(StoreError::ReadOnly);
+        }
+        self.keep_log()?;
+        if version < SCHEMA_VERSION {
             self.migrate()?;
         }
+        Ok(())
+    }
+
+    /// Leaves the log where it is when the last of all closes the database. By default it is written back and removed then, and begun anew by
+    /// whoever comes next: five syncs for each command, where most write a few pages.
+    fn keep_log(&self) -> Result<(), StoreError> {
+        self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        // What was written back is known to those who have the log open, and to nobody who comes when they have closed it: it would be written
+        // back at each transaction from then on, and never begun anew.
+        Ok(self.connection.pragma_update(None, "wal_autocheckpoint", 0)?)
+    }
+
+    /// Writes a long log back, and empties it. Not while somebody reads: then the next transaction does. Nor is it a fault of the transaction
+    /// that was made if there is no room for it.
+    pub(super) fn shorten_log(&self) -> Result<(), StoreError> {
+        if std::fs::metadata(log_of(&self.path)).is_ok_and(|log| log.len() > LOG_BYTES) {
+            self.connection.busy_timeout(Duration::ZERO)?;
+            let _ = self.write_back();
+            self.connection.busy_timeout(BUSY)?;
+        }
+        Ok(())
+    }
+
+    fn write_back(&self) -> rusqlite::Result<()> {
+        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    }
+
+    /// Makes the log's name last as its content does. `SQLite` is built not to (`SQLITE_DISABLE_DIRSYNC`): it would do so once for each
+    /// connection, new or not.
+    pub(super) fn sync_new_log(&mut self) -> Result<(), StoreError> {
+        if !self.new_log {
+            return Ok(());
+        }
+        let no_sync = |_| rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_DIR_FSYNC), None);
+        self.path.parent().map_or(Ok(()), sync_dir).map_err(no_sync)?;
+        self.new_log = false;
         Ok(())
     }
 
@@ -190,6 +241,9 @@ impl Store {
             tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         }
         tx.commit()?;
+        self.sync_new_log()?;
+        // So that the file alone says what it is; whoever makes it at the same moment does that, too.
+        self.write_back()?;
         Ok(reach_commit(Commit::Schema, Side::After)?)
     }
 }
@@ -199,15 +253,19 @@ fn is_absent(path: &Path) -> bool {
     std::fs::metadata(path).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
 }
 
-/// Whether a log lies beside the database: somebody has it open, or was killed.
+/// Whether a log lies beside the database.
 fn has_log(path: &Path) -> bool {
+    log_of(path).exists()
+}
+
+fn log_of(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-wal");
-    Path::new(&name).exists()
+    name.into()
 }
 
 /// A URI for any path: every byte that is no plain character of a path is escaped.
-fn immutable_uri(path: &Path) -> String {
+fn uri(path: &Path) -> String {
     use std::fmt::Write;
     use std::os::unix::ffi::OsStrExt;
     let mut uri = "file:".to_owned();
@@ -218,7 +276,7 @@ fn immutable_uri(path: &Path) -> String {
             other => drop(write!(uri, "%{other:02x}")),
         }
     }
-    uri + "?immutable=1"
+    uri
 }
 
 #[cfg(test)]
@@ -327,9 +385,11 @@ mod tests {
             writer.write(Commit::Settled, |w| w.set_meta("last", word)).unwrap();
             assert_eq!(Store::look(&path).unwrap().unwrap().meta("last").unwrap().as_deref(), Some(word));
         }
+        // Another program may have written the log back, and removed it.
+        writer.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).unwrap();
         drop(writer);
         let before = content(dir.path());
-        assert_eq!(before.len(), 1, "the last to close leaves one file");
+        assert_eq!(before.len(), 1, "there is a log");
         let mut store = Store::look(&path).unwrap().unwrap();
         assert!(matches!(store.write(Commit::Settled, |w| w.set_meta("a", "b")), Err(StoreError::ReadOnly)));
         drop(store);
@@ -339,6 +399,60 @@ mod tests {
         std::fs::write(&empty, "").unwrap();
         assert!(Store::look(&empty).unwrap().is_none());
         assert_eq!(std::fs::read(&empty).unwrap(), b"");
+    }
+
+    #[test]
+    fn the_log_stays_does_not_grow_and_has_the_last_word() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let log = || std::fs::metadata(log_of(&path)).unwrap().len();
+        let mut emptied = 0;
+        for word in 0..300 {
+            let mut store = Store::open(&path).unwrap();
+            assert!(!store.new_log, "its name is on the disk since the first transaction");
+            store.write(Commit::Settled, |w| w.set_meta("last", &word.to_string())).unwrap();
+            assert!(log() <= LOG_BYTES);
+            emptied += u32::from(log() == 0);
+        }
+        assert_eq!(emptied, 2, "300 pages");
+        assert!(log() > 0);
+        for store in [Store::open(&path).unwrap(), Store::open_unwritable(&path, Unwritable::Full).unwrap()] {
+            assert_eq!(store.meta("last").unwrap().as_deref(), Some("299"));
+        }
+    }
+
+    #[test]
+    fn a_log_that_is_read_is_written_back_afterwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let log = || std::fs::metadata(log_of(&path)).unwrap().len();
+        let mut store = Store::open(&path).unwrap();
+        store.write(Commit::Settled, |w| w.set_meta("last", "before")).unwrap();
+        let reader = Store::look(&path).unwrap().unwrap();
+        let look = reader.connection.unchecked_transaction().unwrap();
+        assert_eq!(reader.meta("last").unwrap().as_deref(), Some("before"));
+        let begun = Instant::now();
+        store.write(Commit::Settled, |w| w.set_meta("last", &"x".repeat(1 << 20))).unwrap();
+        assert!(log() > LOG_BYTES && begun.elapsed() < BUSY, "whoever writes waits for no reader");
+        assert_eq!(reader.meta("last").unwrap().as_deref(), Some("before"));
+        drop(look);
+        store.write(Commit::Settled, |w| w.set_meta("last", "after")).unwrap();
+        assert_eq!(log(), 0);
+        assert_eq!(reader.meta("last").unwrap().as_deref(), Some("after"));
+    }
+
+    #[test]
+    fn a_log_is_new_until_something_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let store = Store::open(&path).unwrap();
+        store.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).unwrap();
+        drop(store);
+        assert!(!has_log(&path));
+        let mut store = Store::open(&path).unwrap();
+        assert!(store.new_log);
+        store.write(Commit::Settled, |w| w.set_meta("a", "b")).unwrap();
+        assert!(!store.new_log);
     }
 
     #[test]

@@ -38,13 +38,18 @@ impl Store {
             return Err(StoreError::from(why).into());
         }
         reach_commit(commit, Side::Before).map_err(StoreError::from)?;
-        let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(StoreError::from)?;
-        let writing = Writing { tx };
-        let value = change(&writing)?;
-        if is_forgotten(commit) {
-            return Ok(value);
-        }
-        writing.tx.commit().map_err(StoreError::from)?;
+        let value = {
+            let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(StoreError::from)?;
+            let writing = Writing { tx };
+            let value = change(&writing)?;
+            if is_forgotten(commit) {
+                return Ok(value);
+            }
+            writing.tx.commit().map_err(StoreError::from)?;
+            value
+        };
+        self.sync_new_log()?;
+        self.shorten_log()?;
         reach_commit(commit, Side::After).map_err(StoreError::from)?;
         Ok(value)
     }

@@ -16,7 +16,9 @@ use smolvm_model::select::Scope;
 
 use crate::installation::Smolvm;
 use crate::paths::OWNER;
-use crate::teardown::MONITOR;
+
+/// The first word of a monitor's command line, by which it is told from the hypervisor of the same start.
+const MONITOR: &str = "monitor";
 
 /// One resource without a record.
 #[derive(Debug, Clone)]

@@ -101,9 +101,11 @@ fn on_an_empty_home_every_check_comes_back_and_nothing_is_made() {
 fn a_look_at_a_home_in_use_changes_no_file_of_it() {
     let home = Home::with_state();
     std::fs::create_dir_all(home.vm.paths().cache.join("images")).unwrap();
-    let before = everything_beneath(home.dir.path());
+    // The index of the ledger's log is memory of whoever has it open.
+    let all = || everything_beneath(home.dir.path()).into_iter().filter(|(path, _)| !path.ends_with("state.db-shm")).collect::<Vec<_>>();
+    let before = all();
     home.vm.doctor();
-    let after = everything_beneath(home.dir.path());
+    let after = all();
     let names = |list: &[(std::path::PathBuf, Vec<u8>)]| list.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>();
     assert_eq!(names(&after), names(&before));
     assert_eq!(after, before);
@@ -157,6 +159,7 @@ fn a_damaged_database_is_named_with_the_way_around_it() {
 fn a_database_damaged_behind_its_head_is_found_too() {
     let home = Home::with_state();
     let path = home.vm.paths().database();
+    home.sql("PRAGMA wal_checkpoint(TRUNCATE)");
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[100..].fill(0x5a);
     std::fs::write(&path, bytes).unwrap();

@@ -86,6 +86,11 @@ impl MonitorMemory {
             Self::Restore { .. } | Self::Fork => true,
         }
     }
+
+    /// Whether it is a template's.
+    pub(crate) fn is_fork(&self) -> bool {
+        matches!(self, Self::Fork)
+    }
 }
 
 /// How the guest is attached.

@@ -10,7 +10,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use smolvm_host::disk::{Chain, OpenDisk};
 use smolvm_host::effect::{Permit, perform, perform_once};
 use smolvm_host::engine::accel;
-use smolvm_host::engine::launch::{LaunchRequest, Launched, Memory, NetAttach, launch};
+use smolvm_host::engine::launch::{self, LaunchError, LaunchRequest, Memory, NetAttach, Started};
 use smolvm_host::engine::probe::Engine;
 use smolvm_host::image::template::Opened;
 use smolvm_host::jail::JailIdentity;
@@ -74,15 +74,16 @@ fn live(config: &MonitorConfig, template: Option<&Opened>, reporter: &mut Report
     let token: LaunchToken = config.token.parse().map_err(|_| odd("a launch token"))?;
     let _alive = hold_lock(&vm, &id)?;
     let listener = perform(Effect::MonitorFiles, |_| listen(&vm, &id))?;
-    record_self(&vm, &token)?;
     let mut steps = config.steps.clone();
-    steps.done("monitor");
     let chain = Chain::read(&vm.paths().disk(&id))?;
-    let (launched, network) = perform_once(Effect::Hypervisor, |permit| {
+    let (started, network) = perform_once(Effect::Hypervisor, |permit| {
         let (net, network) = super::network::attach(config)?;
-        start_hypervisor(permit, (config, template, &*reporter), &vm, (&id, &token), &chain, net).map(|launched| (launched, network))
+        start_hypervisor(permit, (config, template), &vm, (&id, &token), &chain, net).map(|started| (started, network))
     })?;
-    record_hypervisor(&vm, &token, &launched)?;
+    steps.done("monitor");
+    record(&vm, &token, &started)?;
+    let launched =
+        started.believe(reporter.word().filter(|_| config.memory.awaits_word())).map_err(not_started(config.memory.is_fork()))?;
     steps.done("hypervisor");
     let parts = Parts {
         steps,
@@ -136,15 +137,15 @@ fn listen(vm: &Smolvm, id: &SandboxId) -> Result<UnixListener, Error> {
 
 fn start_hypervisor(
     permit: &Permit,
-    (config, template, reporter): (&MonitorConfig, Option<&Opened>, &Reporter),
+    (config, template): (&MonitorConfig, Option<&Opened>),
     vm: &Smolvm,
     (id, token): (&SandboxId, &LaunchToken),
     chain: &Chain,
     net: Option<NetAttach>,
-) -> Result<Launched, Error> {
+) -> Result<Started, Error> {
     let odd = |what: &str| Error::new(ErrorCode::Internal, format!("the monitor was given {what} that is none"));
     // What is wrong with a template is not the host's fault: whoever asked may boot instead.
-    let is_fork = matches!(config.memory, MonitorMemory::Fork);
+    let is_fork = config.memory.is_fork();
     let of_template = |file: std::io::Result<File>| {
         let code = |e: &std::io::Error| if is_fork { ErrorCode::GuestError } else { crate::error::io_code(e) };
         file.map_err(|e| Error::new(code(&e), "the template cannot be opened").because(e))
@@ -177,7 +178,6 @@ fn start_hypervisor(
                 devices: open("state of what it is a copy of", File::open(devices))?,
             },
         },
-        word: reporter.word().filter(|_| config.memory.awaits_word()),
         tsc_khz: accel::host_speed(cache, &vm.boot_id).tsc_khz,
         kernel: &config.kernel,
         initramfs: &config.initramfs,
@@ -186,31 +186,30 @@ fn start_hypervisor(
         net,
         identity: config.uid.map_or(JailIdentity::Caller, JailIdentity::Uid),
     };
-    launch(permit, request).map_err(|e| {
-        let code = if is_fork { ErrorCode::GuestError } else { ErrorCode::Internal };
-        Error::new(code, "the hypervisor cannot be started").hint("smolvm doctor").because(e)
-    })
+    launch::start(permit, request).map_err(not_started(is_fork))
 }
 
-/// The monitor writes down who it is before it makes anything.
-fn record_self(vm: &Smolvm, token: &LaunchToken) -> Result<(), Error> {
-    let pid = std::process::id();
-    let seen = identity::look(vm.proc(), pid).ok().flatten();
-    let seen =
-        seen.ok_or_else(|| Error::new(ErrorCode::Unsupported, "the monitor cannot see itself in /proc").hint("/proc must be mounted"))?;
-    record(vm, Kind::Monitor, token, pid, seen.start_ticks)
+fn not_started(is_fork: bool) -> impl FnOnce(LaunchError) -> Error {
+    let code = if is_fork { ErrorCode::GuestError } else { ErrorCode::Internal };
+    move |e| Error::new(code, "the hypervisor cannot be started").hint("smolvm doctor").because(e)
 }
 
-fn record_hypervisor(vm: &Smolvm, token: &LaunchToken, launched: &Launched) -> Result<(), Error> {
-    record(vm, Kind::Process, token, launched.pid, launched.start_ticks)
-}
-
-fn record(vm: &Smolvm, kind: Kind, token: &LaunchToken, pid: u32, start_ticks: u64) -> Result<(), Error> {
-    let identity = ProcessIdentity { pid, start_ticks, boot_id: vm.boot_id.clone(), token: token.to_string() };
+/// Writes down who the monitor and its hypervisor are, while that gets ready.
+///
+/// Until then both are found by their marks. Should one of them be killed here, no guest has run that goes on from a memory; and one that
+/// boots has been told nothing.
+fn record(vm: &Smolvm, token: &LaunchToken, started: &Started) -> Result<(), Error> {
+    let own = identity::look(vm.proc(), std::process::id()).ok().flatten();
+    let own =
+        own.ok_or_else(|| Error::new(ErrorCode::Unsupported, "the monitor cannot see itself in /proc").hint("/proc must be mounted"))?;
+    let identity = |pid, start_ticks| ProcessIdentity { pid, start_ticks, boot_id: vm.boot_id.clone(), token: token.to_string() };
+    let (monitor, hypervisor) = (identity(std::process::id(), own.start_ticks), identity(started.pid(), started.start_ticks()));
     let mut store = Store::open(&vm.paths().database())?;
-    // `Changed` means that the entry is gone: somebody deleted the sandbox, and this run has no place any more.
-    let commit = if kind == Kind::Monitor { Commit::MonitorKnown } else { Commit::HypervisorKnown };
-    Ok(store.write(commit, |w| w.set_identity(kind, token.as_str(), &identity))?)
+    // `Changed` means that an entry is gone: somebody deleted the sandbox, and this run has no place any more.
+    Ok(store.write(Commit::Launched, |w| {
+        w.set_identity(Kind::Monitor, token.as_str(), &monitor)?;
+        w.set_identity(Kind::Process, token.as_str(), &hypervisor)
+    })?)
 }
 
 /// A fresh attach's nonce and a guest's seed.

@@ -92,7 +92,7 @@ impl StartPlan {
     }
 
     pub(super) fn is_fork(&self) -> bool {
-        matches!(self.memory, MonitorMemory::Fork)
+        self.memory.is_fork()
     }
 }
 

@@ -21,4 +21,3 @@ mod taps;
 pub(crate) use dirs::{remove_run_trash, sweep};
 pub(crate) use effects::{HostEffects, Patience};
 pub(crate) use execute::{Report, StepReport, execute, settle, settle_now};
-pub(crate) use processes::MONITOR;

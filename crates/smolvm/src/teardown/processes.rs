@@ -1,7 +1,7 @@
 //! Ends hypervisors and monitors, all together, under one deadline.
 
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, geteuid, pidfd_send_signal};
 use smolvm_host::effect::{Permit, perform};
@@ -19,8 +19,6 @@ use crate::observe::Pids;
 
 /// After SIGKILL a process has only kernel work left; one that takes longer sits in uninterruptible sleep.
 const AFTER_KILL: Duration = Duration::from_secs(5);
-/// The first word of a monitor's command line, by which it is told from the hypervisor of the same start.
-pub(crate) const MONITOR: &str = "monitor";
 
 /// The processes an entry means, or why that cannot be found out.
 pub(super) type Meant = Result<Vec<ProcessIdentity>, String>;
@@ -47,8 +45,29 @@ impl HostEffects<'_> {
         }
     }
 
-    /// Asks, waits, kills, waits. Each pid is opened first and proven after, so that the handle is the proof's subject.
+    /// Ends what the entries mean. What nobody wrote down is looked for until there is nothing: one of them may have been starting another.
     pub(super) fn end_processes(&self, entries: &[&Entry]) -> Vec<Outcome> {
+        let mut outcomes = self.end_those_there(entries);
+        let until = Instant::now() + AFTER_KILL;
+        let was_there = |i: &usize| entries[*i].is_unrecorded();
+        let mut again: Vec<usize> = (0..entries.len()).filter(was_there).filter(|i| outcomes[*i] == Outcome::Released).collect();
+        while !again.is_empty() && Instant::now() < until {
+            let found = self.end_those_there(&again.iter().map(|i| entries[*i]).collect::<Vec<_>>());
+            let mut more = Vec::new();
+            for (i, outcome) in again.into_iter().zip(found) {
+                match outcome {
+                    Outcome::AlreadyGone => {}
+                    Outcome::Released => more.push(i),
+                    Outcome::Refused { .. } | Outcome::Failed { .. } | Outcome::Skipped { .. } => outcomes[i] = outcome,
+                }
+            }
+            again = more;
+        }
+        outcomes
+    }
+
+    /// Asks, waits, kills, waits. Each pid is opened first and proven after, so that the handle is the proof's subject.
+    fn end_those_there(&self, entries: &[&Entry]) -> Vec<Outcome> {
         let mut outcomes = vec![Outcome::AlreadyGone; entries.len()];
         let (mut targets, mut handles): (Vec<usize>, Vec<OwnedFd>) = (Vec::new(), Vec::new());
         for ((i, entry), meant) in entries.iter().enumerate().zip(self.processes_of(entries)) {
@@ -148,16 +167,19 @@ impl HostEffects<'_> {
             if argv.len() <= TOKEN_AT {
                 continue;
             }
-            let kind = if argv[1] == MONITOR { Kind::Monitor } else { Kind::Process };
-            found.push(Marked { pid, kind, mark, token: argv.swap_remove(TOKEN_AT) });
+            found.push(Marked { pid, mark, token: argv.swap_remove(TOKEN_AT) });
         }
         Ok(found)
     }
 
     /// All that carry mark and token and act under a uid of ours: any number may copy an argv, and none hides another.
+    ///
+    /// Whether it is the monitor or the hypervisor of that start makes no difference. What a monitor has just cloned has the monitor's words until it
+    /// is the hypervisor; and a hypervisor that its monitor's end has killed has none at all, before it has let go of anything. So they are
+    /// found together, and waited for by handles that were opened while both were there.
     fn unrecorded(&self, entry: &Entry, running: &[Marked]) -> Meant {
         let mark = self.vm.mark(&entry.sandbox);
-        let named: Vec<&Marked> = running.iter().filter(|m| m.kind == entry.kind && m.token == entry.key && m.mark == mark).collect();
+        let named: Vec<&Marked> = running.iter().filter(|m| m.token == entry.key && m.mark == mark).collect();
         if named.is_empty() {
             return Ok(Vec::new());
         }
@@ -205,7 +227,6 @@ impl HostEffects<'_> {
 /// A running process with a mark of ours.
 struct Marked {
     pid: u32,
-    kind: Kind,
     mark: Mark,
     token: String,
 }
@@ -307,6 +328,42 @@ mod tests {
         assert_eq!(effects.end_processes(&[&entry]), [Outcome::AlreadyGone]);
         // A name that was only ever reserved means no process at all.
         assert_eq!(effects.end_processes(&[&Entry { status: Status::Reserved, ..entry }]), [Outcome::AlreadyGone]);
+    }
+
+    /// As a monitor does that is about to start its hypervisor. Run as root.
+    #[test]
+    fn what_was_never_recorded_is_looked_for_until_there_is_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let vm = Smolvm::open(Settings::new(Paths::beneath(dir.path()))).unwrap();
+        let monitor = Entry {
+            sandbox: "vm-a".parse().unwrap(),
+            kind: Kind::Monitor,
+            key: TOKEN.to_owned(),
+            status: Status::Intended,
+            identity: None,
+        };
+        let mark = vm.mark(&monitor.sandbox);
+        let root = geteuid().as_raw();
+        let mut first = Marked::spawn(&mark, TOKEN, root);
+        // It has one besides already, and begins another as it ends; both wait for what comes from this test, and end with it.
+        let again = format!("/bin/sh -s {mark} - {TOKEN} <&3 &");
+        let script = format!(
+            "exec 3<&0 <<END\ntrap '{again} echo > {0}/began; exit' TERM\n{again}\necho > {0}/ready\nwhile :; do sleep 0.01; done\nEND\n",
+            dir.path().display()
+        );
+        std::io::Write::write_all(&mut first.0.stdin.as_ref().unwrap(), script.as_bytes()).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        while !dir.path().join("ready").exists() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let effects = HostEffects::new(&vm, Patience::Orderly);
+        let mut outcomes = effects.end_processes(&[&monitor]);
+        assert!(dir.path().join("began").exists(), "it began nothing");
+        assert_eq!(outcomes.remove(0), Outcome::Released);
+        assert_eq!(effects.look_again(&[&monitor]), [Sight::Gone]);
+        assert!(!first.lives());
+        // What is left is a hypervisor that nobody wrote down: there is none.
+        assert_eq!(effects.end_processes(&[&Entry { kind: Kind::Process, ..monitor }]), [Outcome::AlreadyGone]);
     }
 
     /// What a hypervisor could do that a guest has broken out into: its words are its own memory. Run as root.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use smolvm_host::disk::OpenDisk;
 use smolvm_host::effect::permitted;
 use smolvm_host::engine::accel;
-use smolvm_host::engine::launch::{LaunchRequest, Launched, Memory, NetAttach, launch, outcome};
+use smolvm_host::engine::launch::{self, LaunchRequest, Launched, Memory, NetAttach, outcome};
 use smolvm_host::engine::probe::Engine;
 use smolvm_host::engine::qmp::Qmp;
 use smolvm_host::jail::{Enforced, JailIdentity};
@@ -106,7 +106,6 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
             None => Memory::Anonymous,
             Some(template) => Memory::Forked { memory: File::open(&template.memory)?, devices: File::open(&template.devices)? },
         },
-        word: None,
         tsc_khz: speed.tsc_khz,
         kernel: &job.kernel,
         initramfs: &job.initramfs,
@@ -116,7 +115,7 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
         identity: job.uid.map_or(JailIdentity::Caller, JailIdentity::Uid),
     };
     let start = Instant::now();
-    let mut vm = permitted(Effect::Hypervisor, |permit| launch(permit, request))??;
+    let mut vm = permitted(Effect::Hypervisor, |permit| launch::start(permit, request).and_then(|started| started.believe(None)))??;
     let started = Started {
         pid: vm.pid,
         start_ticks: vm.start_ticks,

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rusqlite::config::DbConfig;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 
@@ -31,6 +32,8 @@ fn is_database(path: &Path) -> bool {
 
 fn read(scope: &Scope<'_>, path: &Path, bag: &mut Bag) -> Result<()> {
     let database = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    // The files stay as they are.
+    database.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     database.busy_timeout(Duration::from_secs(5))?;
     database.pragma_update(None, "query_only", true)?;
     let tables: Vec<String> = database

@@ -77,19 +77,34 @@ impl Device {
             batch.without_ipv6(self.index);
         }
         self.add(&mut batch, parse(config)?);
-        self.carry_out(batch)
+        let told = talk(&self.socket, batch);
+        self.has(told)
     }
 
     /// Gives it, which has those of `before`, others; connections over them end.
+    ///
+    /// A user of the guest may have taken its driver away and brought it back: then it is another interface.
     pub(super) fn replace(&mut self, config: &NetworkConfig, before: Option<&NetworkConfig>) -> Result<String, BootFailure> {
-        let mut batch = Batch::new();
-        // The guest may have done so.
+        let (wanted, before) = (parse(config)?, before.map(parse).transpose()?);
+        // The guest may have taken it down.
         self.is_up = false;
-        if let Some(before) = before.map(parse).transpose()? {
+        let told = match talk(&self.socket, self.change(wanted, before)) {
+            Err(Errno::NODEV) => {
+                *self = Self::find()?;
+                talk(&self.socket, self.change(wanted, None))
+            }
+            told => told,
+        };
+        self.has(told)
+    }
+
+    fn change(&self, wanted: Parsed, before: Option<Parsed>) -> Batch {
+        let mut batch = Batch::new();
+        if let Some(before) = before {
             batch.remove_address(self.index, before.address, before.prefix);
         }
-        self.add(&mut batch, parse(config)?);
-        self.carry_out(batch)
+        self.add(&mut batch, wanted);
+        batch
     }
 
     fn add(&self, batch: &mut Batch, addresses: Parsed) {
@@ -99,18 +114,14 @@ impl Device {
         batch.add_default_route(index, addresses.gateway, addresses.address);
     }
 
-    fn carry_out(&mut self, batch: Batch) -> Result<String, BootFailure> {
-        let told = talk(&self.socket, batch).map_err(failed(STEP, DEVICE))?;
+    /// What came of it: the address that it has.
+    fn has(&mut self, told: Result<Option<(u32, Ipv4Addr)>, Errno>) -> Result<String, BootFailure> {
+        let told = told.map_err(failed(STEP, DEVICE))?;
         self.is_up = true;
         match told {
             Some((there, address)) if there == self.index => Ok(address.to_string()),
             Some(_) | None => Err(BootFailure { step: STEP, message: "eth0 has no address".to_owned() }),
         }
-    }
-
-    /// Whether it is still there: a user of the guest may have taken its driver away and brought it back.
-    pub(super) fn is_there(&self) -> bool {
-        rustix::net::netdevice::index_to_name_inlined(&self.socket, self.index).is_ok()
     }
 }
 
