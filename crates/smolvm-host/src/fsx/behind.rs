@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{Error, Result};
 use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -29,11 +30,21 @@ pub(crate) struct WriteBehind<'a> {
     waiting: Option<(u64, u64, u64)>,
     under_way: VecDeque<(u64, u64)>,
     most: usize,
+    end: Option<&'a AtomicBool>,
 }
 
 impl<'a> WriteBehind<'a> {
     pub(crate) fn of(file: &'a File) -> Self {
-        Self { file, waiting: None, under_way: VecDeque::new(), most: AT_FIRST }
+        Self { file, waiting: None, under_way: VecDeque::new(), most: AT_FIRST, end: None }
+    }
+
+    /// The same, which neither waits nor begins anything once `end` says so: somebody waits for who writes.
+    pub(crate) fn until(file: &'a File, end: &'a AtomicBool) -> Self {
+        Self { end: Some(end), ..Self::of(file) }
+    }
+
+    fn is_over(&self) -> bool {
+        self.end.is_some_and(|end| end.load(Ordering::Relaxed))
     }
 
     /// So much more was written, in any place.
@@ -47,11 +58,15 @@ impl<'a> WriteBehind<'a> {
         }
         self.waiting = None;
         while self.under_way.len() >= self.most
+            && !self.is_over()
             && let Some((start, end)) = self.under_way.pop_front()
         {
             let began = Instant::now();
             sync_range(self.file, start, end, libc::SYNC_FILE_RANGE_WAIT_BEFORE)?;
             self.most = most_after(began.elapsed(), self.most);
+        }
+        if self.is_over() {
+            return Ok(());
         }
         self.under_way.push_back((start, end));
         // Where there are gaps, nothing else is written.
@@ -88,5 +103,19 @@ mod tests {
         let after = |waits: &[u64]| waits.iter().fold(AT_FIRST, |most, waited| most_after(Duration::from_millis(*waited), most));
         assert_eq!([after(&[]), after(&[0]), after(&[4; 40]), after(&[5]), after(&[5; 40])], [4, 5, 16, 2, 1]);
         assert_eq!(after(&[5, 5, 5, 1, 1]), 3, "it can become quick again");
+    }
+
+    #[test]
+    fn who_is_wanted_elsewhere_waits_for_no_disk() {
+        let file = tempfile::tempfile().unwrap();
+        let end = AtomicBool::new(false);
+        let mut disk = WriteBehind::until(&file, &end);
+        disk.wrote(0, PIECE).unwrap();
+        assert_eq!(disk.under_way, [(0, PIECE)]);
+        end.store(true, Ordering::Relaxed);
+        for at in 1..100 {
+            disk.wrote(at * PIECE, (at + 1) * PIECE).unwrap();
+        }
+        assert_eq!(disk.under_way, [(0, PIECE)], "nothing was waited for, and nothing begun");
     }
 }

@@ -49,7 +49,7 @@ pub fn copy_data_around(source: &File, target: &File, kept: impl Iterator<Item =
 /// Copies what lies in these ranges, in their order, into a file that is synced afterwards: most of it is on the disk by then. As soon as it is
 /// told to, it ends; gives the ranges that are left.
 pub(crate) fn copy_data_to_disk(source: &File, target: &File, ranges: &[Range<u64>], end: &AtomicBool) -> io::Result<Vec<Range<u64>>> {
-    let (mut behind, mut way) = (WriteBehind::of(target), Way::Kernel);
+    let (mut behind, mut way) = (WriteBehind::until(target, end), Way::Kernel);
     for (number, range) in ranges.iter().enumerate() {
         let mut at = range.start;
         while at < range.end {

@@ -90,9 +90,14 @@ impl Smolvm {
             Kind::Disk => Ok(None),
         };
         // What is written now need not be written while the guest stands still.
+        let began = Instant::now();
         let (synced, memory) = beside(|| way.chain().sync_top(), copy_ahead);
         let mut memory = memory?;
         synced?;
+        // Much was copied; and the guest has written on.
+        if began.elapsed() > LONG {
+            way.chain().sync_top()?;
+        }
         if wanted.signals.is_some_and(has_signal) {
             return Err(Error::new(ErrorCode::Interrupted, format!("interrupted while \"{id}\" was copied")));
         }
@@ -212,6 +217,9 @@ fn devices_of(path: &Path) -> Result<Vec<u8>, Error> {
 fn write_small(bytes: &[u8], path: &Path) -> Result<(), Error> {
     Ok(Draft::make(path)?.write_all(bytes).map_err(FsError::on("write", path))?)
 }
+
+/// In so much time a guest writes little that it would have to wait for. A copy of pages that fit in our own memory takes less.
+const LONG: Duration = Duration::from_millis(50);
 
 /// The state of a machine's devices has 13 to 63 KiB.
 const DEVICES_CAP: u64 = 16 << 20;

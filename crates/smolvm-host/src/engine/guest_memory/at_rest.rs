@@ -57,7 +57,11 @@ impl AtRest {
     pub fn read(&mut self, memory: &GuestMemory, most: u64, backing: Option<&mut BackingCopy>) -> Result<Option<u64>> {
         self.pieces.clear();
         self.stream = None;
-        let behind = backing.filter(|_| self.lane.is_some()).map(BackingCopy::hand_over).transpose()?.flatten();
+        // It ends while the guest's pages are looked for.
+        let backing = backing.filter(|_| self.lane.is_some());
+        if let Some(backing) = &backing {
+            backing.ask_to_end();
+        }
         let own = memory.own()?;
         let past = self.lane.as_ref().map_or(Own::default(), |(lane, _)| lane.takes(&own));
         let (mut places, mut total) = (Vec::new(), 0);
@@ -71,6 +75,7 @@ impl AtRest {
         if grown && own.bytes() > most {
             return Ok(None);
         }
+        let behind = backing.map(BackingCopy::hand_over).transpose()?.flatten();
         if let Some(lane) = self.lane.take() {
             self.stream = Some(Stream::begin(memory, lane, &own, behind)?);
         }

@@ -15,7 +15,9 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use super::large::Lane;
 use super::{Backing, Fate, GuestMemory, Own, PAGE, Pages};
@@ -25,11 +27,16 @@ use crate::image::block_digest::BLOCK;
 /// Pages without a gap for which copying what is behind them would take longer than going around them.
 const LEAST: u64 = 512 << 10;
 
+/// So long a guest stands still for the copier to end; it carries one piece more in a millisecond, unless it waits for a disk.
+const ENDING: Duration = Duration::from_millis(10);
+
 /// A thread that copies; it ends with this, whatever it has done by then.
 #[derive(Debug)]
 pub struct BackingCopy {
     /// It gives what it has left.
     thread: Option<JoinHandle<Result<Vec<Range<u64>>>>>,
+    /// Hung up when it has ended.
+    ended: Receiver<()>,
     end: Arc<AtomicBool>,
     fate: Fate,
     /// From where and into what, where there is anything.
@@ -70,7 +77,8 @@ impl BackingCopy {
         // Where a copy passes, its file system mostly shares blocks, and many small pieces cost more than the whole.
         let left_out = Own { ranges: if fate == Fate::Lasting { pages.own.runs_of(LEAST) } else { Vec::new() } };
         target.set_len(memory.bytes)?;
-        let mut copy = Self { thread: None, end: Arc::default(), fate, files: None, left_out, left: Own::default() };
+        let (sender, ended) = channel::<()>();
+        let mut copy = Self { thread: None, ended, end: Arc::default(), fate, files: None, left_out, left: Own::default() };
         let Backing::File(source) = &memory.backing else { return Ok(copy) };
         let order = if fate == Fate::Lasting { order(pages, &copy.left_out, memory.bytes) } else { Vec::new() };
         let (from, to, end, bytes) = (source.try_clone()?, target.try_clone()?, Arc::clone(&copy.end), memory.bytes);
@@ -80,7 +88,11 @@ impl BackingCopy {
         });
         let in_thread = Arc::clone(&work);
         copy.files = Some((source.try_clone()?, target.try_clone()?));
-        match Builder::new().spawn(move || in_thread()) {
+        let in_thread = move || {
+            let _hangs_up = sender;
+            in_thread()
+        };
+        match Builder::new().spawn(in_thread) {
             Ok(thread) => copy.thread = Some(thread),
             // Where no thread can be had, other things are done afterwards.
             Err(_) => drop(work()?),
@@ -104,10 +116,18 @@ impl BackingCopy {
         if self.thread.as_ref().is_some_and(JoinHandle::is_finished) { self.join() } else { Ok(()) }
     }
 
-    /// Ends: the file is wanted by others, and who writes through its cache would keep them waiting. They take over what is left, but what they
-    /// do not take ([`Behind::takes`]) is done by `finish`.
-    pub(super) fn hand_over(&mut self) -> Result<Option<Behind>> {
+    /// It is to end soon.
+    pub(super) fn ask_to_end(&self) {
         self.end.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends: the file is wanted by others, and who writes through its cache would keep them waiting. They take over what is left, but what they
+    /// do not take ([`Behind::takes`]) is done by `finish`. All of it, where it does not end in time: no guest stands still for a disk.
+    pub(super) fn hand_over(&mut self) -> Result<Option<Behind>> {
+        self.ask_to_end();
+        if self.thread.is_some() && self.ended.recv_timeout(ENDING) == Err(RecvTimeoutError::Timeout) {
+            return Ok(None);
+        }
         self.join()?;
         let Some((source, _)) = &self.files else { return Ok(None) };
         Ok(Some(Behind { file: source.try_clone()?, left: self.left.clone() }))
@@ -137,7 +157,7 @@ impl BackingCopy {
 
 impl Drop for BackingCopy {
     fn drop(&mut self) {
-        self.end.store(true, Ordering::Relaxed);
+        self.ask_to_end();
         // Nobody wants to know any more.
         let _ = self.join();
     }
@@ -186,6 +206,7 @@ mod tests {
         let thread = std::thread::spawn(|| Ok(vec![25 * BLOCK..40 * BLOCK, 10 * BLOCK + PAGE..20 * BLOCK]));
         let mut copy = BackingCopy {
             thread: Some(thread),
+            ended: channel().1,
             end: Arc::default(),
             fate: Fate::Lasting,
             files: Some((source.try_clone().unwrap(), target.try_clone().unwrap())),
@@ -207,6 +228,33 @@ mod tests {
             let wanted = u8::from(copied.ranges.iter().any(|range| range.contains(&at)));
             assert!(page.iter().all(|byte| *byte == wanted), "{at:x}");
         }
+    }
+
+    /// As one that waits for a disk.
+    #[test]
+    fn who_does_not_end_in_time_is_waited_for_when_the_guest_runs_again() {
+        let (source, target) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        for file in [&source, &target] {
+            file.set_len(4 * BLOCK).unwrap();
+        }
+        source.write_all_at(&vec![1; 4 << 16], 0).unwrap();
+        let ((sender, ended), (disk, waits)) = (channel(), channel::<()>());
+        let thread = std::thread::spawn(move || {
+            let _hangs_up = sender;
+            let _ = waits.recv();
+            Ok(blocks(&[1..2, 2..3]).ranges)
+        });
+        let files = Some((source, target.try_clone().unwrap()));
+        let (own, left) = (blocks(std::slice::from_ref(&(3..4))), Own::default());
+        let mut copy =
+            BackingCopy { thread: Some(thread), ended, end: Arc::default(), fate: Fate::Lasting, files, left_out: own.clone(), left };
+        assert!(copy.hand_over().unwrap().is_none(), "it has not ended");
+        drop(disk);
+        copy.finish(&own, &Own::default()).unwrap();
+        let mut seen = vec![9; 4 << 16];
+        target.read_exact_at(&mut seen, 0).unwrap();
+        let copied: Vec<u8> = seen.chunks(1 << 16).map(|block| block[0]).collect();
+        assert_eq!(copied, [0, 1, 1, 0], "what it left, and nothing of the guest's own");
     }
 
     /// This very process is the hypervisor.

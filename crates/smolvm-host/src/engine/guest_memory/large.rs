@@ -18,6 +18,7 @@ use std::io::{Error, Result};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
@@ -109,6 +110,8 @@ pub(super) struct Stream {
     digests: Vec<BlockDigest>,
     /// Counts those of what is behind and does not go this way.
     counter: Option<JoinHandle<Result<Counted>>>,
+    /// Whether nobody wants what it counts.
+    unwanted: Arc<AtomicBool>,
 }
 
 /// What was read for a disk that is slow.
@@ -157,11 +160,13 @@ impl Stream {
     /// them.
     pub(super) fn begin(memory: &GuestMemory, (lane, buffers): (Lane, Buffers), own: &Own, behind: Option<Behind>) -> Result<Self> {
         let takes = lane.takes(own);
+        let unwanted = Arc::new(AtomicBool::new(false));
         let (behind, counter) = match behind {
             Some(behind) => {
                 let left = behind.takes(own);
                 let (file, blocks) = (behind.file.try_clone()?, behind.blocks_but(own, &left)?);
-                (Some((behind.file, left)), Builder::new().spawn(move || Counted::of_file(&file, blocks)).ok())
+                let unwanted = Arc::clone(&unwanted);
+                (Some((behind.file, left)), Builder::new().spawn(move || Counted::of_file(&file, blocks, &unwanted)).ok())
             }
             None => (None, None),
         };
@@ -174,7 +179,7 @@ impl Stream {
             Builder::new().spawn(move || shared.write_all(buffer.bytes_mut())).ok()
         };
         let writers = buffers.0.into_iter().take(count).map_while(writer).collect();
-        Ok(Self { shared, writers, late: Vec::new(), digests: Vec::new(), counter })
+        Ok(Self { shared, writers, late: Vec::new(), digests: Vec::new(), counter, unwanted })
     }
 
     /// Waits until all of it is read: the guest may go on then. For a disk that is slow it does not wait.
@@ -249,6 +254,7 @@ impl Stream {
 impl Drop for Stream {
     /// What was not waited for is wanted by nobody.
     fn drop(&mut self) {
+        self.unwanted.store(true, Ordering::Relaxed);
         self.shared.turn().begun = self.shared.pieces.len();
         for writer in self.writers.drain(..) {
             let _ = writer.join();
