@@ -11,7 +11,7 @@ use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
 use smolvm_host::disk::{Chain, share};
 use smolvm_host::effect::{perform, perform_once};
-use smolvm_host::fsx::{FsError, sync_dir, write_atomic};
+use smolvm_host::fsx::{FsError, sync_dir, write_passing, write_whole};
 use smolvm_host::image::{self, BuiltIn, Image};
 use smolvm_host::lock::Lock;
 use smolvm_host::random;
@@ -253,13 +253,14 @@ impl Smolvm {
             });
         }
         perform_once(Effect::DataDisk, |permit| {
-            image::make_data_disk(permit, &self.paths().cache, spec.disk.bytes(), &self.paths().disk(id)).map_err(|e| {
+            let made = image::make_data_disk(permit, &self.paths().cache, spec.disk.bytes(), &self.paths().disk(id));
+            made.map_err(|e| {
                 Error::new(ErrorCode::ResourceExhausted, format!("the disk of \"{id}\" cannot be made"))
                     .hint("see free space with: smolvm doctor")
                     .because(e)
-            })
+            })?;
+            Ok(sync_dir(&dir)?)
         })
-        .map(drop)
     }
 
     fn claim_state_dir(&self, id: &SandboxId, dir: &Path) -> Result<(), Error> {
@@ -272,7 +273,7 @@ impl Smolvm {
             }
             other => other.map_err(fail)?,
         }
-        Ok(write_atomic(&dir.join(OWNER), format!("{}\n", self.mark(id)).as_bytes(), 0o600)?)
+        Ok(write_whole(&dir.join(OWNER), format!("{}\n", self.mark(id)).as_bytes(), 0o600)?)
     }
 
     /// A failed create is taken back; the error tells when that failed too.
@@ -350,5 +351,6 @@ fn claim_run_dir(vm: &Smolvm, id: &SandboxId) -> Result<(), Error> {
     if uid != rustix::process::geteuid().as_raw() {
         return Err(Error::new(ErrorCode::Refused, format!("{} belongs to uid {uid}", dir.display())));
     }
-    Ok(write_atomic(&dir.join(OWNER), format!("{}\n", vm.mark(id)).as_bytes(), 0o600)?)
+    // No run outlives a power cut. What is left of its directory then is on record, and an empty file says no other owner.
+    Ok(write_passing(&dir.join(OWNER), format!("{}\n", vm.mark(id)).as_bytes(), 0o600)?)
 }

@@ -1,11 +1,13 @@
 //! `start`: fork or boot a sandbox, and wait for its agent.
 //!
 //! ```text
-//!   lock ─► admit ─► check ─► template ─► record intents ─► run dir, TAP ─► monitor ─► (it records, starts the hypervisor) ─► ready
-//!                                   │                                 │         └► rules, memory ─► "go on" ─┴► the guest runs
-//!                                   │                                 └─ failed, silent: unwind ─► Failed
+//!   lock ─► admit ─► check ─► template ─► record intents ─► monitor ─► disk, run dir, TAP ─► told ─► (it starts the hypervisor, records) ─► ready
+//!                                   │                                        │                └► rules, memory ─► "go on" ─┴► the guest runs
+//!                                   │                                        └─ failed, silent: unwind ─► Failed
 //!                                   └─ killed here or later: the row says `starting`, the ledger what to look for
 //! ```
+//!
+//! The monitor is started first, and waits until all that it is told of is there: so it is ready by then. One that is told nothing ends.
 //!
 //! Invariant: no guest runs before its rules are in place. One that boots is started after them; one that goes on where it, or what it is a
 //! copy of, was parked waits for a word ([`StartPlan::awaits_word`]), so that they are made while its hypervisor starts.
@@ -182,6 +184,7 @@ impl Smolvm {
         mut steps: Steps,
         patience: Patience<'_>,
     ) -> Result<Came, Error> {
+        let monitor = perform_once(Effect::Monitor, |_| self.spawn_monitor(id, plan))?;
         if let Some(template) = plan.template.as_ref().filter(|_| plan.facts.disk == DiskState::Fresh) {
             match template.disk() {
                 Ok(disk) => perform(Effect::DataDisk, |_| self.renew_disk(id, &disk, plan.disk_bytes))?,
@@ -230,7 +233,9 @@ impl Smolvm {
             init: record.spec.init.map(|init| InitConfig { stop_signal: init.stop_signal.map(Signal::number) }),
             steps,
         };
-        let (mut child, socket) = perform_once(Effect::Monitor, |_| self.spawn_monitor(id, &config, plan.template.as_ref(), tap))?;
+        let MonitorProcess { mut child, socket } = monitor;
+        tell(&socket, &config, plan.template.as_ref(), tap.as_ref())?;
+        drop(tap);
         let let_go = if plan.awaits_word() { self.let_go(store, &entries, plan, look, (id, &socket), patience) } else { Ok(patience) };
         let answer = let_go.and_then(|patience| wait_for_report(socket, patience));
         // The monitor outlives this command. Should it have ended, it is reaped here.
@@ -261,31 +266,19 @@ impl Smolvm {
     }
 
     /// Starts the monitor in a process group of its own, out of reach of a terminal's Ctrl-C, its standard output a socket to this process.
-    ///
-    /// A template goes along as a handle: its files are of one making, whatever takes its place meanwhile. If they are removed
-    /// before the monitor has opened them, the sandbox boots instead.
-    fn spawn_monitor(
-        &self,
-        id: &SandboxId,
-        config: &MonitorConfig,
-        template: Option<&Opened>,
-        tap: Option<OwnedFd>,
-    ) -> Result<(Child, UnixStream), Error> {
-        let fail = |e: std::io::Error| Error::new(io_code(&e), "the monitor cannot be started").because(e);
-        let (ours, theirs) = UnixStream::pair().map_err(fail)?;
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.paths().sandbox(id).join(MONITOR_LOG)).map_err(fail)?;
+    fn spawn_monitor(&self, id: &SandboxId, plan: &StartPlan) -> Result<MonitorProcess, Error> {
+        let (socket, theirs) = UnixStream::pair().map_err(no_monitor)?;
+        let log = self.paths().sandbox(id).join(MONITOR_LOG);
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).map_err(no_monitor)?;
         #[expect(clippy::disallowed_methods, reason = "no tool to be waited for, but this program again, to stay")]
         let mut command = std::process::Command::new(&self.settings.program);
-        command.arg0("smolvm").arg("monitor").arg(self.mark(id).to_string()).arg("--token").arg(&config.token);
+        command.arg0("smolvm").arg("monitor").arg(self.mark(id).to_string()).arg("--token").arg(plan.token.to_string());
         command.env_clear().current_dir("/").process_group(0);
-        command.stdin(tap.map_or_else(Stdio::null, Stdio::from)).stdout(OwnedFd::from(theirs)).stderr(log);
-        let child = command.spawn().map_err(fail)?;
-        // The command's own copy of the socket's other end must go, or its end would never be seen.
+        command.stdin(Stdio::null()).stdout(OwnedFd::from(theirs)).stderr(log);
+        let child = command.spawn().map_err(no_monitor)?;
+        // The command's own copy of the socket's other end goes with it, or its end would never be seen.
         drop(command);
-        let text =
-            serde_json::to_vec(config).map_err(|e| Error::new(ErrorCode::Internal, "the monitor cannot be told what to do").because(e))?;
-        handover::send(&ours, &text, template.map(AsFd::as_fd)).map_err(fail)?;
-        Ok((child, ours))
+        Ok(MonitorProcess { child, socket })
     }
 
     /// Takes back what a failed start made, and records why it failed.
@@ -348,6 +341,26 @@ impl Smolvm {
             Some(step) => Err(crate::delete::step_error(id, &step)),
         }
     }
+}
+
+/// A monitor that waits to be told what to do; it ends when the socket does.
+struct MonitorProcess {
+    child: Child,
+    socket: UnixStream,
+}
+
+/// Tells a monitor what to do.
+///
+/// A template goes along as a handle: its files are of one making, whatever takes its place meanwhile. If they are removed
+/// before the monitor has opened them, the sandbox boots instead.
+fn tell(socket: &UnixStream, config: &MonitorConfig, template: Option<&Opened>, tap: Option<&OwnedFd>) -> Result<(), Error> {
+    let text =
+        serde_json::to_vec(config).map_err(|e| Error::new(ErrorCode::Internal, "the monitor cannot be told what to do").because(e))?;
+    handover::send(socket, &text, template.map(AsFd::as_fd), tap.map(AsFd::as_fd)).map_err(no_monitor)
+}
+
+fn no_monitor(e: std::io::Error) -> Error {
+    Error::new(io_code(&e), "the monitor cannot be started").because(e)
 }
 
 /// Records the state and every effect to come.

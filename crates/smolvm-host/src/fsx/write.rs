@@ -18,19 +18,33 @@ pub fn create_private_dir(path: &Path) -> Result<(), FsError> {
 
 /// Writes a file so that readers see all of it or nothing, and that it survives a power cut.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
+    write_whole(path, bytes, mode)?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// The same, but its name survives one only when its directory is synced, which the caller does when all is in it.
+pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
+    write_and_name(path, bytes, mode, File::sync_all)
+}
+
+/// Writes a file so that readers see all of it or nothing. After a power cut it may be empty: it is for what means nothing by then.
+pub fn write_passing(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
+    write_and_name(path, bytes, mode, |_| Ok(()))
+}
+
+fn write_and_name(path: &Path, bytes: &[u8], mode: u32, written: impl Fn(&File) -> std::io::Result<()>) -> Result<(), FsError> {
     let temporary = temporary_for(path);
     let write = || -> std::io::Result<()> {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(mode).custom_flags(libc::O_NOFOLLOW).open(&temporary)?;
         file.write_all(bytes)?;
-        file.sync_all()?;
+        written(&file)?;
         std::fs::rename(&temporary, path)
     };
     write().map_err(|source| {
         let _ = std::fs::remove_file(&temporary);
         FsError { action: "write", path: path.to_owned(), source }
-    })?;
-    path.parent().map_or(Ok(()), sync_dir)
+    })
 }
 
 /// Where a file is written before it has its name: beside it, under what no sandbox, image or reference is called.

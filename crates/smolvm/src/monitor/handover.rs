@@ -1,7 +1,7 @@
-//! What the command that starts a monitor hands it: its configuration, and a descriptor where there is one.
+//! What the command that starts a monitor hands it, once all of it is there: its configuration, and descriptors.
 //!
 //! ```text
-//!   length (4 bytes, with the descriptor) ─► JSON
+//!   a mark, with a descriptor, for each ─► a mark ─► length (4 bytes) ─► JSON
 //! ```
 
 use std::io::{self, Read, Write};
@@ -14,25 +14,51 @@ use smolvm_host::fdpass::{receive_with, send_with};
 /// Longest configuration that is read; a real one has about 1.5 KiB.
 const CAP: u32 = 64 << 10;
 
-/// Hands over a configuration, and a descriptor that stays open there whatever becomes of this process.
-pub(crate) fn send(mut socket: &UnixStream, text: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    let length = u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes();
-    let sent = send_with(socket, &length, fd, SendFlags::empty())?;
-    socket.write_all(&length[sent..])?;
-    socket.write_all(text)
-}
+/// What comes with a mark.
+const TEMPLATE: u8 = b't';
+const TAP: u8 = b'n';
+const TEXT: u8 = b'c';
 
 /// What was handed over.
-pub(super) fn receive(mut socket: &UnixStream) -> io::Result<(Vec<u8>, Option<OwnedFd>)> {
-    let mut length = [0; 4];
-    let (got, fd) = receive_with(socket, &mut length, RecvFlags::empty())?;
-    if got == 0 {
-        return Err(io::ErrorKind::UnexpectedEof.into());
+#[derive(Debug)]
+pub(super) struct Handed {
+    /// The configuration.
+    pub(super) text: Vec<u8>,
+    /// A template's directory.
+    pub(super) template: Option<OwnedFd>,
+    /// The guest's network device.
+    pub(super) tap: Option<OwnedFd>,
+}
+
+/// Hands over a configuration, and descriptors that stay open there whatever becomes of this process.
+pub(crate) fn send(mut socket: &UnixStream, text: &[u8], template: Option<BorrowedFd<'_>>, tap: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    for (mark, fd) in [(TEMPLATE, template), (TAP, tap)] {
+        if fd.is_some() {
+            send_with(socket, &[mark], fd, SendFlags::empty())?;
+        }
     }
-    socket.read_exact(&mut length[got..])?;
+    let length = u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes();
+    socket.write_all(&[&[TEXT], &length[..], text].concat())
+}
+
+/// Waits for it. An end of file is the end of a command that had nothing to hand over.
+pub(super) fn receive(mut socket: &UnixStream) -> io::Result<Handed> {
+    let (mut template, mut tap) = (None, None);
+    loop {
+        let mut mark = [0];
+        match (receive_with(socket, &mut mark, RecvFlags::empty())?, mark[0]) {
+            ((0, _), _) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            ((_, Some(fd)), TEMPLATE) => template = Some(fd),
+            ((_, Some(fd)), TAP) => tap = Some(fd),
+            ((_, None), TEXT) => break,
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+    let mut length = [0; 4];
+    socket.read_exact(&mut length)?;
     let mut text = vec![0; usize::try_from(u32::from_le_bytes(length).min(CAP)).unwrap_or(0)];
     socket.read_exact(&mut text)?;
-    Ok((text, fd))
+    Ok(Handed { text, template, tap })
 }
 
 #[cfg(test)]
@@ -42,19 +68,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_handed_over_arrives_with_its_descriptor_or_without() {
+    fn what_is_handed_over_arrives_with_its_descriptors_or_without() {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let (mut out, file) = UnixStream::pair().unwrap();
-        send(&ours, b"{}", Some(file.as_fd())).unwrap();
-        drop(file);
-        send(&ours, b"[1]", None).unwrap();
+        let ((mut one, template), (mut other, tap)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        send(&ours, b"{}", Some(template.as_fd()), Some(tap.as_fd())).unwrap();
+        send(&ours, b"[1]", None, Some(tap.as_fd())).unwrap();
+        send(&ours, b"[2]", None, None).unwrap();
+        drop((template, tap));
+        let first = receive(&theirs).unwrap();
+        assert_eq!(first.text, b"{}");
+        UnixStream::from(first.template.unwrap()).write_all(b"1").unwrap();
+        UnixStream::from(first.tap.unwrap()).write_all(b"2").unwrap();
+        let mut bytes = [0; 2];
+        one.read_exact(&mut bytes[..1]).unwrap();
+        other.read_exact(&mut bytes[1..]).unwrap();
+        assert_eq!(&bytes, b"12");
+        let second = receive(&theirs).unwrap();
+        assert!(second.text == b"[1]" && second.template.is_none() && second.tap.is_some());
+        let third = receive(&theirs).unwrap();
+        assert!(third.text == b"[2]" && third.template.is_none() && third.tap.is_none());
+        (&ours).write_all(b"n").unwrap();
+        assert_eq!(receive(&theirs).unwrap_err().kind(), io::ErrorKind::InvalidData, "a mark without what it announces");
         drop(ours);
-        let (text, fd) = receive(&theirs).unwrap();
-        assert_eq!(text, b"{}");
-        UnixStream::from(fd.unwrap()).write_all(b"x").unwrap();
-        out.read_exact(&mut [0]).unwrap();
-        let (text, fd) = receive(&theirs).unwrap();
-        assert!(text == b"[1]" && fd.is_none());
         assert_eq!(receive(&theirs).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

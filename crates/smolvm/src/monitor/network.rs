@@ -3,7 +3,7 @@
 //!
 //! Both are services, not conditions of life: a guest whose network failed still runs.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -29,14 +29,14 @@ pub(super) enum Service {
     User(Box<UserNet>),
 }
 
-/// Takes the TAP from standard input, or starts the user-mode network; gives the hypervisor's end and the service.
-pub(super) fn attach(config: &MonitorConfig) -> Result<(Option<NetAttach>, Option<Service>), Error> {
+/// Takes the TAP, or starts the user-mode network; gives the hypervisor's end and the service.
+pub(super) fn attach(config: &MonitorConfig, tap: Option<OwnedFd>) -> Result<(Option<NetAttach>, Option<Service>), Error> {
     let odd = || Error::new(ErrorCode::Internal, "the monitor was given an odd network");
     match &config.network {
         None => Ok((None, None)),
-        Some(MonitorNetwork::Tap { tap, mac, gateway, .. }) => {
-            let fd = take_stdin()?;
-            let tap = tap.parse().map_err(|_| odd())?;
+        Some(MonitorNetwork::Tap { tap: name, mac, gateway, .. }) => {
+            let fd = tap.ok_or_else(odd)?;
+            let tap = name.parse().map_err(|_| odd())?;
             let service = match Forwarder::bind(*gateway, &tap, &PathBuf::from(RESOLV_CONF)) {
                 Ok(forwarder) => Some(Service::Names(forwarder)),
                 Err(e) => {
@@ -99,14 +99,6 @@ impl Service {
             Self::User(network) => drop(network.handle()),
         }
     }
-}
-
-fn take_stdin() -> Result<OwnedFd, Error> {
-    let fail = |e: std::io::Error| Error::new(ErrorCode::Internal, "the network device was not handed over").because(e);
-    let fd = rustix::stdio::stdin().as_fd().try_clone_to_owned().map_err(fail)?;
-    let null: OwnedFd = std::fs::File::open("/dev/null").map_err(fail)?.into();
-    rustix::stdio::dup2_stdin(&null).map_err(|e| fail(e.into()))?;
-    Ok(fd)
 }
 
 fn user_error(e: UserNetError) -> Error {

@@ -24,7 +24,7 @@ use smolvm_model::ledger::{Kind, ProcessIdentity};
 use smolvm_model::name::{LaunchToken, SandboxId};
 
 use super::config::{MonitorConfig, MonitorMemory};
-use super::handover;
+use super::handover::{self, Handed};
 use super::poll::{Loop, Parts};
 use super::report::{Report, Reporter};
 use crate::error::Error;
@@ -32,19 +32,19 @@ use crate::installation::Smolvm;
 use crate::paths::{CONSOLE, HYPERVISOR_LOG};
 use crate::session::socket_path;
 
-/// Runs a monitor: standard input is the TAP (or nothing), standard output a socket to the command that started it.
+/// Runs a monitor; its standard output is a socket to the command that started it.
 ///
 /// Returns when the hypervisor has ended; the value is the process's exit status.
 pub fn run() -> u8 {
-    let (config, template, reporter) = match read_config() {
+    let (mut told, mut reporter) = match read_config() {
         Ok(told) => told,
         Err(e) => {
             complain(&e);
             return 1;
         }
     };
-    let mut reporter = reporter;
-    match live(&config, template.as_ref(), &mut reporter) {
+    let tap = told.tap.take();
+    match live(&told, tap, &mut reporter) {
         Ok(()) => 0,
         Err(e) => {
             complain(&e);
@@ -67,7 +67,15 @@ pub(super) fn note(text: &str) {
     eprintln!("smolvm monitor: {text}");
 }
 
-fn live(config: &MonitorConfig, template: Option<&Opened>, reporter: &mut Reporter) -> Result<(), Error> {
+/// What a monitor is told.
+struct Told {
+    config: MonitorConfig,
+    template: Option<Opened>,
+    tap: Option<OwnedFd>,
+}
+
+fn live(told: &Told, tap: Option<OwnedFd>, reporter: &mut Reporter) -> Result<(), Error> {
+    let config = &told.config;
     let odd = |what: &str| Error::new(ErrorCode::Internal, format!("the monitor was given {what} that is none"));
     let vm = Smolvm::open(config.settings.clone())?;
     let id: SandboxId = config.id.parse().map_err(|_| odd("an id"))?;
@@ -77,8 +85,8 @@ fn live(config: &MonitorConfig, template: Option<&Opened>, reporter: &mut Report
     let mut steps = config.steps.clone();
     let chain = Chain::read(&vm.paths().disk(&id))?;
     let (started, network) = perform_once(Effect::Hypervisor, |permit| {
-        let (net, network) = super::network::attach(config)?;
-        start_hypervisor(permit, (config, template), &vm, (&id, &token), &chain, net).map(|started| (started, network))
+        let (net, network) = super::network::attach(config, tap)?;
+        start_hypervisor(permit, (config, told.template.as_ref()), &vm, (&id, &token), &chain, net).map(|started| (started, network))
     })?;
     steps.done("monitor");
     record(&vm, &token, &started)?;
@@ -104,16 +112,16 @@ fn live(config: &MonitorConfig, template: Option<&Opened>, reporter: &mut Report
     Loop::new(config, &vm, &id, parts, reporter)?.run()
 }
 
-/// Reads the configuration and frees standard input and output for what nobody may hold open by accident.
-fn read_config() -> Result<(MonitorConfig, Option<Opened>, Reporter), Error> {
+/// Waits for what it is to do, and frees standard output for what nobody may hold open by accident.
+fn read_config() -> Result<(Told, Reporter), Error> {
     let fail = |e: std::io::Error| Error::new(ErrorCode::Internal, "the monitor was not told what to do").because(e);
     let own: OwnedFd = rustix::stdio::stdout().try_clone_to_owned().map_err(fail)?;
     let null: OwnedFd = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(fail)?.into();
     rustix::stdio::dup2_stdout(&null).map_err(|e| fail(e.into()))?;
     let socket = UnixStream::from(own);
-    let (text, template) = handover::receive(&socket).map_err(fail)?;
+    let Handed { text, template, tap } = handover::receive(&socket).map_err(fail)?;
     let config = serde_json::from_slice(&text).map_err(|e| fail(e.into()))?;
-    Ok((config, template.map(Opened::from), Reporter::new(socket.into())))
+    Ok((Told { config, template: template.map(Opened::from), tap }, Reporter::new(socket.into())))
 }
 
 fn hold_lock(vm: &Smolvm, id: &SandboxId) -> Result<Lock, Error> {

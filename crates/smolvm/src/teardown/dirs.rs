@@ -229,9 +229,10 @@ fn move_away(parent: &OwnedFd, trash: &Trash, token: u64, mark: &Mark) -> Result
         Err(errno) => return Err(errno.into()),
     };
     match owner(&dir)? {
-        // A crash between mkdir and the owner file: the name is recorded as ours, and nothing else is in it.
+        // A crash between mkdir and the owner file: the name is recorded as ours, and nothing else is in it. Or a power cut, after which the
+        // owner file of a run is empty.
         None => {}
-        Some(text) if text == mark.to_string() => {}
+        Some(text) if text.is_empty() || text == mark.to_string() => {}
         Some(text) => {
             return Ok(match text.parse::<Mark>() {
                 // The state directory was moved, or another user works on it: it is this very disk, and nobody else's.

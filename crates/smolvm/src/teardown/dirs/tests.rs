@@ -20,9 +20,10 @@ fn entry(id: &str, kind: Kind) -> Entry {
 #[test]
 fn the_owner_file_decides() {
     let (_dir, vm) = place();
-    let table: [(&str, Option<Vec<u8>>, &str); 6] = [
+    let table: [(&str, Option<Vec<u8>>, &str); 7] = [
         ("ours", Some(format!("{}\n", vm.mark(&"ours".parse().unwrap())).into_bytes()), "released"),
         ("bare", None, "released"),
+        ("cut", Some(Vec::new()), "released"),
         ("moved", Some(b"smolvm:aaaaaaaaaa:moved\n".to_vec()), "failed"),
         ("other", Some(b"smolvm:aaaaaaaaaa:another\n".to_vec()), "refused"),
         ("text", Some(b"mine".to_vec()), "refused"),
