@@ -161,7 +161,11 @@ fn what_nobody_needs_goes_and_the_rest_stays() {
     place.ok(&["image", "import", text(&root), "--name", "localhost/run:1"]);
     place.ok(&["image", "import", text(&tar), "--name", "localhost/used:1"]);
     place.ok(&["create", "--name", "vm-a", "--image", "localhost/used:1", "--net", "none"]);
-    place.said(&["run", "--net", "none", "localhost/run:1", "--", "true"]);
+    // A template of it stays.
+    place.ok(&["create", "--name", "vm-b", "--image", "localhost/run:1", "--net", "none", "--start"]);
+    let made = place.ok(&["inspect", "vm-b"]);
+    assert!(made.to_string().contains("\"started_from\":\"template\""), "{made:#}");
+    place.ok(&["delete", "vm-b"]);
     let names = || {
         let listed = place.ok(&["image", "list"]);
         listed["images"].as_array().unwrap().iter().map(|image| image["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()

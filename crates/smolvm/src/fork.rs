@@ -86,8 +86,9 @@ impl Smolvm {
         let spec = Spec { restored_from: Some(request.source.clone()), ..record.spec };
         let whole: Option<Arc<Whole>> = copied.rest.as_ref().map(|_| Arc::default());
         let machine = Machine { files: &draft.files(), of: CopyOf::Sandbox(&request.source), accelerator, whole: whole.as_ref() };
-        let one =
-            |name: &Option<SandboxId>| self.copy_of((name.as_ref(), request.ttl), &spec, machine, Patience::new(request.deadline, signals));
+        let one = |name: &Option<SandboxId>| {
+            self.copy_of((name.as_ref(), request.ttl), &spec, machine, None, Patience::new(request.deadline, signals))
+        };
         let rest = Mutex::new(copied.rest);
         let made = std::thread::scope(|scope| {
             if let Some(whole) = &whole {

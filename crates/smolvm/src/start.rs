@@ -144,7 +144,13 @@ impl Smolvm {
     }
 
     /// Starts a sandbox that has the disk of a machine that ran, as that machine; on failure it is the caller's to delete.
-    pub(crate) fn start_copy(&self, made: &Made, machine: Machine<'_>, patience: Patience<'_>) -> Result<(), Error> {
+    pub(crate) fn start_copy(
+        &self,
+        made: &Made,
+        machine: Machine<'_>,
+        plan: Option<StartPlan>,
+        patience: Patience<'_>,
+    ) -> Result<(), Error> {
         let id = &made.id;
         let missing = || Error::no_such_sandbox(id);
         let mut store = self.store_if_any()?.ok_or_else(missing)?;
@@ -155,7 +161,11 @@ impl Smolvm {
             return Err(Error::new(ErrorCode::Changed, format!("\"{id}\" was changed by another command while it was made")));
         }
         let steps = Steps::begin();
-        let plan = self.plan_start(&record.spec, Some(machine.accelerator), DiskState::Used)?.restores(machine);
+        let plan = match plan {
+            Some(plan) => plan,
+            None => self.plan_start(&record.spec, Some(machine.accelerator), DiskState::Used)?,
+        };
+        let plan = plan.restores(machine);
         self.carry_out(&mut store, &record, &plan, steps, patience).map(drop)
     }
 

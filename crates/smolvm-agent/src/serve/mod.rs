@@ -127,6 +127,10 @@ impl Server<'_> {
         }
         let now = Instant::now();
         self.pump(now);
+        // Somebody whose pipe was not known to be closed a moment ago.
+        if self.unreaped {
+            self.note_ends();
+        }
         self.await_imminent_ends();
         self.finish(now);
         self.link.flush()?;
@@ -232,14 +236,19 @@ impl Server<'_> {
     fn take_signals(&mut self) {
         while let Some(signal) = crate::sys::signals::next(&self.signals) {
             if signal == libc::SIGCHLD {
-                let now = Instant::now();
-                self.execs.iter_mut().for_each(|exec| exec.look_whether_ended(now));
                 self.unreaped = true;
+                self.note_ends();
             } else {
                 let act = self.phase.ask(OWN_GRACE, Instant::now());
                 self.act(act);
             }
         }
+    }
+
+    /// Notes which commands have ended; they are reaped when they have been answered.
+    fn note_ends(&mut self) {
+        let now = Instant::now();
+        self.execs.iter_mut().for_each(|exec| exec.look_whether_ended(now));
     }
 
     /// Takes every process that has ended, ours and the orphans of others. True: some live on.

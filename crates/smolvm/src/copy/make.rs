@@ -9,22 +9,23 @@ use smolvm_model::spec::Spec;
 use crate::create::Made;
 use crate::error::Error;
 use crate::installation::Smolvm;
-use crate::start::{Machine, Patience};
+use crate::start::{Machine, Patience, StartPlan};
 
 /// How long the removal of a copy that could not be started waits for its monitor.
 pub(crate) const REMOVAL_WAIT: Duration = Duration::from_secs(20);
 
 impl Smolvm {
-    /// Makes one sandbox that goes on as a copy; one that does not is gone again.
+    /// Makes one sandbox that goes on as a copy; one that does not is gone again. `plan` is that of its start, where there is one already.
     pub(crate) fn copy_of(
         &self,
         (name, ttl): (Option<&SandboxId>, Option<Span>),
         spec: &Spec,
         machine: Machine<'_>,
+        plan: Option<StartPlan>,
         patience: Patience<'_>,
     ) -> Result<Made, Error> {
         let made = self.create_with(name, ttl.map(Span::duration), spec, Some(&machine.files.disk))?;
-        match self.start_copy(&made, machine, patience) {
+        match self.start_copy(&made, machine, plan, patience) {
             Ok(()) => Ok(made),
             Err(e) => Err(self.take_back(std::slice::from_ref(&made), e)),
         }

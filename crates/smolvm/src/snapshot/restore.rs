@@ -3,7 +3,8 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use smolvm_host::image::snapshot::Kind;
+use smolvm_host::image::snapshot::{Kind, Snapshot};
+use smolvm_host::image::template::DiskState;
 use smolvm_model::engine::AcceleratorRequest;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
@@ -11,10 +12,10 @@ use smolvm_model::quantity::Span;
 use smolvm_model::spec::Spec;
 
 use super::unusable;
-use super::verdict::accelerator_of;
+use super::verdict::{accelerator_of, differences_from, no_such_machine};
 use crate::error::Error;
 use crate::installation::Smolvm;
-use crate::start::{CopyOf, DEADLINE, Machine, Patience, StartOptions};
+use crate::start::{CopyOf, DEADLINE, Machine, Patience, StartOptions, StartPlan};
 use crate::view::SandboxView;
 
 /// What `snapshot restore` is asked for.
@@ -57,11 +58,11 @@ impl Smolvm {
         let _held = snapshot.hold().map_err(unusable)?;
         let made = match kind {
             Kind::Machine => {
-                self.must_fit(&snapshot)?;
+                let plan = self.plan_that_fits(&snapshot, &spec)?;
                 let patience = Patience::new(request.deadline, signals);
                 let accelerator = accelerator_of(&snapshot);
                 let machine = Machine { files: &files, of: CopyOf::Snapshot(&snapshot.name), accelerator, whole: None };
-                self.copy_of((Some(name), request.ttl), &spec, machine, patience)?
+                self.copy_of((Some(name), request.ttl), &spec, machine, Some(plan), patience)?
             }
             Kind::Disk => {
                 let made = self.create_with(Some(name), request.ttl.map(Span::duration), &spec, Some(&files.disk))?;
@@ -77,11 +78,18 @@ impl Smolvm {
         Ok(self.inspect(&made.id)?.sandbox)
     }
 
-    fn must_fit(&self, snapshot: &smolvm_host::image::snapshot::Snapshot) -> Result<(), Error> {
-        let differences = self.differences(snapshot)?;
-        if differences.is_empty() {
-            return Ok(());
-        }
+    /// The start of a machine in which the snapshot's memory can go on.
+    fn plan_that_fits(&self, snapshot: &Snapshot, spec: &Spec) -> Result<StartPlan, Error> {
+        let differences = match self.plan_start(spec, Some(accelerator_of(snapshot)), DiskState::Used) {
+            Ok(plan) => {
+                let differences = differences_from(snapshot, &plan.facts);
+                if differences.is_empty() {
+                    return Ok(plan);
+                }
+                differences
+            }
+            Err(e) => no_such_machine(snapshot, e)?,
+        };
         let name = &snapshot.name;
         let text: Vec<String> = differences.iter().map(|d| format!("{}: was {}, is {}", d.what, d.then, d.now)).collect();
         Err(Error::new(ErrorCode::Unsupported, format!("the snapshot \"{name}\" cannot go on here with its memory ({})", text.join("; ")))

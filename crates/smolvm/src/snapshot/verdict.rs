@@ -30,17 +30,25 @@ pub struct Difference {
 impl Smolvm {
     /// Everything that is in the way.
     pub(super) fn differences(&self, snapshot: &Snapshot) -> Result<Vec<Difference>, Error> {
-        let then = &snapshot.origin.facts;
-        let now = match self.facts(&snapshot.origin.spec, Some(accelerator_of(snapshot)), DiskState::Used) {
-            Ok(now) => now,
-            // It cannot be had here at all.
-            Err(e) if e.code == ErrorCode::Unsupported => {
-                return Ok(vec![Difference { what: "accelerator", then: then.accelerator.clone(), now: e.one_line() }]);
-            }
-            Err(e) => return Err(e),
-        };
-        Ok(between((then, snapshot.origin.processor.as_deref()), (&now, processor_for(&now.accelerator).as_deref())))
+        match self.facts(&snapshot.origin.spec, Some(accelerator_of(snapshot)), DiskState::Used) {
+            Ok(now) => Ok(differences_from(snapshot, &now)),
+            Err(e) => no_such_machine(snapshot, e),
+        }
     }
+}
+
+/// What is other in a machine with these facts.
+pub(super) fn differences_from(snapshot: &Snapshot, now: &Facts) -> Vec<Difference> {
+    let then = (&snapshot.origin.facts, snapshot.origin.processor.as_deref());
+    between(then, (now, processor_for(&now.accelerator).as_deref()))
+}
+
+/// What is other where there cannot be such a machine at all.
+pub(super) fn no_such_machine(snapshot: &Snapshot, why: Error) -> Result<Vec<Difference>, Error> {
+    if why.code != ErrorCode::Unsupported {
+        return Err(why);
+    }
+    Ok(vec![Difference { what: "accelerator", then: snapshot.origin.facts.accelerator.clone(), now: why.one_line() }])
 }
 
 /// What it ran under, and has to run under again.

@@ -83,14 +83,17 @@ impl Device {
 
     /// Gives it, which has those of `before`, others; connections over them end.
     ///
-    /// A user of the guest may have taken its driver away and brought it back: then it is another interface.
+    /// A user of the guest may have taken its driver away and brought it back: then it is another interface. Or taken it down: then it has its
+    /// addresses, but no route.
     pub(super) fn replace(&mut self, config: &NetworkConfig, before: Option<&NetworkConfig>) -> Result<String, BootFailure> {
         let (wanted, before) = (parse(config)?, before.map(parse).transpose()?);
-        // The guest may have taken it down.
-        self.is_up = false;
         let told = match talk(&self.socket, self.change(wanted, before)) {
             Err(Errno::NODEV) => {
                 *self = Self::find()?;
+                talk(&self.socket, self.change(wanted, None))
+            }
+            Err(Errno::NETDOWN) => {
+                self.is_up = false;
                 talk(&self.socket, self.change(wanted, None))
             }
             told => told,
