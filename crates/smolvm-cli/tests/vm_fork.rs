@@ -195,6 +195,22 @@ fn groups_and_stopped_processes_of_the_guest_are_as_they_were() {
     oracle.assert_clean();
 }
 
+/// Whoever stops them comes before them.
+#[test]
+fn a_guest_whose_processor_is_never_idle_is_copied() {
+    let place = Place::without_network();
+    let oracle = place.oracle();
+    place.boot(&["src"]);
+    place.in_guest("src", "for i in $(seq 16); do (while :; do :; done) > /dev/null 2>&1 & done");
+    place.ok(&["fork", "src", "--name", "copy"]);
+    let busy = "grep -c '^[0-9]* (sh) R' /proc/[0-9]*/stat 2> /dev/null | grep -c ':1'";
+    for id in ["src", "copy"] {
+        assert!(place.in_guest(id, busy).trim().parse::<u32>().unwrap() >= 16, "{id}");
+    }
+    place.ok(&["delete", "src", "copy"]);
+    oracle.assert_clean();
+}
+
 /// Ever new processes, so that there is always one more to be stopped: either way nobody waits for ever or stays behind.
 #[test]
 fn a_guest_that_forks_without_end_is_copied_or_refused_and_runs_on() {

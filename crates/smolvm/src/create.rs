@@ -11,7 +11,7 @@ use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::io::Errno;
 use smolvm_host::disk::{Chain, share};
 use smolvm_host::effect::{perform, perform_once};
-use smolvm_host::fsx::{FsError, sync_dir, write_passing, write_whole};
+use smolvm_host::fsx::{FsError, sync_dir, write_whole};
 use smolvm_host::image::{self, BuiltIn, Image};
 use smolvm_host::lock::Lock;
 use smolvm_host::random;
@@ -351,6 +351,6 @@ fn claim_run_dir(vm: &Smolvm, id: &SandboxId) -> Result<(), Error> {
     if uid != rustix::process::geteuid().as_raw() {
         return Err(Error::new(ErrorCode::Refused, format!("{} belongs to uid {uid}", dir.display())));
     }
-    // No run outlives a power cut. What is left of its directory then is on record, and an empty file says no other owner.
-    Ok(write_passing(&dir.join(OWNER), format!("{}\n", vm.mark(id)).as_bytes(), 0o600)?)
+    // What it says is on the disk before its name is. That name may be lost in a power cut: no run outlives one.
+    Ok(write_whole(&dir.join(OWNER), format!("{}\n", vm.mark(id)).as_bytes(), 0o600)?)
 }

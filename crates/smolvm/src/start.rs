@@ -366,7 +366,11 @@ struct MonitorProcess {
 fn tell(socket: &UnixStream, config: &MonitorConfig, template: Option<&Opened>, tap: Option<&OwnedFd>) -> Result<(), Error> {
     let text =
         serde_json::to_vec(config).map_err(|e| Error::new(ErrorCode::Internal, "the monitor cannot be told what to do").because(e))?;
-    handover::send(socket, &text, template.map(AsFd::as_fd), tap.map(AsFd::as_fd)).map_err(no_monitor)
+    match handover::send(socket, &text, template.map(AsFd::as_fd), tap.map(AsFd::as_fd)) {
+        // It was killed, which whoever waits for its report hears.
+        Err(e) if matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => Ok(()),
+        told => told.map_err(no_monitor),
+    }
 }
 
 fn no_monitor(e: std::io::Error) -> Error {

@@ -50,8 +50,6 @@ pub(super) struct Standstill {
 /// Who stands still.
 #[derive(Debug, Default)]
 struct Held {
-    /// Whether the agent comes before everybody else.
-    first: bool,
     /// Whether our own group is there.
     ours: bool,
     /// Groups of the guest's that were frozen for it.
@@ -89,6 +87,7 @@ impl Standstill {
 
     /// Stops all, or none: then all go on.
     pub(super) fn stop(&mut self, until: Instant) -> Result<Rest, BootFailure> {
+        let _ = rustix::process::setpriority_process(None, FIRST);
         let stopped = self.stop_all(until);
         if let Ok(Rest::Reached) = stopped {
             return stopped.map_err(failed("standstill", "stop"));
@@ -118,7 +117,6 @@ impl Standstill {
                 continue;
             }
             more = true;
-            self.come_first();
             let frozen = match self.read(&name, c"cgroup.freeze") {
                 Ok(text) => text.trim() == "1",
                 Err(Errno::NOENT | Errno::NODEV) => continue,
@@ -138,7 +136,6 @@ impl Standstill {
         if strangers.is_empty() {
             return Ok(more);
         }
-        self.come_first();
         if !self.held.ours {
             match mkdirat(&self.groups, OURS, Mode::from_raw_mode(0o755)) {
                 Ok(()) | Err(Errno::EXIST) => self.held.ours = true,
@@ -155,13 +152,6 @@ impl Standstill {
             }
         }
         Ok(true)
-    }
-
-    /// Comes before those who are to be stopped. In a guest where nobody is but the agent there is nobody to come before.
-    fn come_first(&mut self) {
-        if !std::mem::replace(&mut self.held.first, true) {
-            let _ = rustix::process::setpriority_process(None, FIRST);
-        }
     }
 
     /// Waits until nobody in a group that was frozen runs any more. False: not in time.
@@ -197,9 +187,7 @@ impl Standstill {
                 crate::log::line(format_args!("a control group could not be thawed: {errno}"));
             }
         }
-        if held.first {
-            let _ = rustix::process::setpriority_process(None, 0);
-        }
+        let _ = rustix::process::setpriority_process(None, 0);
     }
 
     /// Moves everybody back; each goes on as it is moved. Who could not be moved goes on where it is.

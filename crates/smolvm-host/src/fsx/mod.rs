@@ -18,7 +18,7 @@ pub use usage::{Tally, disk_usage};
 pub(crate) use write::is_temporary;
 #[cfg(test)]
 pub(crate) use write::temporary_for;
-pub use write::{cache_file, create_private_dir, sync_dir, write_atomic, write_passing, write_whole};
+pub use write::{cache_file, create_private_dir, sync_dir, write_atomic, write_whole};
 
 use std::path::{Path, PathBuf};
 

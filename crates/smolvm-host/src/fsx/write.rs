@@ -24,21 +24,12 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError>
 
 /// The same, but its name survives one only when its directory is synced, which the caller does when all is in it.
 pub fn write_whole(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
-    write_and_name(path, bytes, mode, File::sync_all)
-}
-
-/// Writes a file so that readers see all of it or nothing. After a power cut it may be empty: it is for what means nothing by then.
-pub fn write_passing(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FsError> {
-    write_and_name(path, bytes, mode, |_| Ok(()))
-}
-
-fn write_and_name(path: &Path, bytes: &[u8], mode: u32, written: impl Fn(&File) -> std::io::Result<()>) -> Result<(), FsError> {
     let temporary = temporary_for(path);
     let write = || -> std::io::Result<()> {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(mode).custom_flags(libc::O_NOFOLLOW).open(&temporary)?;
         file.write_all(bytes)?;
-        written(&file)?;
+        file.sync_all()?;
         std::fs::rename(&temporary, path)
     };
     write().map_err(|source| {

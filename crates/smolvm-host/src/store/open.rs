@@ -21,6 +21,9 @@ const BUSY: Duration = Duration::from_secs(5);
 /// is two syncs.
 const LOG_BYTES: u64 = 512 << 10;
 
+/// A page of the database; one that was never written back has no more.
+const PAGE: u64 = 4096;
+
 /// An open database.
 #[derive(Debug)]
 pub struct Store {
@@ -28,8 +31,6 @@ pub struct Store {
     pub(super) path: PathBuf,
     /// What every write is answered with, where the database can only be read.
     pub(super) unwritable: Option<Unwritable>,
-    /// Whether the log's name may not be on the disk yet.
-    pub(super) new_log: bool,
 }
 
 /// Why a database can only be read.
@@ -120,7 +121,7 @@ impl Store {
         let connection = Connection::open_with_flags(uri(path) + parameters, flags).map_err(named)?;
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(named)?;
         if version == SCHEMA_VERSION {
-            Ok(Self { connection, path: path.to_owned(), unwritable: Some(why), new_log: false })
+            Ok(Self { connection, path: path.to_owned(), unwritable: Some(why) })
         } else {
             Err(StoreError::Newer { path: path.to_owned(), found: version, known: SCHEMA_VERSION })
         }
@@ -138,9 +139,8 @@ impl Store {
             Some(ErrorCode::DiskFull) => StoreError::Full,
             _ => StoreError::Open { path: path.to_owned(), source },
         };
-        let new_log = !has_log(path);
         let connection = Connection::open_with_flags(path, flags).map_err(named)?;
-        let mut store = Self { connection, path: path.to_owned(), unwritable: None, new_log };
+        let mut store = Self { connection, path: path.to_owned(), unwritable: None };
         store.prepare(schema).map_err(|e| match e {
             StoreError::Sql { source } => named(source),
             StoreError::Open { .. }
@@ -175,6 +175,9 @@ impl Store {
         self.keep_log()?;
         if version < SCHEMA_VERSION {
             self.migrate()?;
+        } else if std::fs::metadata(&self.path).is_ok_and(|file| file.len() <= PAGE) {
+            // Whoever made it was killed before the tables were written back.
+            self.write_back()?;
         }
         Ok(())
     }
@@ -203,16 +206,14 @@ impl Store {
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 
-    /// Makes the log's name last as its content does. `SQLite` is built not to (`SQLITE_DISABLE_DIRSYNC`): it would do so once for each
-    /// connection, new or not.
-    pub(super) fn sync_new_log(&mut self) -> Result<(), StoreError> {
-        if !self.new_log {
+    /// Before the first transaction of a log that is new, or was emptied: makes its name last as its content will. `SQLite` is built not to
+    /// (`SQLITE_DISABLE_DIRSYNC`): it would do so once for each connection.
+    pub(super) fn sync_new_log(path: &Path) -> Result<(), StoreError> {
+        if !is_new(&log_of(path)) {
             return Ok(());
         }
         let no_sync = |_| rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_DIR_FSYNC), None);
-        self.path.parent().map_or(Ok(()), sync_dir).map_err(no_sync)?;
-        self.new_log = false;
-        Ok(())
+        Ok(path.parent().map_or(Ok(()), sync_dir).map_err(no_sync)?)
     }
 
     /// Switches to WAL. Another who makes the database at the same moment is waited for: this one statement is
@@ -233,6 +234,7 @@ impl Store {
         // Before the first row: the umask of whoever runs this decides nothing.
         std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(0o600)).map_err(|_| StoreError::ReadOnly)?;
         self.write_ahead()?;
+        Self::sync_new_log(&self.path)?;
         let tx = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         // Another process may have been here between the look and the lock.
         let version: i64 = tx.pragma_query_value(None, "user_version", |row| row.get(0))?;
@@ -241,7 +243,6 @@ impl Store {
             tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         }
         tx.commit()?;
-        self.sync_new_log()?;
         // So that the file alone says what it is; whoever makes it at the same moment does that, too.
         self.write_back()?;
         Ok(reach_commit(Commit::Schema, Side::After)?)
@@ -256,6 +257,11 @@ fn is_absent(path: &Path) -> bool {
 /// Whether a log lies beside the database.
 fn has_log(path: &Path) -> bool {
     log_of(path).exists()
+}
+
+/// Whether nothing was written to a log since it was made or emptied.
+fn is_new(log: &Path) -> bool {
+    std::fs::metadata(log).map_or(true, |log| log.len() == 0)
 }
 
 fn log_of(path: &Path) -> PathBuf {
@@ -409,7 +415,6 @@ mod tests {
         let mut emptied = 0;
         for word in 0..300 {
             let mut store = Store::open(&path).unwrap();
-            assert!(!store.new_log, "its name is on the disk since the first transaction");
             store.write(Commit::Settled, |w| w.set_meta("last", &word.to_string())).unwrap();
             assert!(log() <= LOG_BYTES);
             emptied += u32::from(log() == 0);
@@ -441,18 +446,36 @@ mod tests {
         assert_eq!(reader.meta("last").unwrap().as_deref(), Some("after"));
     }
 
+    /// When its name is synced, which no test can see.
     #[test]
-    fn a_log_is_new_until_something_is_written() {
+    fn a_log_is_new_until_something_is_written_and_again_when_it_was_emptied() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.db");
-        let store = Store::open(&path).unwrap();
-        store.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).unwrap();
-        drop(store);
-        assert!(!has_log(&path));
+        let log = log_of(&path);
+        assert!(is_new(&log));
         let mut store = Store::open(&path).unwrap();
-        assert!(store.new_log);
+        assert!(is_new(&log) && has_log(&path), "the tables were written back");
         store.write(Commit::Settled, |w| w.set_meta("a", "b")).unwrap();
-        assert!(!store.new_log);
+        assert!(!is_new(&log));
+        store.write_back().unwrap();
+        assert!(is_new(&log));
+    }
+
+    /// So that whoever reads the first bytes of the file finds what it is.
+    #[test]
+    fn tables_that_were_not_written_back_are_by_whoever_comes_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.db");
+        let version = || std::fs::read(&path).unwrap()[60..64].to_vec();
+        let connection = Connection::open(&path).unwrap();
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+        connection.pragma_update(None, "journal_mode", "WAL").unwrap();
+        connection.execute_batch(SCHEMA).unwrap();
+        connection.pragma_update(None, "user_version", SCHEMA_VERSION).unwrap();
+        drop(connection);
+        assert_eq!(version(), [0; 4]);
+        drop(Store::open(&path).unwrap());
+        assert_eq!(i64::from(version()[3]), SCHEMA_VERSION);
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl Store {
 
     /// Another connection to what this one looks at. One that cannot be had is done without.
     fn open_twin(&self) -> Option<Connection> {
-        // What is read without its log, because nobody can write there, has no moments.
+        // Where nobody can write there are no moments.
         (self.unwritable == Some(Unwritable::Look)).then_some(())?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         let twin = Connection::open_with_flags(&self.path, flags).ok()?;

@@ -45,10 +45,10 @@ impl Store {
             if is_forgotten(commit) {
                 return Ok(value);
             }
+            Self::sync_new_log(&self.path)?;
             writing.tx.commit().map_err(StoreError::from)?;
             value
         };
-        self.sync_new_log()?;
         self.shorten_log()?;
         reach_commit(commit, Side::After).map_err(StoreError::from)?;
         Ok(value)

@@ -27,9 +27,6 @@ const COMMON: &[&str] = &[
     "i8042.nopnp",
     // A guest whose processor is not scheduled for a while is no lockup.
     "nowatchdog",
-    // Each command leads a session of its own. That the scheduler makes a group of each is for desktops: a server's or an agent's commands
-    // share the processor by what they do, and each would pay for making one and taking it away.
-    "noautogroup",
     // The modules that come with a policy of their own or work without one. The others cost every
     // system call a few checks that allow everything, since nobody loads a policy for them.
     "lsm=landlock,yama",

@@ -41,13 +41,13 @@ pub(crate) fn send(mut socket: &UnixStream, text: &[u8], template: Option<Borrow
     socket.write_all(&[&[TEXT], &length[..], text].concat())
 }
 
-/// Waits for it. An end of file is the end of a command that had nothing to hand over.
-pub(super) fn receive(mut socket: &UnixStream) -> io::Result<Handed> {
+/// Waits for it. None: the command has ended with nothing to hand over.
+pub(super) fn receive(mut socket: &UnixStream) -> io::Result<Option<Handed>> {
     let (mut template, mut tap) = (None, None);
     loop {
         let mut mark = [0];
         match (receive_with(socket, &mut mark, RecvFlags::empty())?, mark[0]) {
-            ((0, _), _) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            ((0, _), _) => return Ok(None),
             ((_, Some(fd)), TEMPLATE) => template = Some(fd),
             ((_, Some(fd)), TAP) => tap = Some(fd),
             ((_, None), TEXT) => break,
@@ -58,7 +58,7 @@ pub(super) fn receive(mut socket: &UnixStream) -> io::Result<Handed> {
     socket.read_exact(&mut length)?;
     let mut text = vec![0; usize::try_from(u32::from_le_bytes(length).min(CAP)).unwrap_or(0)];
     socket.read_exact(&mut text)?;
-    Ok(Handed { text, template, tap })
+    Ok(Some(Handed { text, template, tap }))
 }
 
 #[cfg(test)]
@@ -75,7 +75,7 @@ mod tests {
         send(&ours, b"[1]", None, Some(tap.as_fd())).unwrap();
         send(&ours, b"[2]", None, None).unwrap();
         drop((template, tap));
-        let first = receive(&theirs).unwrap();
+        let first = receive(&theirs).unwrap().unwrap();
         assert_eq!(first.text, b"{}");
         UnixStream::from(first.template.unwrap()).write_all(b"1").unwrap();
         UnixStream::from(first.tap.unwrap()).write_all(b"2").unwrap();
@@ -83,13 +83,13 @@ mod tests {
         one.read_exact(&mut bytes[..1]).unwrap();
         other.read_exact(&mut bytes[1..]).unwrap();
         assert_eq!(&bytes, b"12");
-        let second = receive(&theirs).unwrap();
+        let second = receive(&theirs).unwrap().unwrap();
         assert!(second.text == b"[1]" && second.template.is_none() && second.tap.is_some());
-        let third = receive(&theirs).unwrap();
+        let third = receive(&theirs).unwrap().unwrap();
         assert!(third.text == b"[2]" && third.template.is_none() && third.tap.is_none());
         (&ours).write_all(b"n").unwrap();
         assert_eq!(receive(&theirs).unwrap_err().kind(), io::ErrorKind::InvalidData, "a mark without what it announces");
         drop(ours);
-        assert_eq!(receive(&theirs).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert!(receive(&theirs).unwrap().is_none());
     }
 }

@@ -37,7 +37,9 @@ use crate::session::socket_path;
 /// Returns when the hypervisor has ended; the value is the process's exit status.
 pub fn run() -> u8 {
     let (mut told, mut reporter) = match read_config() {
-        Ok(told) => told,
+        Ok(Some(told)) => told,
+        // The command has given up before there was anything to do.
+        Ok(None) => return 1,
         Err(e) => {
             complain(&e);
             return 1;
@@ -113,15 +115,15 @@ fn live(told: &Told, tap: Option<OwnedFd>, reporter: &mut Reporter) -> Result<()
 }
 
 /// Waits for what it is to do, and frees standard output for what nobody may hold open by accident.
-fn read_config() -> Result<(Told, Reporter), Error> {
+fn read_config() -> Result<Option<(Told, Reporter)>, Error> {
     let fail = |e: std::io::Error| Error::new(ErrorCode::Internal, "the monitor was not told what to do").because(e);
     let own: OwnedFd = rustix::stdio::stdout().try_clone_to_owned().map_err(fail)?;
     let null: OwnedFd = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(fail)?.into();
     rustix::stdio::dup2_stdout(&null).map_err(|e| fail(e.into()))?;
     let socket = UnixStream::from(own);
-    let Handed { text, template, tap } = handover::receive(&socket).map_err(fail)?;
+    let Some(Handed { text, template, tap }) = handover::receive(&socket).map_err(fail)? else { return Ok(None) };
     let config = serde_json::from_slice(&text).map_err(|e| fail(e.into()))?;
-    Ok((Told { config, template: template.map(Opened::from), tap }, Reporter::new(socket.into())))
+    Ok(Some((Told { config, template: template.map(Opened::from), tap }, Reporter::new(socket.into()))))
 }
 
 fn hold_lock(vm: &Smolvm, id: &SandboxId) -> Result<Lock, Error> {

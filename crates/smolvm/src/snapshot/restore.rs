@@ -52,7 +52,7 @@ impl Smolvm {
             }
             (Some(kind), _) | (None, kind) => kind,
         };
-        // Open for all that follows: who closes it last writes its log back, and who opens it next begins anew.
+        // Open for all that follows: who opens a log that nobody has open reads all of it.
         let _ledger = self.store_if_any()?;
         // Neither removed nor replaced by another until the copy has its files open.
         let _held = snapshot.hold().map_err(unusable)?;

@@ -229,10 +229,9 @@ fn move_away(parent: &OwnedFd, trash: &Trash, token: u64, mark: &Mark) -> Result
         Err(errno) => return Err(errno.into()),
     };
     match owner(&dir)? {
-        // A crash between mkdir and the owner file: the name is recorded as ours, and nothing else is in it. Or a power cut, after which the
-        // owner file of a run is empty.
+        // A crash between mkdir and the owner file: the name is recorded as ours, and nothing else is in it.
         None => {}
-        Some(text) if text.is_empty() || text == mark.to_string() => {}
+        Some(text) if text == mark.to_string() => {}
         Some(text) => {
             return Ok(match text.parse::<Mark>() {
                 // The state directory was moved, or another user works on it: it is this very disk, and nobody else's.

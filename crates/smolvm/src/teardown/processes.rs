@@ -63,6 +63,9 @@ impl HostEffects<'_> {
             }
             again = more;
         }
+        for i in again {
+            outcomes[i] = Outcome::Failed { code: ErrorCode::Timeout, message: "its processes start others as they end".to_owned() };
+        }
         outcomes
     }
 

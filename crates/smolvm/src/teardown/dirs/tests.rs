@@ -23,7 +23,7 @@ fn the_owner_file_decides() {
     let table: [(&str, Option<Vec<u8>>, &str); 7] = [
         ("ours", Some(format!("{}\n", vm.mark(&"ours".parse().unwrap())).into_bytes()), "released"),
         ("bare", None, "released"),
-        ("cut", Some(Vec::new()), "released"),
+        ("cut", Some(Vec::new()), "refused"),
         ("moved", Some(b"smolvm:aaaaaaaaaa:moved\n".to_vec()), "failed"),
         ("other", Some(b"smolvm:aaaaaaaaaa:another\n".to_vec()), "refused"),
         ("text", Some(b"mine".to_vec()), "refused"),
