@@ -13,6 +13,7 @@ mod aside;
 pub mod fuzzing;
 mod identity;
 mod listing;
+mod log;
 mod open;
 mod read;
 mod record;

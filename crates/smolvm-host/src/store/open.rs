@@ -9,18 +9,14 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use smolvm_model::effect::{Commit, Side};
 
 use super::StoreError;
+use super::log::has_log;
 use crate::effect::reach_commit;
-use crate::fsx::sync_dir;
 
 /// The schema this program writes.
 pub const SCHEMA_VERSION: i64 = 1;
 const SCHEMA: &str = include_str!("schema.sql");
 /// Longer than the longest transaction of another process: a batch of 1,000 sandboxes takes about 50 ms.
-const BUSY: Duration = Duration::from_secs(5);
-/// How long the log gets before it is written back. Whoever opens a log that nobody has open reads all of it, 0.5 µs a KiB; writing it back
-/// is two syncs.
-const LOG_BYTES: u64 = 512 << 10;
-
+pub(super) const BUSY: Duration = Duration::from_secs(5);
 /// A page of the database; one that was never written back has no more.
 const PAGE: u64 = 4096;
 
@@ -114,7 +110,7 @@ impl Store {
     ///
     /// WAL needs a writable directory even for reading, unless a log is there; its index is then made in memory. Without a log `immutable` does.
     /// With one it would show what was written back, which may be long ago: who cleans up by that removes what is not on it.
-    fn open_unwritable(path: &Path, why: Unwritable) -> Result<Self, StoreError> {
+    pub(super) fn open_unwritable(path: &Path, why: Unwritable) -> Result<Self, StoreError> {
         let named = |source| StoreError::Open { path: path.to_owned(), source };
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
         let parameters = if has_log(path) { "?readonly_shm=1" } else { "?immutable=1" };
@@ -182,40 +178,6 @@ impl Store {
         Ok(())
     }
 
-    /// Leaves the log where it is when the last of all closes the database. By default it is written back and removed then, and begun anew by
-    /// whoever comes next: five syncs for each command, where most write a few pages.
-    fn keep_log(&self) -> Result<(), StoreError> {
-        self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        // What was written back is known to those who have the log open, and to nobody who comes when they have closed it: it would be written
-        // back at each transaction from then on, and never begun anew.
-        Ok(self.connection.pragma_update(None, "wal_autocheckpoint", 0)?)
-    }
-
-    /// Writes a long log back, and empties it. Not while somebody reads: then the next transaction does. Nor is it a fault of the transaction
-    /// that was made if there is no room for it.
-    pub(super) fn shorten_log(&self) -> Result<(), StoreError> {
-        if std::fs::metadata(log_of(&self.path)).is_ok_and(|log| log.len() > LOG_BYTES) {
-            self.connection.busy_timeout(Duration::ZERO)?;
-            let _ = self.write_back();
-            self.connection.busy_timeout(BUSY)?;
-        }
-        Ok(())
-    }
-
-    fn write_back(&self) -> rusqlite::Result<()> {
-        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-    }
-
-    /// Before the first transaction of a log that is new, or was emptied: makes its name last as its content will. `SQLite` is built not to
-    /// (`SQLITE_DISABLE_DIRSYNC`): it would do so once for each connection.
-    pub(super) fn sync_new_log(path: &Path) -> Result<(), StoreError> {
-        if !is_new(&log_of(path)) {
-            return Ok(());
-        }
-        let no_sync = |_| rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_DIR_FSYNC), None);
-        Ok(path.parent().map_or(Ok(()), sync_dir).map_err(no_sync)?)
-    }
-
     /// Switches to WAL. Another who makes the database at the same moment is waited for: this one statement is
     /// refused at once instead of after the busy timeout.
     fn write_ahead(&self) -> Result<(), StoreError> {
@@ -252,22 +214,6 @@ impl Store {
 /// Any trouble but absence is for `SQLite` to name.
 fn is_absent(path: &Path) -> bool {
     std::fs::metadata(path).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
-}
-
-/// Whether a log lies beside the database.
-fn has_log(path: &Path) -> bool {
-    log_of(path).exists()
-}
-
-/// Whether nothing was written to a log since it was made or emptied.
-fn is_new(log: &Path) -> bool {
-    std::fs::metadata(log).map_or(true, |log| log.len() == 0)
-}
-
-fn log_of(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-wal");
-    name.into()
 }
 
 /// A URI for any path: every byte that is no plain character of a path is escaped.
@@ -405,60 +351,6 @@ mod tests {
         std::fs::write(&empty, "").unwrap();
         assert!(Store::look(&empty).unwrap().is_none());
         assert_eq!(std::fs::read(&empty).unwrap(), b"");
-    }
-
-    #[test]
-    fn the_log_stays_does_not_grow_and_has_the_last_word() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state.db");
-        let log = || std::fs::metadata(log_of(&path)).unwrap().len();
-        let mut emptied = 0;
-        for word in 0..300 {
-            let mut store = Store::open(&path).unwrap();
-            store.write(Commit::Settled, |w| w.set_meta("last", &word.to_string())).unwrap();
-            assert!(log() <= LOG_BYTES);
-            emptied += u32::from(log() == 0);
-        }
-        assert_eq!(emptied, 2, "300 pages");
-        assert!(log() > 0);
-        for store in [Store::open(&path).unwrap(), Store::open_unwritable(&path, Unwritable::Full).unwrap()] {
-            assert_eq!(store.meta("last").unwrap().as_deref(), Some("299"));
-        }
-    }
-
-    #[test]
-    fn a_log_that_is_read_is_written_back_afterwards() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state.db");
-        let log = || std::fs::metadata(log_of(&path)).unwrap().len();
-        let mut store = Store::open(&path).unwrap();
-        store.write(Commit::Settled, |w| w.set_meta("last", "before")).unwrap();
-        let reader = Store::look(&path).unwrap().unwrap();
-        let look = reader.connection.unchecked_transaction().unwrap();
-        assert_eq!(reader.meta("last").unwrap().as_deref(), Some("before"));
-        let begun = Instant::now();
-        store.write(Commit::Settled, |w| w.set_meta("last", &"x".repeat(1 << 20))).unwrap();
-        assert!(log() > LOG_BYTES && begun.elapsed() < BUSY, "whoever writes waits for no reader");
-        assert_eq!(reader.meta("last").unwrap().as_deref(), Some("before"));
-        drop(look);
-        store.write(Commit::Settled, |w| w.set_meta("last", "after")).unwrap();
-        assert_eq!(log(), 0);
-        assert_eq!(reader.meta("last").unwrap().as_deref(), Some("after"));
-    }
-
-    /// When its name is synced, which no test can see.
-    #[test]
-    fn a_log_is_new_until_something_is_written_and_again_when_it_was_emptied() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state.db");
-        let log = log_of(&path);
-        assert!(is_new(&log));
-        let mut store = Store::open(&path).unwrap();
-        assert!(is_new(&log) && has_log(&path), "the tables were written back");
-        store.write(Commit::Settled, |w| w.set_meta("a", "b")).unwrap();
-        assert!(!is_new(&log));
-        store.write_back().unwrap();
-        assert!(is_new(&log));
     }
 
     /// So that whoever reads the first bytes of the file finds what it is.

@@ -36,7 +36,7 @@ use crate::session::socket_path;
 ///
 /// Returns when the hypervisor has ended; the value is the process's exit status.
 pub fn run() -> u8 {
-    let (mut told, mut reporter) = match read_config() {
+    let (Told { config, template, tap }, mut reporter) = match read_config() {
         Ok(Some(told)) => told,
         // The command has given up before there was anything to do.
         Ok(None) => return 1,
@@ -45,8 +45,7 @@ pub fn run() -> u8 {
             return 1;
         }
     };
-    let tap = told.tap.take();
-    match live(&told, tap, &mut reporter) {
+    match live(&config, template.as_ref(), tap, &mut reporter) {
         Ok(()) => 0,
         Err(e) => {
             complain(&e);
@@ -76,8 +75,7 @@ struct Told {
     tap: Option<OwnedFd>,
 }
 
-fn live(told: &Told, tap: Option<OwnedFd>, reporter: &mut Reporter) -> Result<(), Error> {
-    let config = &told.config;
+fn live(config: &MonitorConfig, template: Option<&Opened>, tap: Option<OwnedFd>, reporter: &mut Reporter) -> Result<(), Error> {
     let odd = |what: &str| Error::new(ErrorCode::Internal, format!("the monitor was given {what} that is none"));
     let vm = Smolvm::open(config.settings.clone())?;
     let id: SandboxId = config.id.parse().map_err(|_| odd("an id"))?;
@@ -88,7 +86,7 @@ fn live(told: &Told, tap: Option<OwnedFd>, reporter: &mut Reporter) -> Result<()
     let chain = Chain::read(&vm.paths().disk(&id))?;
     let (started, network) = perform_once(Effect::Hypervisor, |permit| {
         let (net, network) = super::network::attach(config, tap)?;
-        start_hypervisor(permit, (config, told.template.as_ref()), &vm, (&id, &token), &chain, net).map(|started| (started, network))
+        start_hypervisor(permit, (config, template), &vm, (&id, &token), &chain, net).map(|started| (started, network))
     })?;
     steps.done("monitor");
     record(&vm, &token, &started)?;

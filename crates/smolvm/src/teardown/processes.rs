@@ -264,6 +264,7 @@ fn end_all(handles: &[OwnedFd], grace: Duration) -> Vec<Result<bool, String>> {
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "a test starts processes of its own, which hang")]
 mod tests {
+    use std::io::{BufRead, BufReader, Read, Write};
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command, Stdio};
 
@@ -286,7 +287,7 @@ mod tests {
     impl Marked {
         fn spawn(mark: &Mark, token: &str, uid: u32) -> Self {
             let mut command = Command::new("/bin/sh");
-            command.args(["-s", &mark.to_string(), "-", token]).current_dir("/").stdin(Stdio::piped()).uid(uid);
+            command.args(["-s", &mark.to_string(), "-", token]).current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).uid(uid);
             Self(command.spawn().unwrap())
         }
 
@@ -302,18 +303,16 @@ mod tests {
         }
     }
 
+    fn unrecorded(kind: Kind) -> Entry {
+        Entry { sandbox: "vm-a".parse().unwrap(), kind, key: TOKEN.to_owned(), status: Status::Intended, identity: None }
+    }
+
     /// Run as root, like all tests with processes of two users.
     #[test]
     fn no_decoy_hides_or_joins_what_was_never_recorded() {
         let dir = tempfile::tempdir().unwrap();
         let vm = Smolvm::open(Settings::new(Paths::beneath(dir.path()))).unwrap();
-        let entry = Entry {
-            sandbox: "vm-a".parse().unwrap(),
-            kind: Kind::Process,
-            key: TOKEN.to_owned(),
-            status: Status::Intended,
-            identity: None,
-        };
+        let entry = unrecorded(Kind::Process);
         let (mine, other) = (vm.mark(&entry.sandbox), vm.mark(&"vm-b".parse().unwrap()));
         let root = geteuid().as_raw();
         let mut decoys = [
@@ -338,33 +337,27 @@ mod tests {
     fn what_was_never_recorded_is_looked_for_until_there_is_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let vm = Smolvm::open(Settings::new(Paths::beneath(dir.path()))).unwrap();
-        let monitor = Entry {
-            sandbox: "vm-a".parse().unwrap(),
-            kind: Kind::Monitor,
-            key: TOKEN.to_owned(),
-            status: Status::Intended,
-            identity: None,
-        };
+        let monitor = unrecorded(Kind::Monitor);
         let mark = vm.mark(&monitor.sandbox);
         let root = geteuid().as_raw();
         let mut first = Marked::spawn(&mark, TOKEN, root);
         // It has one besides already, and begins another as it ends; both wait for what comes from this test, and end with it.
         let again = format!("/bin/sh -s {mark} - {TOKEN} <&3 &");
-        let script = format!(
-            "exec 3<&0 <<END\ntrap '{again} echo > {0}/began; exit' TERM\n{again}\necho > {0}/ready\nwhile :; do sleep 0.01; done\nEND\n",
-            dir.path().display()
-        );
-        std::io::Write::write_all(&mut first.0.stdin.as_ref().unwrap(), script.as_bytes()).unwrap();
-        let until = Instant::now() + Duration::from_secs(20);
-        while !dir.path().join("ready").exists() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let script =
+            format!("exec 3<&0 <<END\ntrap '{again} echo began; exit' TERM\n{again}\necho ready\nwhile :; do sleep 0.01; done\nEND\n");
+        first.0.stdin.as_ref().unwrap().write_all(script.as_bytes()).unwrap();
+        let mut said = BufReader::new(first.0.stdout.take().unwrap());
+        let mut line = String::new();
+        said.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
         let effects = HostEffects::new(&vm, Patience::Orderly);
-        let mut outcomes = effects.end_processes(&[&monitor]);
-        assert!(dir.path().join("began").exists(), "it began nothing");
-        assert_eq!(outcomes.remove(0), Outcome::Released);
+        assert_eq!(effects.end_processes(&[&monitor]), [Outcome::Released]);
         assert_eq!(effects.look_again(&[&monitor]), [Sight::Gone]);
         assert!(!first.lives());
+        // Whoever had a part in it has ended, so there is an end to what they say.
+        line.clear();
+        said.read_to_string(&mut line).unwrap();
+        assert_eq!(line, "began\n");
         // What is left is a hypervisor that nobody wrote down: there is none.
         assert_eq!(effects.end_processes(&[&Entry { kind: Kind::Process, ..monitor }]), [Outcome::AlreadyGone]);
     }

@@ -183,6 +183,16 @@ mod tests {
         Own { ranges: ranges.iter().map(|blocks| blocks.start * BLOCK..blocks.end * BLOCK).collect() }
     }
 
+    /// What is copied and into what, so many blocks long; so many have something in them.
+    fn files(long: u64, full: usize) -> (File, File) {
+        let (source, target) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        for file in [&source, &target] {
+            file.set_len(long * BLOCK).unwrap();
+        }
+        source.write_all_at(&vec![1; full << 16], 0).unwrap();
+        (source, target)
+    }
+
     #[test]
     fn first_comes_what_the_guest_uses_and_nothing_is_forgotten() {
         let page = |number: u64| number * PAGE..(number + 1) * PAGE;
@@ -198,11 +208,7 @@ mod tests {
     /// Somebody takes over whole blocks of what is left; the rest of it is copied in the end, and what was given back since.
     #[test]
     fn what_is_left_is_taken_over_or_copied_in_the_end() {
-        let (source, target) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-        for file in [&source, &target] {
-            file.set_len(40 * BLOCK).unwrap();
-        }
-        source.write_all_at(&vec![1; 30 << 16], 0).unwrap();
+        let (source, target) = files(40, 30);
         let thread = std::thread::spawn(|| Ok(vec![25 * BLOCK..40 * BLOCK, 10 * BLOCK + PAGE..20 * BLOCK]));
         let mut copy = BackingCopy {
             thread: Some(thread),
@@ -233,11 +239,7 @@ mod tests {
     /// As one that waits for a disk.
     #[test]
     fn who_does_not_end_in_time_is_waited_for_when_the_guest_runs_again() {
-        let (source, target) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-        for file in [&source, &target] {
-            file.set_len(4 * BLOCK).unwrap();
-        }
-        source.write_all_at(&vec![1; 4 << 16], 0).unwrap();
+        let (source, target) = files(4, 4);
         let ((sender, ended), (disk, waits)) = (channel(), channel::<()>());
         let thread = std::thread::spawn(move || {
             let _hangs_up = sender;
