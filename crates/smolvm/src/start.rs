@@ -13,6 +13,7 @@
 //! copy of, was parked waits for a word ([`StartPlan::awaits_word`]), so that they are made while its hypervisor starts.
 
 mod let_go;
+mod monitor;
 mod plan;
 mod steps;
 mod wait;
@@ -20,16 +21,13 @@ mod wait;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use smolvm_host::effect::{perform, perform_once};
 use smolvm_host::fsx::{FsError, copy_data};
-use smolvm_host::image::template::{DiskState, Draft, Opened};
+use smolvm_host::image::template::{DiskState, Draft};
 use smolvm_host::store::{Failure, SandboxRecord, Store};
 use smolvm_model::effect::{Commit, Effect};
 use smolvm_model::engine::AcceleratorRequest;
@@ -45,13 +43,13 @@ use smolvm_proto::InitConfig;
 use crate::create::{Made, make_run_dir};
 use crate::error::{Error, io_code};
 use crate::installation::{LOCK_WAIT, Smolvm};
-use crate::monitor::{MonitorConfig, MonitorMemory, MonitorNetwork, Report, handover};
+use crate::monitor::{MonitorConfig, MonitorMemory, MonitorNetwork, Report};
 use crate::network;
 use crate::observe::Looker;
-use crate::paths::MONITOR_LOG;
 use crate::view::SandboxView;
 
 use let_go::raised;
+use monitor::{MonitorProcess, tell};
 use plan::disk_of;
 pub(crate) use plan::{BOOTED, CopyOf, Machine, StartPlan};
 pub use steps::Steps;
@@ -275,22 +273,6 @@ impl Smolvm {
         Ok(std::fs::rename(&copy, &disk).map_err(FsError::on("replace", &disk))?)
     }
 
-    /// Starts the monitor in a process group of its own, out of reach of a terminal's Ctrl-C, its standard output a socket to this process.
-    fn spawn_monitor(&self, id: &SandboxId, plan: &StartPlan) -> Result<MonitorProcess, Error> {
-        let (socket, theirs) = UnixStream::pair().map_err(no_monitor)?;
-        let log = self.paths().sandbox(id).join(MONITOR_LOG);
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).map_err(no_monitor)?;
-        #[expect(clippy::disallowed_methods, reason = "no tool to be waited for, but this program again, to stay")]
-        let mut command = std::process::Command::new(&self.settings.program);
-        command.arg0("smolvm").arg("monitor").arg(self.mark(id).to_string()).arg("--token").arg(plan.token.to_string());
-        command.env_clear().current_dir("/").process_group(0);
-        command.stdin(Stdio::null()).stdout(OwnedFd::from(theirs)).stderr(log);
-        let child = command.spawn().map_err(no_monitor)?;
-        // The command's own copy of the socket's other end goes with it, or its end would never be seen.
-        drop(command);
-        Ok(MonitorProcess { child, socket })
-    }
-
     /// Takes back what a failed start made, and records why it failed.
     fn unwind(&self, store: &mut Store, id: &SandboxId, cause: Error) -> Error {
         let failure = Failure { code: cause.code.to_string(), message: cause.one_line(), during: "start".to_owned() };
@@ -351,30 +333,6 @@ impl Smolvm {
             Some(step) => Err(crate::delete::step_error(id, &step)),
         }
     }
-}
-
-/// A monitor that waits to be told what to do; it ends when the socket does.
-struct MonitorProcess {
-    child: Child,
-    socket: UnixStream,
-}
-
-/// Tells a monitor what to do.
-///
-/// A template goes along as a handle: its files are of one making, whatever takes its place meanwhile. If they are removed
-/// before the monitor has opened them, the sandbox boots instead.
-fn tell(socket: &UnixStream, config: &MonitorConfig, template: Option<&Opened>, tap: Option<&OwnedFd>) -> Result<(), Error> {
-    let text =
-        serde_json::to_vec(config).map_err(|e| Error::new(ErrorCode::Internal, "the monitor cannot be told what to do").because(e))?;
-    match handover::send(socket, &text, template.map(AsFd::as_fd), tap.map(AsFd::as_fd)) {
-        // It was killed, which whoever waits for its report hears.
-        Err(e) if matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => Ok(()),
-        told => told.map_err(no_monitor),
-    }
-}
-
-fn no_monitor(e: std::io::Error) -> Error {
-    Error::new(io_code(&e), "the monitor cannot be started").because(e)
 }
 
 /// Records the state and every effect to come.

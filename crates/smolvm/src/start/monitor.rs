@@ -1,0 +1,59 @@
+//! Starts the monitor, and tells it what to do when all of that is there.
+
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Stdio};
+
+use smolvm_host::image::template::Opened;
+use smolvm_model::error_code::ErrorCode;
+use smolvm_model::name::SandboxId;
+
+use super::plan::StartPlan;
+use crate::error::{Error, io_code};
+use crate::installation::Smolvm;
+use crate::monitor::{MonitorConfig, handover};
+use crate::paths::MONITOR_LOG;
+
+impl Smolvm {
+    /// Starts the monitor in a process group of its own, out of reach of a terminal's Ctrl-C, its standard output a socket to this process.
+    pub(super) fn spawn_monitor(&self, id: &SandboxId, plan: &StartPlan) -> Result<MonitorProcess, Error> {
+        let (socket, theirs) = UnixStream::pair().map_err(no_monitor)?;
+        let log = self.paths().sandbox(id).join(MONITOR_LOG);
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(log).map_err(no_monitor)?;
+        #[expect(clippy::disallowed_methods, reason = "no tool to be waited for, but this program again, to stay")]
+        let mut command = std::process::Command::new(&self.settings.program);
+        command.arg0("smolvm").arg("monitor").arg(self.mark(id).to_string()).arg("--token").arg(plan.token.to_string());
+        command.env_clear().current_dir("/").process_group(0);
+        command.stdin(Stdio::null()).stdout(OwnedFd::from(theirs)).stderr(log);
+        let child = command.spawn().map_err(no_monitor)?;
+        // The command's own copy of the socket's other end goes with it, or its end would never be seen.
+        drop(command);
+        Ok(MonitorProcess { child, socket })
+    }
+}
+
+/// A monitor that waits to be told what to do; it ends when the socket does.
+pub(super) struct MonitorProcess {
+    pub(super) child: Child,
+    pub(super) socket: UnixStream,
+}
+
+/// Tells a monitor what to do.
+///
+/// A template goes along as a handle: its files are of one making, whatever takes its place meanwhile. If they are removed
+/// before the monitor has opened them, the sandbox boots instead.
+pub(super) fn tell(socket: &UnixStream, config: &MonitorConfig, template: Option<&Opened>, tap: Option<&OwnedFd>) -> Result<(), Error> {
+    let text =
+        serde_json::to_vec(config).map_err(|e| Error::new(ErrorCode::Internal, "the monitor cannot be told what to do").because(e))?;
+    match handover::send(socket, &text, template.map(AsFd::as_fd), tap.map(AsFd::as_fd)) {
+        // It was killed, which whoever waits for its report hears.
+        Err(e) if matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => Ok(()),
+        told => told.map_err(no_monitor),
+    }
+}
+
+fn no_monitor(e: std::io::Error) -> Error {
+    Error::new(io_code(&e), "the monitor cannot be started").because(e)
+}
