@@ -4,8 +4,8 @@
 //! `/etc/group` are read here. They are the guest's: capped in size, lines that do not parse are skipped.
 
 use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 /// Largest file that is read.
 const MAX_FILE: u64 = 1024 * 1024;
@@ -76,7 +76,11 @@ impl Cached {
         let stamp = std::fs::metadata(path).ok().map(|m| (m.ino(), m.mtime(), m.mtime_nsec(), m.size()));
         if stamp.is_none() || stamp != self.stamp {
             let mut bytes = Vec::new();
-            let read = File::open(path).and_then(|f| f.take(MAX_FILE).read_to_end(&mut bytes));
+            // What is no file has nobody's name in it, and may be one that is waited for.
+            let mut options = File::options();
+            let opened = options.read(true).custom_flags(libc::O_NONBLOCK).open(path);
+            let file = opened.and_then(|file| if file.metadata()?.is_file() { Ok(file) } else { Err(ErrorKind::InvalidInput.into()) });
+            let read = file.and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
             self.text = if read.is_ok() { String::from_utf8_lossy(&bytes).into_owned() } else { String::new() };
             self.stamp = stamp;
         }
@@ -182,6 +186,22 @@ mod tests {
         assert_eq!(ids("+0"), Err(UserError::NoUser("+0".to_owned())));
         assert_eq!(ids("ann:+0"), Err(UserError::NoGroup("+0".to_owned())));
         assert!(find("eve:x:+0:+0::/:/bin/sh\n", "", "eve").is_err());
+    }
+
+    #[test]
+    fn a_file_is_read_again_when_it_changes_and_what_is_none_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("passwd");
+        let path = path.to_str().unwrap();
+        let mut cached = Cached::default();
+        assert_eq!(cached.read(path), "");
+        std::fs::write(path, PASSWD).unwrap();
+        assert_eq!(cached.read(path), PASSWD);
+        std::fs::write(path, "root:x:0:0::/:/bin/sh\n").unwrap();
+        assert_eq!(cached.read(path), "root:x:0:0::/:/bin/sh\n");
+        std::fs::remove_file(path).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        assert_eq!(cached.read(path), "", "nobody writes to it");
     }
 
     #[test]

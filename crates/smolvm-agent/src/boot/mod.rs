@@ -48,6 +48,7 @@ const MOST_FILES: u64 = 512 * 1024;
 pub(crate) fn run() -> Result<(), crate::AgentError> {
     let mut steps = Steps::start();
     mounts::early()?;
+    quiet::count_rarely();
     steps.done("mounts");
     modules::load(Group::Base)?;
     steps.done("modules");

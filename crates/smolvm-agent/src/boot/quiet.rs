@@ -17,6 +17,14 @@ pub(super) struct Quiet {
     counts: File,
 }
 
+/// Tells the kernel to bring its counts of pages together once a day instead of every second: a processor does so whenever it has nothing to do,
+/// and one that was parked for longer than that would begin with it. What cannot be told costs that moment.
+pub(super) fn count_rarely() {
+    if let Err(e) = std::fs::write("/proc/sys/vm/stat_interval", "86400") {
+        crate::log::line(format_args!("forks will be slower to begin: {e}"));
+    }
+}
+
 impl Quiet {
     pub(super) fn open() -> std::io::Result<Self> {
         File::open("/proc/softirqs").map(|counts| Self { counts })

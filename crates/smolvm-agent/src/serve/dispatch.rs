@@ -103,6 +103,7 @@ impl Server<'_> {
                 crate::log::line(failure);
             }
             self.boot = Some(outcome);
+            self.starter.begin_anew();
         }
         // A second try would start from a half-made guest, so the first answer stands.
         let answer = match &self.boot {

@@ -41,6 +41,8 @@ pub(crate) struct Starter {
     null: OwnedFd,
     /// For the output of the next command.
     pipes: Vec<OutputPipe>,
+    /// Whether what can be made and learned ahead was, since the last command.
+    is_ready: bool,
 }
 
 /// What the agent reads, and what the command writes.
@@ -88,17 +90,27 @@ impl Starter {
     /// Opens what every command needs.
     pub(crate) fn new() -> Result<Self, rustix::io::Errno> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
-        Ok(Self { spawner: Spawner::new(), users: Users::default(), null, pipes: Vec::new() })
+        Ok(Self { spawner: Spawner::new(), users: Users::default(), null, pipes: Vec::new(), is_ready: false })
     }
 
-    /// Makes what the next command needs, whatever it is. For when there is nothing else to do: the command then does not wait for it, nor
-    /// does the first one of a copy of this guest, for which the code would have to be translated.
+    /// Makes what the next command needs, whatever it is, and learns who root is. For when there is nothing else to do: the command then does not
+    /// wait for it, nor does the first one of a copy of this guest, for which the code would have to be translated.
     pub(crate) fn get_ready(&mut self) {
+        if std::mem::replace(&mut self.is_ready, true) {
+            return;
+        }
         while self.pipes.len() < 2 {
             // Whoever needs one and gets none says so.
             let Ok(pipe) = OutputPipe::make() else { return };
             self.pipes.push(pipe);
         }
+        // It is looked at again, in case it changes.
+        let _ = self.users.resolve(None);
+    }
+
+    /// The guest is another one than it was, whose first command is to find what is done ahead done in this one.
+    pub(crate) fn begin_anew(&mut self) {
+        self.is_ready = false;
     }
 
     fn output_pipe(&mut self) -> Result<OutputPipe, Errno> {
@@ -137,6 +149,7 @@ impl Starter {
 
     /// Starts the command of a request, or says why it never ran.
     pub(crate) fn start(&mut self, stream: u32, request: &ExecRequest, now: Instant) -> Result<Exec, ExecExit> {
+        self.is_ready = false;
         request.validate().map_err(|e| ExecExit::failed(ExecErrorKind::BadRequest, e.to_string()))?;
         let account = self.users.resolve(request.user.as_deref()).map_err(|e| ExecExit::failed(ExecErrorKind::BadUser, e.to_string()))?;
         let command = Command::prepare(request, &account);

@@ -130,6 +130,7 @@ impl Server<'_> {
             self.guest.let_all_go_on();
         }
         self.motion = Motion::Running;
+        self.starter.begin_anew();
     }
 
     /// Makes another guest of a copy. The commands of the host side that froze it went when this one attached.

@@ -4,7 +4,7 @@
 //! ```text
 //!   park:     migrate to a file ─► "completed": the machine has stopped, its memory is in the file it is mapped from
 //!   save:     the machine is stopped, its devices are written to a file; its memory is read by somebody else, and it goes on
-//!   restore:  migrate-incoming from fd:DEVICES, cont: it runs as soon as it is loaded
+//!   restore:  expect, then migrate-incoming from fd:DEVICES, cont: it runs as soon as it is loaded
 //! ```
 //!
 //! Both sides must name the same capability: with `x-ignore-shared` memory that lies in a shared file is skipped
@@ -84,18 +84,21 @@ pub fn located(answer: &Value) -> Option<u64> {
     u64::from_str_radix(word.strip_prefix("0x")?, 16).ok()
 }
 
-/// Loads the state into a machine that waits for it (`-incoming defer`), and lets it run as soon as that is done.
+/// Tells a machine that waits for a state (`-incoming defer`) how it will come.
+///
+/// Not in one with what follows: QEMU reads its control socket byte by byte, 3 µs each, and these can be read while it is waited for.
+pub fn expect(qmp: &mut Qmp) -> Result<(), QmpError> {
+    qmp.begin("migrate-set-capabilities", Some(capabilities(&["x-ignore-shared"])))
+}
+
+/// Loads the state into a machine that expects it, and lets it run as soon as that is done.
 ///
 /// A state that cannot be loaded ends the hypervisor.
 pub fn restore(qmp: &mut Qmp) -> Result<(), QmpError> {
-    // Together: QEMU reads its control socket byte by byte, and each answer that is waited for is one more round.
-    qmp.execute_all(&[
-        ("migrate-set-capabilities", Some(capabilities(&["x-ignore-shared"]))),
-        // Otherwise it makes its guest tell all neighbours that it has moved, by the address that it is about to lose.
-        ("migrate-set-parameters", Some(json!({ "announce-rounds": 0 }))),
-        ("migrate-incoming", Some(json!({ "uri": format!("fd:{}", fd::DEVICES) }))),
-        ("cont", None),
-    ])
+    // Together, for each answer that is waited for is one more round.
+    qmp.begin("migrate-incoming", Some(json!({ "uri": format!("fd:{}", fd::DEVICES) })))?;
+    qmp.begin("cont", None)?;
+    qmp.finish()
 }
 
 fn capabilities(names: &[&str]) -> Value {

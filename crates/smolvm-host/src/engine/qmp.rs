@@ -184,13 +184,23 @@ pub struct Qmp {
     arrived: VecDeque<QmpMessage>,
     events: VecDeque<QmpMessage>,
     next_id: u64,
+    /// What was begun.
+    unanswered: Vec<(u64, &'static str)>,
     patience: Duration,
 }
 
 impl Qmp {
     /// Takes over a session that is open, as a launched hypervisor's is.
     pub fn resume(socket: UnixStream, patience: Duration) -> Self {
-        Self { socket, stream: QmpStream::default(), arrived: VecDeque::new(), events: VecDeque::new(), next_id: 1, patience }
+        Self {
+            socket,
+            stream: QmpStream::default(),
+            arrived: VecDeque::new(),
+            events: VecDeque::new(),
+            next_id: 1,
+            unanswered: Vec::new(),
+            patience,
+        }
     }
 
     /// Waits for the greeting and opens the session; `patience` bounds this and every later command.
@@ -231,18 +241,19 @@ impl Qmp {
         }
     }
 
-    /// Runs several commands, sent together; the first that fails is told, and the others are run all the same.
-    pub fn execute_all(&mut self, commands: &[(&str, Option<Value>)]) -> Result<(), QmpError> {
+    /// Sends a command and does not wait for its answer, which [`Qmp::finish`] does.
+    pub fn begin(&mut self, name: &'static str, arguments: Option<Value>) -> Result<(), QmpError> {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.unanswered.push((id, name));
+        self.write(&command(name, arguments, id), Instant::now() + self.patience, name)
+    }
+
+    /// Waits for the answers to all that was begun; the first that failed is told, and the others are waited for all the same.
+    pub fn finish(&mut self) -> Result<(), QmpError> {
         let deadline = Instant::now() + self.patience;
-        let (first, mut lines) = (self.next_id, Vec::new());
-        for (name, arguments) in commands {
-            lines.extend_from_slice(&command(name, arguments.clone(), self.next_id));
-            self.next_id += 1;
-        }
-        let all = commands.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
-        self.write(&lines, deadline, &all)?;
         let mut outcome = Ok(());
-        for (id, (name, _)) in (first..).zip(commands) {
+        for (id, name) in std::mem::take(&mut self.unanswered) {
             let answer = self.answer(id, name, deadline).map(drop);
             match answer {
                 Err(QmpError::Refused { .. }) | Ok(()) => outcome = outcome.and(answer),
@@ -385,6 +396,29 @@ mod tests {
         for bad in ["hello\n", "[]\n", "{}\n", "{\"return\": 1, \"id\": -1}\n", "\u{0}\n"] {
             assert_eq!(QmpStream::default().feed(bad.as_bytes()), Err(Garbage::NoMessage), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn what_was_begun_is_all_waited_for_and_the_first_refusal_is_told() {
+        let (socket, peer) = peer(|mut s| {
+            open(&mut s);
+            let asked: Vec<Value> = (0..3).map(|_| line(&mut s)["execute"].clone()).collect();
+            assert_eq!(asked, ["one", "two", "three"]);
+            s.write_all(b"{\"return\": {}, \"id\": 2}\n{\"error\": {\"desc\": \"no\"}, \"id\": 3}\n").unwrap();
+            s.write_all(b"{\"error\": {\"desc\": \"nor that\"}, \"id\": 4}\n").unwrap();
+            assert_eq!(line(&mut s)["execute"], "four");
+            s.write_all(b"{\"return\": {\"ok\": 1}, \"id\": 5}\n").unwrap();
+        });
+        let mut qmp = Qmp::open(socket, PATIENCE).unwrap();
+        for name in ["one", "two", "three"] {
+            qmp.begin(name, None).unwrap();
+        }
+        let refused = qmp.finish().unwrap_err();
+        assert!(matches!(&refused, QmpError::Refused { command, description } if command == "two" && description == "no"), "{refused}");
+        // All answers were taken: the next one is that of the next command.
+        qmp.finish().unwrap();
+        assert_eq!(qmp.execute("four", None).unwrap(), json!({"ok": 1}));
+        peer.join().unwrap();
     }
 
     #[test]

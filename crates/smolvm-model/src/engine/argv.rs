@@ -126,9 +126,12 @@ pub fn common_argv(shape: MachineShape, network: Option<NetKind>) -> Vec<String>
 
 fn machine(argv: &mut Argv, shape: MachineShape, memory: GuestMemory) {
     // ACPI announces the virtio-mmio devices: the kernel has no other way to find them. Guest memory
-    // is neither merged with other guests' (KSM is a side channel) nor part of a core dump.
-    let mut common =
-        "microvm,acpi=on,pcie=off,usb=off,rtc=on,isa-serial=on,auto-kernel-cmdline=off,mem-merge=off,dump-guest-core=off".to_owned();
+    // is neither merged with other guests' (KSM is a side channel) nor part of a core dump. Without a
+    // second interrupt controller there are 8 of those transports instead of 24, of which a guest has
+    // four in use: 2 ms less at start, and 2 MiB less that each hypervisor has to itself.
+    let mut common = "microvm,acpi=on,ioapic2=off,pcie=off,usb=off,rtc=on,isa-serial=on,auto-kernel-cmdline=off,mem-merge=off,\
+                      dump-guest-core=off"
+        .to_owned();
     let mapping = match memory {
         GuestMemory::Anonymous => None,
         GuestMemory::Parked => Some("on"),
@@ -159,11 +162,14 @@ fn machine(argv: &mut Argv, shape: MachineShape, memory: GuestMemory) {
     argv.pair("-global", "virtio-mmio.force-legacy=false");
     match memory {
         GuestMemory::Anonymous | GuestMemory::Parked => {}
-        GuestMemory::Forked => argv.pair("-incoming", "defer"),
-        GuestMemory::Restored => {
+        GuestMemory::Forked | GuestMemory::Restored => {
             argv.pair("-incoming", "defer");
-            argv.pair("-global", "migration.send-configuration=off");
+            // Otherwise it makes its guest tell all neighbours that it has moved, by the address that it is about to lose.
+            argv.pair("-global", "migration.announce-rounds=0");
         }
+    }
+    if memory == GuestMemory::Restored {
+        argv.pair("-global", "migration.send-configuration=off");
     }
 }
 

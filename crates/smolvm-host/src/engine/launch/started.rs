@@ -62,12 +62,13 @@ impl Started {
         if let Some(breach) = enforced.breach() {
             return Err(LaunchError::Breach(breach));
         }
+        let expecting = match self.memory {
+            GuestMemory::Anonymous | GuestMemory::Parked => None,
+            GuestMemory::Forked | GuestMemory::Restored => Some(expect(&self.qmp)?),
+        };
         // The machine reads nothing of its memory, and sends nothing, before it is loaded.
         word.map_or(Ok(()), |word| self.running.await_leave(word, &self.stderr))?;
-        let qmp_stream = match self.memory {
-            GuestMemory::Anonymous | GuestMemory::Parked => QmpStream::default(),
-            GuestMemory::Forked | GuestMemory::Restored => restore(&self.qmp)?,
-        };
+        let qmp_stream = expecting.map_or_else(|| Ok(QmpStream::default()), restore)?;
         enforced.landlock_abi = self.landlock_abi;
         enforced.missing = self.missing;
         let Some(pidfd) = self.running.pidfd.take() else {
@@ -78,10 +79,16 @@ impl Started {
     }
 }
 
-/// Loads a template's devices and lets the machine run; gives what was read beyond the last answer.
-fn restore(qmp: &UnixStream) -> Result<QmpStream, LaunchError> {
+/// Opens a session in which the machine has been told of a template's devices.
+fn expect(qmp: &UnixStream) -> Result<Qmp, LaunchError> {
     let socket = qmp.try_clone().map_err(|source| LaunchError::System { action: "share the control socket", source })?;
     let mut session = Qmp::resume(socket, RESTORE_PATIENCE);
+    migration::expect(&mut session)?;
+    Ok(session)
+}
+
+/// Loads them and lets the machine run; gives what was read beyond the last answer.
+fn restore(mut session: Qmp) -> Result<QmpStream, LaunchError> {
     migration::restore(&mut session)?;
     Ok(session.into_stream())
 }
