@@ -258,7 +258,44 @@ const TEARDOWN: &[Effect] = &[
     Effect::RemoveStateDirs,
 ];
 
+/// What a transaction has to survive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Survives {
+    /// The end of every process. What it is about ends with the host's power: processes, devices, rules, a run's directory.
+    Kill,
+    /// A power cut, too: it is on the disk before anybody is told of it.
+    PowerCut,
+}
+
 impl Commit {
+    /// What it has to survive. Nothing of a run outlives a power cut, so a ledger that has forgotten a run after one is right: the sandbox does not
+    /// run. (A run's directory that was on a disk says whose it is, and goes with the sandbox.) But that it was ever started tells what is on its
+    /// disk: this is on record before its guest runs, for [`Commit::Raised`] comes after [`Commit::Start`] and before that, and takes all before it
+    /// to the disk.
+    pub const fn survives(self) -> Survives {
+        match self {
+            Self::Start | Self::Launched | Self::Ready | Self::Paused | Self::Resumed => Survives::Kill,
+            Self::Schema
+            | Self::Range
+            | Self::Create
+            | Self::Created
+            | Self::Forget
+            | Self::Share
+            | Self::Raised
+            | Self::Pooled
+            | Self::Taken
+            | Self::Exit
+            | Self::Stop
+            | Self::Settled
+            | Self::After
+            | Self::Delete
+            | Self::Deleted
+            | Self::Adopt
+            | Self::Unshare
+            | Self::Repair => Survives::PowerCut,
+        }
+    }
+
     /// Which effects it announces.
     pub const fn intends(self) -> &'static [Effect] {
         match self {

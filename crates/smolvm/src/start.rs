@@ -1,13 +1,13 @@
 //! `start`: fork or boot a sandbox, and wait for its agent.
 //!
 //! ```text
-//!   lock ─► admit ─► check ─► template ─► record intents ─► monitor ─► disk, run dir, TAP ─► told ─► (it starts the hypervisor, records) ─► ready
-//!                                   │                                        │                └► rules, memory ─► "go on" ─┴► the guest runs
-//!                                   │                                        └─ failed, silent: unwind ─► Failed
+//!   lock ─► admit ─► check ─► template ─► record intents ─┬► disk, run dir, TAP ─► told ─► (it starts the hypervisor, records) ─► ready
+//!                                   │                      └► monitor ────────────┘ │   └► rules, memory ─► "go on" ─┴► the guest runs
+//!                                   │                                               └─ failed, silent: unwind ─► Failed
 //!                                   └─ killed here or later: the row says `starting`, the ledger what to look for
 //! ```
 //!
-//! The monitor is started first, and waits until all that it is told of is there: so it is ready by then. One that is told nothing ends.
+//! The monitor is started while all that it is told of is made, and looks for its hypervisor meanwhile: so it is ready by then. One that is told nothing ends.
 //!
 //! Invariant: no guest runs before its rules are in place. One that boots is started after them; one that goes on where it, or what it is a
 //! copy of, was parked waits for a word ([`StartPlan::awaits_word`]), so that they are made while its hypervisor starts.
@@ -21,14 +21,15 @@ mod wait;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use smolvm_host::effect::{perform, perform_once};
 use smolvm_host::fsx::{FsError, copy_data};
-use smolvm_host::image::template::{DiskState, Draft};
+use smolvm_host::image::template::{DiskState, Draft, Opened};
 use smolvm_host::store::{Failure, SandboxRecord, Store};
+use smolvm_host::threads::beside;
 use smolvm_model::effect::{Commit, Effect};
 use smolvm_model::engine::AcceleratorRequest;
 use smolvm_model::error_code::ErrorCode;
@@ -192,15 +193,66 @@ impl Smolvm {
         mut steps: Steps,
         patience: Patience<'_>,
     ) -> Result<Came, Error> {
-        let monitor = perform_once(Effect::Monitor, |_| self.spawn_monitor(id, plan))?;
-        if let Some(template) = plan.template.as_ref().filter(|_| plan.facts.disk == DiskState::Fresh) {
-            match template.disk() {
-                Ok(disk) => perform(Effect::DataDisk, |_| self.renew_disk(id, &disk, plan.disk_bytes))?,
-                // It was removed since it was chosen.
-                Err(e) => return Ok(Came::NotForked(Error::new(io_code(&e), "the template's disk cannot be opened").because(e))),
-            }
-        } else {
-            self.own_disk(id, plan.disk_bytes)?;
+        let template = plan.template.as_ref().filter(|_| plan.facts.disk == DiskState::Fresh);
+        let from = match template.map(Opened::disk).transpose() {
+            Ok(from) => from,
+            // It was removed since it was chosen.
+            Err(e) => return Ok(Came::NotForked(Error::new(io_code(&e), "the template's disk cannot be opened").because(e))),
+        };
+        let (monitor, parts) = beside(
+            || perform_once(Effect::Monitor, |_| self.spawn_monitor(id, plan)),
+            || self.make_parts(store, id, plan, from.as_ref(), look),
+        );
+        let (MonitorProcess { mut child, socket }, Parts { record, entries, look, tap, network }) = (monitor?, parts?);
+        steps.done("host");
+        let uid = entries.iter().find(|e| e.kind == Kind::Uid).and_then(|e| e.key.parse().ok());
+        let config = MonitorConfig {
+            id: id.to_string(),
+            generation: record.generation,
+            token: plan.token.to_string(),
+            cpus: plan.cpus,
+            memory_mib: plan.memory_mib,
+            memory: plan.memory.clone(),
+            accelerator: plan.run.accelerator.clone(),
+            kernel: plan.kernel.clone(),
+            initramfs: plan.initramfs.clone(),
+            image: plan.image.clone(),
+            disk_bytes: plan.disk_bytes,
+            machine_id: machine_id(self, id),
+            uid,
+            network,
+            init: record.spec.init.map(|init| InitConfig { stop_signal: init.stop_signal.map(Signal::number) }),
+            steps,
+        };
+        tell(&socket, &config, plan.template.as_ref(), tap.as_ref())?;
+        drop(tap);
+        let let_go = if plan.awaits_word() { self.let_go(store, &entries, plan, look, (id, &socket), patience) } else { Ok(patience) };
+        let answer = let_go.and_then(|patience| wait_for_report(socket, patience));
+        // The monitor outlives this command. Should it have ended, it is reaped here.
+        let _ = child.try_wait();
+        match (answer?, &plan.memory) {
+            (Report::Parked, MonitorMemory::Park { .. })
+            | (Report::Ready, MonitorMemory::Boot | MonitorMemory::Fork | MonitorMemory::Restore { .. }) => Ok(Came::Up),
+            (Report::Ready | Report::Parked, _) => Err(Error::new(ErrorCode::Internal, "the monitor did something else than it was told")),
+            (report @ Report::Failed { .. }, _) => match (report.error(), plan.is_fork()) {
+                (e, true) if e.code == ErrorCode::GuestError => Ok(Came::NotForked(e)),
+                (e, _) => Err(e),
+            },
+        }
+    }
+
+    /// Makes what a monitor is told of. `from` is the disk of the template that it is forked from.
+    fn make_parts(
+        &self,
+        store: &mut Store,
+        id: &SandboxId,
+        plan: &StartPlan,
+        from: Option<&File>,
+        look: Option<network::Look>,
+    ) -> Result<Parts, Error> {
+        match from {
+            Some(from) => perform(Effect::DataDisk, |_| self.renew_disk(id, from, plan.disk_bytes))?,
+            None => self.own_disk(id, plan.disk_bytes)?,
         }
         make_run_dir(self, id)?;
         let (record, entries) = store.sandbox(id)?.ok_or_else(|| Error::no_such_sandbox(id))?;
@@ -220,43 +272,7 @@ impl Smolvm {
         if !plan.awaits_word() {
             raised(store, id, plan)?;
         }
-        steps.done("host");
-        let uid = entries.iter().find(|e| e.kind == Kind::Uid).and_then(|e| e.key.parse().ok());
-        let config = MonitorConfig {
-            settings: self.settings.clone(),
-            id: id.to_string(),
-            generation: record.generation,
-            token: plan.token.to_string(),
-            cpus: plan.cpus,
-            memory_mib: plan.memory_mib,
-            memory: plan.memory.clone(),
-            accelerator: plan.run.accelerator.clone(),
-            kernel: plan.kernel.clone(),
-            initramfs: plan.initramfs.clone(),
-            image: plan.image.clone(),
-            disk_bytes: plan.disk_bytes,
-            machine_id: machine_id(self, id),
-            uid,
-            network,
-            init: record.spec.init.map(|init| InitConfig { stop_signal: init.stop_signal.map(Signal::number) }),
-            steps,
-        };
-        let MonitorProcess { mut child, socket } = monitor;
-        tell(&socket, &config, plan.template.as_ref(), tap.as_ref())?;
-        drop(tap);
-        let let_go = if plan.awaits_word() { self.let_go(store, &entries, plan, look, (id, &socket), patience) } else { Ok(patience) };
-        let answer = let_go.and_then(|patience| wait_for_report(socket, patience));
-        // The monitor outlives this command. Should it have ended, it is reaped here.
-        let _ = child.try_wait();
-        match (answer?, &plan.memory) {
-            (Report::Parked, MonitorMemory::Park { .. })
-            | (Report::Ready, MonitorMemory::Boot | MonitorMemory::Fork | MonitorMemory::Restore { .. }) => Ok(Came::Up),
-            (Report::Ready | Report::Parked, _) => Err(Error::new(ErrorCode::Internal, "the monitor did something else than it was told")),
-            (report @ Report::Failed { .. }, _) => match (report.error(), plan.is_fork()) {
-                (e, true) if e.code == ErrorCode::GuestError => Ok(Came::NotForked(e)),
-                (e, _) => Err(e),
-            },
-        }
+        Ok(Parts { record, entries, look, tap, network })
     }
 
     /// Puts a copy of what the template has mounted in the place of a disk with nothing on it.
@@ -353,6 +369,16 @@ pub(crate) fn begin(store: &mut Store, record: &SandboxRecord, plan: &StartPlan)
         }
         Ok(())
     })
+}
+
+/// What is there when a monitor is told what to do.
+struct Parts {
+    record: SandboxRecord,
+    entries: Vec<Entry>,
+    /// At the rules, which are not made yet.
+    look: Option<network::Look>,
+    tap: Option<OwnedFd>,
+    network: Option<MonitorNetwork>,
 }
 
 /// What came of a start of which nothing else failed.

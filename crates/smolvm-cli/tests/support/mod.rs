@@ -101,7 +101,8 @@ impl Place {
         home
     }
 
-    /// Gives the place a cache of its own in place of the prepared one: these parts of it by links, those as copies.
+    /// Gives the place a cache of its own in place of the prepared one: these parts of it by links, those as copies of what stays there. Other
+    /// tests make and remove templates meanwhile.
     pub(crate) fn own_cache(&self, links: &[&str], copies: &[&str]) {
         let (prepared, own) = (prerequisite::test_home().join("cache"), self.path("cache"));
         std::fs::remove_file(&own).unwrap();
@@ -110,9 +111,28 @@ impl Place {
             std::os::unix::fs::symlink(prepared.join(part), own.join(part)).unwrap();
         }
         for part in copies {
-            let [from, to] = [prepared.join(part), own.join(part)].map(|path| path.to_str().unwrap().to_owned());
-            self.env.cmd("cp").args(&["-a", &from, &to]).run().assert_ok();
+            let from = prepared.join(part);
+            if !from.is_dir() {
+                self.copy(&from, &own).assert_ok();
+                continue;
+            }
+            let to = own.join(part);
+            std::fs::create_dir(&to).unwrap();
+            std::fs::set_permissions(&to, std::fs::metadata(&from).unwrap().permissions()).unwrap();
+            for entry in std::fs::read_dir(&from).unwrap() {
+                let entry = entry.unwrap();
+                let ran = self.copy(&entry.path(), &to);
+                if entry.path().exists() {
+                    ran.assert_ok();
+                } else {
+                    self.env.cmd("rm").args(&["-rf", to.join(entry.file_name()).to_str().unwrap()]).run().assert_ok();
+                }
+            }
         }
+    }
+
+    fn copy(&self, from: &Path, into: &Path) -> Ran {
+        self.env.cmd("cp").args(&["-a", from.to_str().unwrap(), into.to_str().unwrap()]).run()
     }
 
     /// Whether the cache is the place's own.

@@ -5,12 +5,14 @@
 //!   └ new: its directory is synced before                                                       └ as if it were new
 //! ```
 //!
-//! Invariants: every transaction is on the disk, and the log's name with it, before anybody is told of it; whoever writes waits for no reader.
+//! Invariants: every transaction that has to survive a power cut is on the disk, all before it and the log's name with it, before anybody is told of
+//! it; whoever writes waits for no reader.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::config::DbConfig;
+use smolvm_model::effect::Survives;
 
 use super::open::BUSY;
 use super::{Store, StoreError};
@@ -28,6 +30,16 @@ impl Store {
         // What was written back is known to those who have the log open, and to nobody who comes when they have closed it: it would be written
         // back at each transaction from then on, and never begun anew.
         Ok(self.connection.pragma_update(None, "wal_autocheckpoint", 0)?)
+    }
+
+    /// Says whether the next transaction is synced. One that is not is in the log all the same, which no process takes back, and on the disk with
+    /// the next one that is: a log is synced as a whole. A power cut leaves the ledger as it was after one of them.
+    pub(super) fn sync_for(&self, survives: Survives) -> rusqlite::Result<()> {
+        let level = match survives {
+            Survives::Kill => "NORMAL",
+            Survives::PowerCut => "FULL",
+        };
+        self.connection.pragma_update(None, "synchronous", level)
     }
 
     /// Writes a long log back, and empties it. Not while somebody reads: then the next transaction does. Nor is it a fault of the transaction
@@ -78,6 +90,7 @@ mod tests {
 
     use smolvm_model::effect::Commit;
 
+    use super::super::Writing;
     use super::super::open::Unwritable;
     use super::*;
 
@@ -118,6 +131,21 @@ mod tests {
         store.write(Commit::Settled, |w| w.set_meta("last", "after")).unwrap();
         assert_eq!(log(), 0);
         assert_eq!(reader.meta("last").unwrap().as_deref(), Some("after"));
+    }
+
+    #[test]
+    fn what_has_to_survive_a_power_cut_is_synced_and_what_ends_with_it_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&dir.path().join("state.db")).unwrap();
+        // 1 is NORMAL and 2 is FULL: what SQLite does at the end of this transaction.
+        let mut level = |commit| store.write(commit, |w: &Writing<'_>| w.synchronous()).unwrap();
+        let levels = [Commit::Create, Commit::Start, Commit::Raised, Commit::Launched, Commit::Ready, Commit::Settled].map(&mut level);
+        assert_eq!(levels, [2, 1, 2, 1, 1, 2]);
+        for commit in Commit::ALL {
+            // All that a run makes ends with the power, but for its disk, which is in a directory that is on record as a whole.
+            let of_a_run = commit.intends().iter().all(|effect| Commit::Start.intends().contains(effect));
+            assert!(commit.survives() == Survives::PowerCut || of_a_run, "{commit:?}");
+        }
     }
 
     /// When its name is synced, which no test can see.

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!   Store ── read ──► Row::{Whole, Broken}       a row that does not parse is shown, never acted on
-//!     └──── write ──► Writing (BEGIN IMMEDIATE)  one transaction, one fsync, never across an effect
+//!     └──── write ──► Writing (BEGIN IMMEDIATE)  one transaction, one fsync or none, never across an effect
 //! ```
 //!
 //! Invariants: WAL, `synchronous=FULL` (an intent that a power cut loses while its file survives is
-//! a leak), foreign keys RESTRICT; a newer schema is refused; readers take no lock of ours.
+//! a leak) but where all that a transaction is about ends with the power, foreign keys RESTRICT; a newer schema is refused; readers take no lock of ours.
 
 mod aside;
 #[cfg(feature = "fuzzing")]

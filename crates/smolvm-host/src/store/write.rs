@@ -32,12 +32,14 @@ pub struct Writing<'a> {
 }
 
 impl Store {
-    /// Runs `change` in one immediate transaction and commits it, with one fsync. `commit` says what it announces or records.
+    /// Runs `change` in one immediate transaction and commits it, with one fsync if it has to survive a power cut. `commit` says what it
+    /// announces or records.
     pub fn write<T, E: From<StoreError>>(&mut self, commit: Commit, change: impl FnOnce(&Writing<'_>) -> Result<T, E>) -> Result<T, E> {
         if let Some(why) = self.unwritable {
             return Err(StoreError::from(why).into());
         }
         reach_commit(commit, Side::Before).map_err(StoreError::from)?;
+        self.sync_for(commit.survives()).map_err(StoreError::from)?;
         let value = {
             let tx = self.connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(StoreError::from)?;
             let writing = Writing { tx };
@@ -56,6 +58,11 @@ impl Store {
 }
 
 impl Writing<'_> {
+    #[cfg(test)]
+    pub(super) fn synchronous(&self) -> Result<i64, StoreError> {
+        Ok(self.tx.pragma_query_value(None, "synchronous", |row| row.get(0))?)
+    }
+
     /// Inserts a sandbox in state `creating`, generation 0; gives its `seq`, which no later one of the same name will have.
     pub fn insert_sandbox(&self, new: &NewSandbox<'_>) -> Result<i64, StoreError> {
         let done = self

@@ -7,14 +7,11 @@ use serde::{Deserialize, Serialize};
 use smolvm_host::image::template::DiskState;
 use smolvm_proto::InitConfig;
 
-use crate::installation::Settings;
 use crate::start::Steps;
 
-/// Everything one run needs, resolved; one JSON object on the monitor's standard input.
+/// Everything one run needs besides the installation, resolved; one JSON object.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MonitorConfig {
-    /// Where the installation is.
-    pub settings: Settings,
     /// The sandbox.
     pub id: String,
     /// Generation of its row while it is starting.

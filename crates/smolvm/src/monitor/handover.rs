@@ -1,7 +1,8 @@
-//! What the command that starts a monitor hands it, once all of it is there: its configuration, and descriptors.
+//! What the command that starts a monitor hands it: where it is at once, and once all of it is there its configuration, and descriptors.
 //!
 //! ```text
-//!   a mark, with a descriptor, for each ─► a mark ─► length (4 bytes) ─► JSON
+//!   installation:   a mark ─► length (4 bytes) ─► JSON
+//!   all else:       a mark, with a descriptor, for each ─► a mark ─► length (4 bytes) ─► JSON
 //! ```
 
 use std::io::{self, Read, Write};
@@ -15,6 +16,7 @@ use smolvm_host::fdpass::{receive_with, send_with};
 const CAP: u32 = 64 << 10;
 
 /// What comes with a mark.
+const INSTALLATION: u8 = b'i';
 const TEMPLATE: u8 = b't';
 const TAP: u8 = b'n';
 const TEXT: u8 = b'c';
@@ -30,19 +32,38 @@ pub(super) struct Handed {
     pub(super) tap: Option<OwnedFd>,
 }
 
+/// Says in which installation it is, of which there is enough to be looked at until all else is there.
+pub(crate) fn introduce(socket: &UnixStream, text: &[u8]) -> io::Result<()> {
+    say(socket, INSTALLATION, text)
+}
+
 /// Hands over a configuration, and descriptors that stay open there whatever becomes of this process.
-pub(crate) fn send(mut socket: &UnixStream, text: &[u8], template: Option<BorrowedFd<'_>>, tap: Option<BorrowedFd<'_>>) -> io::Result<()> {
+pub(crate) fn send(socket: &UnixStream, text: &[u8], template: Option<BorrowedFd<'_>>, tap: Option<BorrowedFd<'_>>) -> io::Result<()> {
     for (mark, fd) in [(TEMPLATE, template), (TAP, tap)] {
         if fd.is_some() {
             send_with(socket, &[mark], fd, SendFlags::empty())?;
         }
     }
-    let length = u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes();
-    socket.write_all(&[&[TEXT], &length[..], text].concat())
+    say(socket, TEXT, text)
 }
 
-/// Waits for it. None: the command has ended with nothing to hand over.
-pub(super) fn receive(mut socket: &UnixStream) -> io::Result<Option<Handed>> {
+fn say(mut socket: &UnixStream, mark: u8, text: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(text.len()).unwrap_or(u32::MAX).to_le_bytes();
+    socket.write_all(&[&[mark], &length[..], text].concat())
+}
+
+/// Waits for the first. None: the command has ended.
+pub(super) fn receive_introduction(socket: &UnixStream) -> io::Result<Option<Vec<u8>>> {
+    let mut mark = [0];
+    match (receive_with(socket, &mut mark, RecvFlags::empty())?, mark[0]) {
+        ((0, _), _) => Ok(None),
+        ((_, None), INSTALLATION) => text(socket).map(Some),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Waits for the second. None: the command has ended with nothing to hand over.
+pub(super) fn receive(socket: &UnixStream) -> io::Result<Option<Handed>> {
     let (mut template, mut tap) = (None, None);
     loop {
         let mut mark = [0];
@@ -50,15 +71,18 @@ pub(super) fn receive(mut socket: &UnixStream) -> io::Result<Option<Handed>> {
             ((0, _), _) => return Ok(None),
             ((_, Some(fd)), TEMPLATE) => template = Some(fd),
             ((_, Some(fd)), TAP) => tap = Some(fd),
-            ((_, None), TEXT) => break,
+            ((_, None), TEXT) => return Ok(Some(Handed { text: text(socket)?, template, tap })),
             _ => return Err(io::ErrorKind::InvalidData.into()),
         }
     }
+}
+
+fn text(mut socket: &UnixStream) -> io::Result<Vec<u8>> {
     let mut length = [0; 4];
     socket.read_exact(&mut length)?;
     let mut text = vec![0; usize::try_from(u32::from_le_bytes(length).min(CAP)).unwrap_or(0)];
     socket.read_exact(&mut text)?;
-    Ok(Some(Handed { text, template, tap }))
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -71,10 +95,12 @@ mod tests {
     fn what_is_handed_over_arrives_with_its_descriptors_or_without() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let ((mut one, template), (mut other, tap)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
+        introduce(&ours, b"{\"here\":1}").unwrap();
         send(&ours, b"{}", Some(template.as_fd()), Some(tap.as_fd())).unwrap();
         send(&ours, b"[1]", None, Some(tap.as_fd())).unwrap();
         send(&ours, b"[2]", None, None).unwrap();
         drop((template, tap));
+        assert_eq!(receive_introduction(&theirs).unwrap().unwrap(), b"{\"here\":1}");
         let first = receive(&theirs).unwrap().unwrap();
         assert_eq!(first.text, b"{}");
         UnixStream::from(first.template.unwrap()).write_all(b"1").unwrap();
@@ -89,7 +115,10 @@ mod tests {
         assert!(third.text == b"[2]" && third.template.is_none() && third.tap.is_none());
         (&ours).write_all(b"n").unwrap();
         assert_eq!(receive(&theirs).unwrap_err().kind(), io::ErrorKind::InvalidData, "a mark without what it announces");
+        send(&ours, b"", None, None).unwrap();
+        assert_eq!(receive_introduction(&theirs).unwrap_err().kind(), io::ErrorKind::InvalidData, "nobody has said where this is");
+        let (ours, theirs) = UnixStream::pair().unwrap();
         drop(ours);
-        assert!(receive(&theirs).unwrap().is_none());
+        assert!(receive_introduction(&theirs).unwrap().is_none() && receive(&theirs).unwrap().is_none());
     }
 }

@@ -28,7 +28,7 @@ use super::handover::{self, Handed};
 use super::poll::{Loop, Parts};
 use super::report::{Report, Reporter};
 use crate::error::Error;
-use crate::installation::Smolvm;
+use crate::installation::{Settings, Smolvm};
 use crate::paths::{CONSOLE, HYPERVISOR_LOG};
 use crate::session::socket_path;
 
@@ -36,7 +36,7 @@ use crate::session::socket_path;
 ///
 /// Returns when the hypervisor has ended; the value is the process's exit status.
 pub fn run() -> u8 {
-    let (Told { config, template, tap }, mut reporter) = match read_config() {
+    let (told, mut reporter) = match read_config() {
         Ok(Some(told)) => told,
         // The command has given up before there was anything to do.
         Ok(None) => return 1,
@@ -45,7 +45,7 @@ pub fn run() -> u8 {
             return 1;
         }
     };
-    match live(&config, template.as_ref(), tap, &mut reporter) {
+    match live(told, &mut reporter) {
         Ok(()) => 0,
         Err(e) => {
             complain(&e);
@@ -68,28 +68,50 @@ pub(super) fn note(text: &str) {
     eprintln!("smolvm monitor: {text}");
 }
 
-/// What a monitor is told.
+/// What a monitor is told, and what it has found meanwhile.
 struct Told {
+    surroundings: Result<Surroundings, Error>,
     config: MonitorConfig,
     template: Option<Opened>,
     tap: Option<OwnedFd>,
 }
 
-fn live(config: &MonitorConfig, template: Option<&Opened>, tap: Option<OwnedFd>, reporter: &mut Reporter) -> Result<(), Error> {
-    let odd = |what: &str| Error::new(ErrorCode::Internal, format!("the monitor was given {what} that is none"));
-    let vm = Smolvm::open(config.settings.clone())?;
+/// What does not depend on the sandbox.
+struct Surroundings {
+    vm: Smolvm,
+    engine: Engine,
+}
+
+impl Surroundings {
+    fn find(settings: &[u8]) -> Result<Self, Error> {
+        let settings: Settings = serde_json::from_slice(settings).map_err(|e| odd("an installation").because(e))?;
+        let vm = Smolvm::open(settings)?;
+        let engine = Engine::find(vm.settings.hypervisor.as_deref(), &vm.paths().cache)
+            .map_err(|e| Error::new(ErrorCode::MissingDependency, "the hypervisor cannot be used").hint("smolvm doctor").because(e))?;
+        Ok(Self { vm, engine })
+    }
+}
+
+fn odd(what: &str) -> Error {
+    Error::new(ErrorCode::Internal, format!("the monitor was given {what} that is none"))
+}
+
+fn live(told: Told, reporter: &mut Reporter) -> Result<(), Error> {
+    let Told { surroundings, config, template, tap } = told;
+    let (surroundings, config) = (surroundings?, &config);
+    let vm = &surroundings.vm;
     let id: SandboxId = config.id.parse().map_err(|_| odd("an id"))?;
     let token: LaunchToken = config.token.parse().map_err(|_| odd("a launch token"))?;
-    let _alive = hold_lock(&vm, &id)?;
-    let listener = perform(Effect::MonitorFiles, |_| listen(&vm, &id))?;
+    let _alive = hold_lock(vm, &id)?;
+    let listener = perform(Effect::MonitorFiles, |_| listen(vm, &id))?;
     let mut steps = config.steps.clone();
     let chain = Chain::read(&vm.paths().disk(&id))?;
     let (started, network) = perform_once(Effect::Hypervisor, |permit| {
         let (net, network) = super::network::attach(config, tap)?;
-        start_hypervisor(permit, (config, template), &vm, (&id, &token), &chain, net).map(|started| (started, network))
+        start_hypervisor(permit, (config, template.as_ref()), &surroundings, (&id, &token), &chain, net).map(|started| (started, network))
     })?;
     steps.done("monitor");
-    record(&vm, &token, &started)?;
+    record(vm, &token, &started)?;
     let launched =
         started.believe(reporter.word().filter(|_| config.memory.awaits_word())).map_err(not_started(config.memory.is_fork()))?;
     steps.done("hypervisor");
@@ -109,19 +131,21 @@ fn live(config: &MonitorConfig, template: Option<&Opened>, tap: Option<OwnedFd>,
         console_log: vm.paths().sandbox(&id).join(CONSOLE),
         hypervisor_log: vm.paths().sandbox(&id).join(HYPERVISOR_LOG),
     };
-    Loop::new(config, &vm, &id, parts, reporter)?.run()
+    Loop::new(config, vm, &id, parts, reporter)?.run()
 }
 
-/// Waits for what it is to do, and frees standard output for what nobody may hold open by accident.
+/// Waits for what it is to do, looks around until it is told, and frees standard output for what nobody may hold open by accident.
 fn read_config() -> Result<Option<(Told, Reporter)>, Error> {
     let fail = |e: std::io::Error| Error::new(ErrorCode::Internal, "the monitor was not told what to do").because(e);
     let own: OwnedFd = rustix::stdio::stdout().try_clone_to_owned().map_err(fail)?;
     let null: OwnedFd = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(fail)?.into();
     rustix::stdio::dup2_stdout(&null).map_err(|e| fail(e.into()))?;
     let socket = UnixStream::from(own);
+    let Some(settings) = handover::receive_introduction(&socket).map_err(fail)? else { return Ok(None) };
+    let surroundings = Surroundings::find(&settings);
     let Some(Handed { text, template, tap }) = handover::receive(&socket).map_err(fail)? else { return Ok(None) };
     let config = serde_json::from_slice(&text).map_err(|e| fail(e.into()))?;
-    Ok(Some((Told { config, template: template.map(Opened::from), tap }, Reporter::new(socket.into()))))
+    Ok(Some((Told { surroundings, config, template: template.map(Opened::from), tap }, Reporter::new(socket.into()))))
 }
 
 fn hold_lock(vm: &Smolvm, id: &SandboxId) -> Result<Lock, Error> {
@@ -146,12 +170,11 @@ fn listen(vm: &Smolvm, id: &SandboxId) -> Result<UnixListener, Error> {
 fn start_hypervisor(
     permit: &Permit,
     (config, template): (&MonitorConfig, Option<&Opened>),
-    vm: &Smolvm,
+    Surroundings { vm, engine }: &Surroundings,
     (id, token): (&SandboxId, &LaunchToken),
     chain: &Chain,
     net: Option<NetAttach>,
 ) -> Result<Started, Error> {
-    let odd = |what: &str| Error::new(ErrorCode::Internal, format!("the monitor was given {what} that is none"));
     // What is wrong with a template is not the host's fault: whoever asked may boot instead.
     let is_fork = config.memory.is_fork();
     let of_template = |file: std::io::Result<File>| {
@@ -161,12 +184,9 @@ fn start_hypervisor(
     let open = |what: &'static str, file: std::io::Result<File>| {
         file.map_err(|e| Error::new(crate::error::io_code(&e), format!("the {what} cannot be opened")).because(e))
     };
-    let cache = &vm.paths().cache;
-    let engine = Engine::find(config.settings.hypervisor.as_deref(), cache)
-        .map_err(|e| Error::new(ErrorCode::MissingDependency, "the hypervisor cannot be used").hint("smolvm doctor").because(e))?;
     let accelerator = if config.accelerator == "kvm" { Accelerator::Kvm } else { Accelerator::Tcg };
     let request = LaunchRequest {
-        engine: &engine,
+        engine,
         mark: &vm.mark(id),
         token,
         shape: MachineShape {
@@ -186,7 +206,7 @@ fn start_hypervisor(
                 devices: open("state of what it is a copy of", File::open(devices))?,
             },
         },
-        tsc_khz: accel::host_speed(cache, &vm.boot_id).tsc_khz,
+        tsc_khz: accel::host_speed(&vm.paths().cache, &vm.boot_id).tsc_khz,
         kernel: &config.kernel,
         initramfs: &config.initramfs,
         root_image: open("root image", File::open(&config.image))?,

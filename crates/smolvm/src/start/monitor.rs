@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
 
+use serde::Serialize;
 use smolvm_host::image::template::Opened;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::name::SandboxId;
@@ -17,7 +18,8 @@ use crate::monitor::{MonitorConfig, handover};
 use crate::paths::MONITOR_LOG;
 
 impl Smolvm {
-    /// Starts the monitor in a process group of its own, out of reach of a terminal's Ctrl-C, its standard output a socket to this process.
+    /// Starts the monitor in a process group of its own, out of reach of a terminal's Ctrl-C, its standard output a socket to this process, and
+    /// tells it where it is.
     pub(super) fn spawn_monitor(&self, id: &SandboxId, plan: &StartPlan) -> Result<MonitorProcess, Error> {
         let (socket, theirs) = UnixStream::pair().map_err(no_monitor)?;
         let log = self.paths().sandbox(id).join(MONITOR_LOG);
@@ -30,6 +32,7 @@ impl Smolvm {
         let child = command.spawn().map_err(no_monitor)?;
         // The command's own copy of the socket's other end goes with it, or its end would never be seen.
         drop(command);
+        deliver(handover::introduce(&socket, &json(&self.settings)?))?;
         Ok(MonitorProcess { child, socket })
     }
 }
@@ -45,10 +48,16 @@ pub(super) struct MonitorProcess {
 /// A template goes along as a handle: its files are of one making, whatever takes its place meanwhile. If they are removed
 /// before the monitor has opened them, the sandbox boots instead.
 pub(super) fn tell(socket: &UnixStream, config: &MonitorConfig, template: Option<&Opened>, tap: Option<&OwnedFd>) -> Result<(), Error> {
-    let text =
-        serde_json::to_vec(config).map_err(|e| Error::new(ErrorCode::Internal, "the monitor cannot be told what to do").because(e))?;
-    match handover::send(socket, &text, template.map(AsFd::as_fd), tap.map(AsFd::as_fd)) {
-        // It was killed, which whoever waits for its report hears.
+    deliver(handover::send(socket, &json(config)?, template.map(AsFd::as_fd), tap.map(AsFd::as_fd)))
+}
+
+fn json(what: &impl Serialize) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(what).map_err(|e| Error::new(ErrorCode::Internal, "the monitor cannot be told what to do").because(e))
+}
+
+/// What is said to a monitor that was killed is nobody's business: whoever waits for its report hears of that.
+fn deliver(told: std::io::Result<()>) -> Result<(), Error> {
+    match told {
         Err(e) if matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => Ok(()),
         told => told.map_err(no_monitor),
     }

@@ -8,7 +8,6 @@ mod pause;
 mod vmm;
 
 use std::io::Write;
-use std::path::Path;
 use std::time::Duration;
 
 use smolvm_proto::{AttachReply, AttachRequest, Channel, Decoder, HostMessage, MonitorErrorCode, MonitorReply, RequestScanner};
@@ -26,10 +25,9 @@ struct Ends {
     rest: (UnixStream, UnixStream, OwnedFd),
 }
 
-fn config(home: &Path) -> MonitorConfig {
+fn config() -> MonitorConfig {
     MonitorConfig {
         init: None,
-        settings: Settings::new(Paths::beneath(home)),
         id: "one".to_owned(),
         generation: 1,
         token: "token".to_owned(),
@@ -51,8 +49,8 @@ fn config(home: &Path) -> MonitorConfig {
 /// A loop with an attached agent and one attached client, whose number is 1.
 fn serving(test: impl FnOnce(&mut Loop<'_>, &mut Ends)) {
     let home = tempfile::tempdir().unwrap();
-    let config = config(home.path());
-    let vm = Smolvm::open(config.settings.clone()).unwrap();
+    let config = config();
+    let vm = Smolvm::open(Settings::new(Paths::beneath(home.path()))).unwrap();
     let id: SandboxId = "one".parse().unwrap();
     let pair = || UnixStream::pair().unwrap();
     let ((qmp, qmp_end), (console, console_end), (agent, mut agent_end)) = (pair(), pair(), pair());
