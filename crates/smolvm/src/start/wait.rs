@@ -1,6 +1,6 @@
 //! Waiting for the monitor's word.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -100,11 +100,33 @@ pub(super) fn wait_for_report(socket: UnixStream, patience: Patience<'_>) -> Res
     // A monitor writes its line in one piece.
     socket.set_read_timeout(Some(Duration::from_secs(5))).map_err(lost)?;
     let mut line = String::new();
-    BufReader::new(socket).read_line(&mut line).map_err(lost)?;
+    match BufReader::new(socket).read_line(&mut line) {
+        // It was killed before it had read all that it was told.
+        Err(e) if e.kind() == ErrorKind::ConnectionReset => {}
+        read => read.map(drop).map_err(lost)?,
+    }
     match serde_json::from_str::<Report>(&line) {
         Ok(report) => Ok(report),
         // It says why it cannot go on; what keeps it from that is a signal, or a defect that its log tells.
         Err(_) => Err(Error::new(ErrorCode::GuestError, "the monitor was killed before it could say anything")
             .hint("smolvm start NAME; smolvm logs NAME --log monitor")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn a_monitor_that_was_killed_has_said_nothing_whether_or_not_it_had_read_what_it_was_told() {
+        for told in [&b""[..], b"what it is to run"] {
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            ours.write_all(told).unwrap();
+            drop(theirs);
+            let lost = wait_for_report(ours, Patience::new(Duration::from_secs(5), None)).unwrap_err();
+            assert_eq!(lost.code, ErrorCode::GuestError, "{}", lost.one_line());
+        }
     }
 }
