@@ -141,6 +141,11 @@ fn start_with_a_disk_that_is_shared() {
 }
 
 #[test]
+fn start_with_a_disk_that_a_snapshot_reads() {
+    every_step(&matrix::START_SAVED);
+}
+
+#[test]
 fn snapshot_create() {
     every_step(&matrix::SNAPSHOT_CREATE);
 }

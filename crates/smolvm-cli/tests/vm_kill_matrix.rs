@@ -126,6 +126,11 @@ fn start_with_a_disk_that_is_shared() {
 }
 
 #[test]
+fn start_with_a_disk_that_a_snapshot_reads() {
+    every_point(&matrix::START_SAVED);
+}
+
+#[test]
 fn snapshot_create() {
     every_point(&matrix::SNAPSHOT_CREATE);
 }

@@ -30,6 +30,7 @@ use smolvm_model::teardown::Reason;
 use crate::auto_name;
 use crate::capacity;
 use crate::clock::now_ms;
+use crate::copy::lay_over_shared;
 use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::network;
@@ -247,6 +248,7 @@ impl Smolvm {
             // On the disk before the record says that it is there: nobody could make it again.
             return perform_once(Effect::DataDisk, |_| {
                 share(&Chain::read(from)?, &disk, |bytes| self.room_for(bytes))?;
+                lay_over_shared(&disk, spec.disk.bytes())?;
                 // All of them: what only got another name here may have been copied on its way here.
                 Chain::read(&disk)?.sync()?;
                 Ok(sync_dir(&dir)?)

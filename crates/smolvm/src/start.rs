@@ -1,13 +1,13 @@
 //! `start`: fork or boot a sandbox, and wait for its agent.
 //!
 //! ```text
-//!   lock ─► admit ─► check ─► template ─► record intents ─┬► disk, run dir, TAP ─► told ─► (it starts the hypervisor, records) ─► ready
-//!                                   │                      └► monitor ────────────┘ │   └► rules, memory ─► "go on" ─┴► the guest runs
-//!                                   │                                               └─ failed, silent: unwind ─► Failed
+//!   lock ─► admit ─► check ─► template ─► record intents ─┬► disk, run dir, TAP ─► handed over ─► (it starts the hypervisor, records) ─► ready
+//!                                   │                      └► monitor, told what ────┘ │   └► rules, memory ─► "go on" ─┴► the guest runs
+//!                                   │                                                  └─ failed, silent: unwind ─► Failed
 //!                                   └─ killed here or later: the row says `starting`, the ledger what to look for
 //! ```
 //!
-//! The monitor is started while all that it is told of is made, and looks for its hypervisor meanwhile: so it is ready by then. One that is told nothing ends.
+//! The monitor is started while all that it needs is made, and makes its hypervisor's jail meanwhile. One that is handed nothing ends, and with it whoever waits in that jail.
 //!
 //! Invariant: no guest runs before its rules are in place. One that boots is started after them; one that goes on where it, or what it is a
 //! copy of, was parked waits for a word ([`StartPlan::awaits_word`]), so that they are made while its hypervisor starts.
@@ -50,7 +50,7 @@ use crate::observe::Looker;
 use crate::view::SandboxView;
 
 use let_go::raised;
-use monitor::{MonitorProcess, tell};
+use monitor::{MonitorProcess, hand_over};
 use plan::disk_of;
 pub(crate) use plan::{BOOTED, CopyOf, Machine, StartPlan};
 pub use steps::Steps;
@@ -199,32 +199,15 @@ impl Smolvm {
             // It was removed since it was chosen.
             Err(e) => return Ok(Came::NotForked(Error::new(io_code(&e), "the template's disk cannot be opened").because(e))),
         };
+        let (record, entries) = store.sandbox(id)?.ok_or_else(|| Error::no_such_sandbox(id))?;
+        let config = self.monitor_config(store, &record, &entries, plan)?;
         let (monitor, parts) = beside(
-            || perform_once(Effect::Monitor, |_| self.spawn_monitor(id, plan)),
-            || self.make_parts(store, id, plan, from.as_ref(), look),
+            || perform_once(Effect::Monitor, |_| self.spawn_monitor(id, &config)),
+            || self.make_parts(store, (&record, &entries), plan, from.as_ref(), look),
         );
-        let (MonitorProcess { mut child, socket }, Parts { record, entries, look, tap, network }) = (monitor?, parts?);
+        let (MonitorProcess { mut child, socket }, Parts { look, tap }) = (monitor?, parts?);
         steps.done("host");
-        let uid = entries.iter().find(|e| e.kind == Kind::Uid).and_then(|e| e.key.parse().ok());
-        let config = MonitorConfig {
-            id: id.to_string(),
-            generation: record.generation,
-            token: plan.token.to_string(),
-            cpus: plan.cpus,
-            memory_mib: plan.memory_mib,
-            memory: plan.memory.clone(),
-            accelerator: plan.run.accelerator.clone(),
-            kernel: plan.kernel.clone(),
-            initramfs: plan.initramfs.clone(),
-            image: plan.image.clone(),
-            disk_bytes: plan.disk_bytes,
-            machine_id: machine_id(self, id),
-            uid,
-            network,
-            init: record.spec.init.map(|init| InitConfig { stop_signal: init.stop_signal.map(Signal::number) }),
-            steps,
-        };
-        tell(&socket, &config, plan.template.as_ref(), tap.as_ref())?;
+        hand_over(&socket, &steps, plan.template.as_ref(), tap.as_ref())?;
         drop(tap);
         let let_go = if plan.awaits_word() { self.let_go(store, &entries, plan, look, (id, &socket), patience) } else { Ok(patience) };
         let answer = let_go.and_then(|patience| wait_for_report(socket, patience));
@@ -241,38 +224,67 @@ impl Smolvm {
         }
     }
 
-    /// Makes what a monitor is told of. `from` is the disk of the template that it is forked from.
+    /// All that a monitor is told before anything is made for it.
+    fn monitor_config(
+        &self,
+        store: &mut Store,
+        record: &SandboxRecord,
+        entries: &[Entry],
+        plan: &StartPlan,
+    ) -> Result<MonitorConfig, Error> {
+        let id = &record.id;
+        Ok(MonitorConfig {
+            settings: self.settings.clone(),
+            id: id.to_string(),
+            generation: record.generation,
+            token: plan.token.to_string(),
+            cpus: plan.cpus,
+            memory_mib: plan.memory_mib,
+            memory: plan.memory.clone(),
+            accelerator: plan.run.accelerator.clone(),
+            kernel: plan.kernel.clone(),
+            initramfs: plan.initramfs.clone(),
+            image: plan.image.clone(),
+            disk_bytes: plan.disk_bytes,
+            machine_id: machine_id(self, id),
+            uid: entries.iter().find(|e| e.kind == Kind::Uid).and_then(|e| e.key.parse().ok()),
+            network: match plan.network {
+                NetworkMode::None => None,
+                NetworkMode::User => Some(user_network(self, id)),
+                NetworkMode::Tap => Some(network::promised(self, store, id, entries)?),
+            },
+            init: record.spec.init.map(|init| InitConfig { stop_signal: init.stop_signal.map(Signal::number) }),
+        })
+    }
+
+    /// Makes what a monitor waits for. `from` is the disk of the template that it is forked from.
     fn make_parts(
         &self,
         store: &mut Store,
-        id: &SandboxId,
+        (record, entries): (&SandboxRecord, &[Entry]),
         plan: &StartPlan,
         from: Option<&File>,
         look: Option<network::Look>,
     ) -> Result<Parts, Error> {
+        let id = &record.id;
         match from {
             Some(from) => perform(Effect::DataDisk, |_| self.renew_disk(id, from, plan.disk_bytes))?,
             None => self.own_disk(id, plan.disk_bytes)?,
         }
         make_run_dir(self, id)?;
-        let (record, entries) = store.sandbox(id)?.ok_or_else(|| Error::no_such_sandbox(id))?;
         self.write_env(id, &record.spec)?;
         let look = match look {
-            Some(look) if !plan.awaits_word() => network::admit(self, store, id, &entries, look).map(|()| None)?,
+            Some(look) if !plan.awaits_word() => network::admit(self, store, id, entries, look).map(|()| None)?,
             other => other,
         };
-        let (tap, network) = match plan.network {
-            NetworkMode::None => (None, None),
-            NetworkMode::User => (None, Some(user_network(self, id))),
-            NetworkMode::Tap => {
-                let raised = network::raise(self, store, id, &entries)?;
-                (Some(raised.fd), Some(raised.network))
-            }
+        let tap = match plan.network {
+            NetworkMode::None | NetworkMode::User => None,
+            NetworkMode::Tap => Some(network::raise(self, store, id, entries)?),
         };
         if !plan.awaits_word() {
             raised(store, id, plan)?;
         }
-        Ok(Parts { record, entries, look, tap, network })
+        Ok(Parts { look, tap })
     }
 
     /// Puts a copy of what the template has mounted in the place of a disk with nothing on it.
@@ -371,14 +383,11 @@ pub(crate) fn begin(store: &mut Store, record: &SandboxRecord, plan: &StartPlan)
     })
 }
 
-/// What is there when a monitor is told what to do.
+/// What was made while the monitor got ready, and is not in its place.
 struct Parts {
-    record: SandboxRecord,
-    entries: Vec<Entry>,
-    /// At the rules, which are not made yet.
+    /// At the rules, where these are not made yet.
     look: Option<network::Look>,
     tap: Option<OwnedFd>,
-    network: Option<MonitorNetwork>,
 }
 
 /// What came of a start of which nothing else failed.

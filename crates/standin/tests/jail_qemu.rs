@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 use std::time::Duration;
 
-use smolvm_host::jail::{JailError, JailIdentity, JailSpec, Limits, Opens, spawn};
+use smolvm_host::jail::{JailError, JailIdentity, JailSpec, Limits, Opens, make};
 use support::{Bench, Caller, JAIL_UID, line, status};
 
 /// A kernel QEMU takes: enough of an ELF with a PVH note to be loaded; the guest runs into a halt.
@@ -175,18 +175,16 @@ fn files_the_jail_could_not_read_are_named() {
 fn a_jail_is_refused_where_it_could_not_hold() {
     let spec = |identity| JailSpec {
         program: "/bin/true".into(),
-        argv: vec!["true".to_owned()],
         files: Vec::new(),
         devices: Vec::new(),
-        fds: Vec::new(),
         identity,
         groups: Vec::new(),
-        limits: Limits { file_size: 0, open_files: 16, threads: None },
+        limits: Limits { open_files: 256, threads: None },
         huge_pages: true,
         opens: Opens::Kernel,
     };
     // This test runs in a process of several threads.
-    assert!(matches!(spawn(&spec(JailIdentity::Uid(JAIL_UID))), Err(JailError::Threads { .. })));
+    assert!(matches!(make(&spec(JailIdentity::Uid(JAIL_UID))), Err(JailError::Threads { .. })));
 }
 
 /// As in a container: root, but without the capability that namespaces take.

@@ -19,6 +19,7 @@ const ALLOWED: &[(&str, &str)] = &[
     ("crates/smolvm-host/src/fsx/behind.rs", "sync_file_range, which has no wrapper"),
     ("crates/smolvm-host/src/jail/child.rs", "clone with namespaces, and what the child does before execve"),
     ("crates/smolvm-host/src/jail/opens.rs", "seccomp's listener: a filter, its ioctls, and a descriptor through a socket"),
+    ("crates/smolvm-host/src/jail/order.rs", "recvmsg with descriptors, in a child that may not allocate"),
     ("crates/smolvm-host/src/jail/spawn.rs", "the pidfd that clone hands over as a number"),
     ("crates/smolvm-host/src/net/bind_device.rs", "setsockopt with the name of a device"),
     ("crates/smolvm-host/src/net/tun.rs", "ioctls of /dev/net/tun"),

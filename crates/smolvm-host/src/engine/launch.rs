@@ -1,10 +1,13 @@
 //! Starts a hypervisor in its jail and believes it only once it has answered and been looked at.
 //!
 //! ```text
-//!   LaunchRequest ──► argv (model) + files (probe) + fd table ──► jail::spawn ──► Started ──► answer on QMP ──► jail::inspect ──► Launched
-//!                                                                     │ any failure after this kills and reaps it
+//!   Place ──► files (probe) ──► jail::make ──► Prepared
+//!                                                 │
+//!   LaunchRequest ──► argv (model) + fd table ────┴► Jail::start ──► Started ──► answer on QMP ──► jail::inspect ──► Launched
+//!                                                                       │ any failure after this kills and reaps it
 //! ```
 //!
+//! What it will see is known before its disk and its network device are there, so its jail is made by then.
 //! It needs some 20 ms until it answers. Whoever starts it has that time to write down who it is.
 
 mod running;
@@ -24,7 +27,7 @@ use super::probe::Engine;
 use super::qmp::{self, QmpError, QmpStream};
 use crate::disk::OpenDisk;
 use crate::effect::Permit;
-use crate::jail::{self, Enforced, JailError, JailFile, JailIdentity, JailSpec, Jailed, Limits, Opens, inspect};
+use crate::jail::{self, Enforced, Jail, JailError, JailFile, JailIdentity, JailSpec, Jailed, Limits, Opens, Order, inspect};
 use crate::proc::identity;
 pub use running::outcome;
 use running::{GREETING_PATIENCE, Running};
@@ -71,7 +74,8 @@ pub enum Memory {
 }
 
 impl Memory {
-    fn in_argv(&self) -> GuestMemory {
+    /// Which kind it is.
+    pub fn in_argv(&self) -> GuestMemory {
         match self {
             Self::Anonymous => GuestMemory::Anonymous,
             Self::Parked(_) => GuestMemory::Parked,
@@ -90,33 +94,49 @@ impl Memory {
     }
 }
 
-/// One start of one hypervisor.
+/// Where one hypervisor will run: all that its jail has to be made for.
 #[derive(Debug)]
-pub struct LaunchRequest<'a> {
+pub struct Place<'a> {
     /// The hypervisor.
     pub engine: &'a Engine,
-    /// Whose it is.
-    pub mark: &'a Mark,
-    /// Which start it is.
-    pub token: &'a LaunchToken,
     /// The machine.
     pub shape: MachineShape,
-    /// Where its memory comes from.
-    pub memory: Memory,
-    /// The host's time stamp counter frequency ([`super::accel::HostSpeed`]).
-    pub tsc_khz: Option<u32>,
+    /// Where its memory will come from.
+    pub memory: GuestMemory,
     /// An ELF kernel; readable by the identity below (mode 0644).
     pub kernel: &'a Path,
     /// An initramfs; readable by the identity below (mode 0644).
     pub initramfs: &'a Path,
+    /// Who it runs as.
+    pub identity: JailIdentity,
+}
+
+/// A jail for one hypervisor, which is not started yet.
+pub struct Prepared {
+    jail: Jail,
+    shape: MachineShape,
+    memory: GuestMemory,
+    program: PathBuf,
+    exe: (u64, u64),
+}
+
+/// One start of one hypervisor.
+#[derive(Debug)]
+pub struct LaunchRequest<'a> {
+    /// Whose it is.
+    pub mark: &'a Mark,
+    /// Which start it is.
+    pub token: &'a LaunchToken,
+    /// Where its memory comes from.
+    pub memory: Memory,
+    /// The host's time stamp counter frequency ([`super::accel::HostSpeed`]).
+    pub tsc_khz: Option<u32>,
     /// The root image, opened read-only.
     pub root_image: File,
     /// The data disk. No file of the hypervisor's can become longer than a layer of it.
     pub data_disk: OpenDisk,
     /// The network device, if any.
     pub net: Option<NetAttach>,
-    /// Who it runs as.
-    pub identity: JailIdentity,
 }
 
 /// A hypervisor that runs.
@@ -184,6 +204,9 @@ pub enum LaunchError {
         /// Its words.
         description: String,
     },
+    /// The jail was made for another kind of memory.
+    #[error("the hypervisor's jail was made for a guest of another kind")]
+    Misplaced,
     /// The file with the guest's memory could not be handed over.
     #[error("the guest's memory cannot be handed to the hypervisor")]
     Memory(#[source] std::io::Error),
@@ -233,8 +256,33 @@ impl std::fmt::Display for Outcome {
     }
 }
 
-/// Starts the hypervisor; the calling process must have one thread and stay (see [`jail::spawn`]).
-pub fn start(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Started, LaunchError> {
+/// Makes the jail; the calling process must have one thread and stay (see [`jail::make`]). What went wrong in it is told by [`start`].
+pub fn prepare(place: &Place<'_>) -> Result<Prepared, LaunchError> {
+    let &Place { engine, shape, memory, identity, .. } = place;
+    let program = engine.binary.target.clone();
+    let (devices, groups) = device_nodes(shape.accelerator, identity)?;
+    let spec = JailSpec {
+        program: program.clone(),
+        files: files(engine, place.kernel, place.initramfs)?,
+        devices,
+        identity,
+        groups,
+        limits: Limits {
+            open_files: OPEN_FILES,
+            // Another process of the same user would count too.
+            threads: matches!(identity, JailIdentity::Uid(_)).then_some(THREADS + u64::from(shape.cpus.get())),
+        },
+        // A guest's memory is better for them where a processor walks its tables. A translator has no use for them, but
+        // asks for them for its code, of which an idle guest needs a third.
+        huge_pages: shape.accelerator == Accelerator::Kvm,
+        opens: if memory == GuestMemory::Anonymous { Opens::Kernel } else { Opens::Caller },
+    };
+    let exe = (engine.binary.id.dev, engine.binary.id.ino);
+    Ok(Prepared { jail: jail::make(&spec)?, shape, memory, program, exe })
+}
+
+/// Starts the hypervisor in its jail.
+pub fn start(_permit: &Permit, prepared: Prepared, request: LaunchRequest<'_>) -> Result<Started, LaunchError> {
     let system = |action| move |source: std::io::Error| LaunchError::System { action, source };
     let (qmp, qmp_theirs) = UnixStream::pair().map_err(system("make a socket"))?;
     let (agent, agent_theirs) = UnixStream::pair().map_err(system("make a socket"))?;
@@ -242,7 +290,10 @@ pub fn start(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Started, La
     let (stderr, stderr_theirs) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| system("make a pipe")(e.into()))?;
     let null: OwnedFd = File::options().read(true).write(true).open("/dev/null").map_err(system("open /dev/null"))?.into();
 
-    let memory = request.memory.in_argv();
+    let Prepared { jail, shape, memory, program, exe } = prepared;
+    if memory != request.memory.in_argv() {
+        return Err(LaunchError::Misplaced);
+    }
     let (file, state) = request.memory.files();
     let OpenDisk { write, read, below, limit } = request.data_disk;
     let root: OwnedFd = request.root_image.into();
@@ -267,40 +318,17 @@ pub fn start(_permit: &Permit, request: LaunchRequest<'_>) -> Result<Started, La
     let args = LaunchArgs {
         mark: request.mark.clone(),
         token: request.token.clone(),
-        shape: request.shape,
+        shape,
         memory,
         layers: u8::try_from(below.len()).unwrap_or(u8::MAX),
         net: request.net.as_ref().map(|net| NetDevice { kind: net.kind, mac: net.mac }),
         tsc_khz: request.tsc_khz,
     };
-    let program = request.engine.binary.target.clone();
-    let (nodes, groups) = device_nodes(request.shape.accelerator, request.identity)?;
-    let opens = if file.is_some() { Opens::Caller } else { Opens::Kernel };
-    let spec = JailSpec {
-        argv: qemu_argv(&program.to_string_lossy(), &args),
-        program,
-        files: files(request.engine, request.kernel, request.initramfs)?,
-        devices: nodes,
-        fds,
-        identity: request.identity,
-        groups,
-        limits: Limits {
-            file_size: limit,
-            open_files: OPEN_FILES,
-            // Another process of the same user would count too.
-            threads: matches!(request.identity, JailIdentity::Uid(_)).then_some(THREADS + u64::from(request.shape.cpus.get())),
-        },
-        // A guest's memory is better for them where a processor walks its tables. A translator has no use for them, but
-        // asks for them for its code, of which an idle guest needs a third.
-        huge_pages: request.shape.accelerator == Accelerator::Kvm,
-        opens,
-    };
-    let jailed = jail::spawn(&spec)?;
-    drop(spec);
+    let order = Order { argv: qemu_argv(&program.to_string_lossy(), &args), fds, file_size: limit };
+    let Jailed { pid, pidfd, landlock_abi, missing, opens } = jail.start(&order)?;
+    drop(order);
     drop((sockets, stderr_theirs, root, write, read, below, request.net));
 
-    let exe = (request.engine.binary.id.dev, request.engine.binary.id.ino);
-    let Jailed { pid, pidfd, landlock_abi, missing, opens } = jailed;
     let running = Running { pidfd: Some(pidfd) };
     let seen = identity::look(Path::new("/proc"), pid).map_err(system("read the hypervisor's start time"))?;
     // It cannot have been reaped, so it is there, if only as one that has ended.

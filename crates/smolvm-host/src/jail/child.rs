@@ -10,6 +10,7 @@ use std::ffi::{CStr, c_char, c_int, c_long};
 use std::ptr;
 
 use super::opens;
+use super::order::{self, Taken};
 use super::plan::Plan;
 use super::step::Step;
 
@@ -18,14 +19,15 @@ type Outcome = Result<(), (Step, i32)>;
 
 /// Bytes of one report on the status pipe: step, then errno in native order.
 pub(super) const REPORT: usize = 5;
-/// Descriptors are first copied to free numbers from here up, out of the way of their final ones.
-const ASIDE: c_int = 100;
 /// Where the child's own descriptors stand until they close at exec; what is handed over stands below.
 pub(super) const STATUS: c_int = 40;
-const GO: c_int = 41;
+const ORDERS: c_int = 41;
 const LANDLOCK: c_int = 42;
 const OPENS: c_int = 43;
-const AFTER_KEPT: u32 = 44;
+/// Descriptors are first copied to free numbers from here up, out of the way of their final ones.
+const ASIDE: c_int = 44;
+/// So many files the child has to be allowed.
+pub(super) const FEWEST_FILES: u64 = 44 + order::MOST_FDS as u64;
 
 /// `clone(2)`: in the child this never returns.
 ///
@@ -59,10 +61,10 @@ fn child(plan: &Plan) -> ! {
 
 fn enter(plan: &Plan) -> Outcome {
     map_ids(plan)?;
+    keep(plan)?;
+    plan.moved.set(true);
     new_root(plan)?;
     host_name()?;
-    descriptors(plan)?;
-    plan.moved.set(true);
     limits(plan)?;
     identity(plan)?;
     signals();
@@ -70,9 +72,12 @@ fn enter(plan: &Plan) -> Outcome {
     lifeline()?;
     hold_opens(plan)?;
     report(STATUS, Step::Armed, 0);
-    wait_for_go()?;
-    // SAFETY: program, argv and envp are null-terminated and live as long as the plan.
-    unsafe { libc::execve(plan.program.as_ptr(), plan.argv_ptrs(), plan.env_ptrs()) };
+    // A parent that died before the lifeline was armed shows here: the socket's only other end was its.
+    let order = order::take(ORDERS, &plan.text, &plan.argv).map_err(|e| (Step::Order, e))?;
+    descriptors(&order)?;
+    limit(libc::RLIMIT_FSIZE, order.file_size)?;
+    // SAFETY: program, argv and envp are null-terminated and live as long as the plan; a `Cell` is the pointer in it.
+    unsafe { libc::execve(plan.program.as_ptr(), plan.argv.as_ptr().cast(), plan.envp.as_ptr()) };
     Err((Step::Exec, errno()))
 }
 
@@ -162,45 +167,80 @@ fn host_name() -> Outcome {
     check(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) }).map_err(|e| (Step::HostName, e))
 }
 
-fn descriptors(plan: &Plan) -> Outcome {
-    let at = |e| (Step::Descriptors, e);
-    let kept = [Some((plan.status, STATUS)), Some((plan.go, GO)), plan.landlock.map(|fd| (fd, LANDLOCK)), plan.opens.map(|fd| (fd, OPENS))];
-    let moves = || plan.fds.iter().copied().chain(kept.iter().flatten().copied());
-    // SAFETY: these calls take numbers only. First every descriptor is copied to a free number out of
-    // the way, then from there to its place, so that no copy lands on one that is still needed; then
-    // everything else is closed.
-    unsafe {
-        for ((fd, _), aside) in moves().zip(&plan.aside) {
-            let copy = libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, ASIDE);
-            check(copy).map_err(at)?;
-            aside.set(copy);
-        }
-        for ((_, target), aside) in moves().zip(&plan.aside) {
-            let flags = if target < STATUS { 0 } else { libc::O_CLOEXEC };
-            check(libc::dup3(aside.get(), target, flags)).map_err(at)?;
-        }
-        check_long(libc::syscall(libc::SYS_close_range, AFTER_KEPT, u32::MAX, 0)).map_err(at)?;
-        // Between the last descriptor handed over and the pipes nothing may be left either.
-        for fd in 0..STATUS {
-            if !plan.fds.iter().any(|(_, target)| *target == fd) {
-                libc::close(fd);
-            }
-        }
+/// The child has what it needs until it gets its order, and nothing else of its parent's.
+fn keep(plan: &Plan) -> Outcome {
+    let kept = [
+        Some((plan.status, STATUS)),
+        Some((plan.orders, ORDERS)),
+        plan.landlock.map(|fd| (fd, LANDLOCK)),
+        plan.opens.map(|fd| (fd, OPENS)),
+    ];
+    let mut aside = [(-1, -1); 4];
+    for (place, (fd, target)) in aside.iter_mut().zip(kept.into_iter().flatten()) {
+        *place = (copy_aside(fd)?, target);
+    }
+    for (copy, target) in aside.into_iter().filter(|(copy, _)| *copy >= 0) {
+        put(copy, target, libc::O_CLOEXEC)?;
+    }
+    // SAFETY: takes numbers only.
+    unsafe { libc::syscall(libc::SYS_close_range, 0, STATUS - 1, 0) };
+    close_from(ASIDE)
+}
+
+/// Puts what came with the order at its numbers, and closes everything else but what closes by itself.
+fn descriptors(order: &Taken) -> Outcome {
+    let came = &order.fds[..order.count];
+    let mut aside = [-1; order::MOST_FDS];
+    for (place, (fd, _)) in aside.iter_mut().zip(came) {
+        *place = copy_aside(*fd)?;
+    }
+    for (copy, (_, target)) in aside.into_iter().zip(came) {
+        put(copy, *target, 0)?;
+    }
+    close_from(ASIDE)?;
+    for fd in (0..STATUS).filter(|fd| !came.iter().any(|(_, target)| target == fd)) {
+        // SAFETY: takes a number. One that is not open does no harm.
+        unsafe { libc::close(fd) };
     }
     Ok(())
 }
 
+/// A copy out of the way, so that none lands on one that is still needed.
+fn copy_aside(fd: c_int) -> Result<c_int, (Step, i32)> {
+    // SAFETY: takes numbers only.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, ASIDE) };
+    check(copy).map(|()| copy).map_err(|e| (Step::Descriptors, e))
+}
+
+fn put(copy: c_int, target: c_int, flags: c_int) -> Outcome {
+    // SAFETY: takes numbers only.
+    check(unsafe { libc::dup3(copy, target, flags) }).map_err(|e| (Step::Descriptors, e))
+}
+
+fn close_from(first: c_int) -> Outcome {
+    // SAFETY: takes numbers only.
+    check_long(unsafe { libc::syscall(libc::SYS_close_range, first, c_int::MAX, 0) }).map_err(|e| (Step::Descriptors, e))
+}
+
 fn limits(plan: &Plan) -> Outcome {
     for (resource, value) in &plan.limits {
-        let limit = libc::rlimit { rlim_cur: *value, rlim_max: *value };
-        // SAFETY: the struct lives on this stack for the call.
-        check(unsafe { libc::setrlimit(*resource, &raw const limit) }).map_err(|e| (Step::Limits, e))?;
+        limit(*resource, *value)?;
     }
+    // The length of its files comes with the order, when the child may raise nothing any more.
+    let all = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the struct lives on this stack for the call. Who may not raise it had none that is too low, or hears of it then.
+    unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const all) };
     if !plan.huge_pages {
         // SAFETY: takes numbers only. A kernel that has no huge pages need not be told.
         unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1_u64, 0_u64, 0_u64, 0_u64) };
     }
     Ok(())
+}
+
+fn limit(resource: u32, value: u64) -> Outcome {
+    let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
+    // SAFETY: the struct lives on this stack for the call.
+    check(unsafe { libc::setrlimit(resource, &raw const limit) }).map_err(|e| (Step::Limits, e))
 }
 
 fn identity(plan: &Plan) -> Outcome {
@@ -275,20 +315,6 @@ fn hold_opens(plan: &Plan) -> Outcome {
 fn lifeline() -> Outcome {
     // SAFETY: takes numbers only.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0) }).map_err(|e| (Step::Lifeline, e))
-}
-
-/// A parent that died before the lifeline was armed shows here: the pipe's only other end was its.
-fn wait_for_go() -> Outcome {
-    let mut byte = 0_u8;
-    loop {
-        // SAFETY: one byte into one byte on this stack.
-        match unsafe { libc::read(GO, (&raw mut byte).cast(), 1) } {
-            1 => return Ok(()),
-            0 => return Err((Step::Go, libc::EPIPE)),
-            _ if errno() == libc::EINTR => {}
-            _ => return Err((Step::Go, errno())),
-        }
-    }
 }
 
 impl Plan {

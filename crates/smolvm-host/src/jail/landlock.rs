@@ -16,7 +16,7 @@ use super::spawn::JailSpec;
 const NEWEST: ABI = ABI::V6;
 
 /// Makes the ruleset; `None` where the kernel has no Landlock.
-pub(super) fn ruleset(spec: &JailSpec<'_>) -> Result<Option<OwnedFd>, landlock::RulesetError> {
+pub(super) fn ruleset(spec: &JailSpec) -> Result<Option<OwnedFd>, landlock::RulesetError> {
     if landlock_abi().is_none() {
         return Ok(None);
     }

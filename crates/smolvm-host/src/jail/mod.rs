@@ -2,13 +2,15 @@
 //!
 //! ```text
 //!   monitor (one thread) ── clone ──► pid 1 of its own pid namespace
-//!                                       │  empty tmpfs root; the named files bound into it, read-only; host detached
-//!     "armed" ◄──────── pipe ───────────┤  descriptors at their fixed numbers, all others closed; limits; ids; no capability
-//!     go ─────────────── pipe ─────────►│  no new privileges, Landlock, dies with its parent
+//!                                       │  nothing of its parent's open; empty tmpfs root; the named files bound into it, read-only;
+//!                                       │  host detached; limits; ids; no capability; no new privileges, Landlock, dies with its parent
+//!     "armed" ◄──────── pipe ───────────┤
+//!     order ──────────── socket ───────►│  descriptors at their numbers, all others closed
 //!                                       └─ execve (empty environment); the pipe closes, or says which step failed
 //! ```
 //!
-//! - [`spawn`] is the mechanism; it knows nothing of QEMU.
+//! - [`make`] makes the jail of what it is to see, as soon as that is known; [`Jail::start`] gives it what comes last ([`Order`]), and waits
+//!   for its program to run. Both are the mechanism; it knows nothing of QEMU.
 //! - [`inspect`] reads back from the kernel what holds for a running process: what `inspect` shows and
 //!   what decides whether a start fails closed comes from there, not from what was intended.
 //! - [`check`] tells what this host can give, for `doctor`.
@@ -22,11 +24,13 @@ mod child;
 pub mod inspect;
 mod landlock;
 mod opens;
+mod order;
 mod plan;
 mod spawn;
 mod step;
 
 pub use inspect::{Enforced, Missing};
 pub use opens::Listener;
-pub use spawn::{JailError, JailFile, JailIdentity, JailSpec, Jailed, Limits, Opens, reap, spawn};
+pub use order::Order;
+pub use spawn::{Jail, JailError, JailFile, JailIdentity, JailSpec, Jailed, Limits, Opens, make, reap};
 pub use step::Step;

@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use super::order;
 use super::spawn::{JailError, JailFile, JailIdentity, JailSpec};
 
 /// Where the host's files are while the child still sees them.
@@ -44,9 +45,6 @@ pub(super) struct Plan {
     pub dirs: Vec<CString>,
     pub files: Vec<Bind>,
     pub devices: Vec<Device>,
-    pub fds: Vec<(c_int, c_int)>,
-    /// The child's notes: where each descriptor was copied to.
-    pub aside: Vec<Cell<c_int>>,
     pub limits: Vec<(u32, u64)>,
     pub huge_pages: bool,
     pub uid: u32,
@@ -56,26 +54,26 @@ pub(super) struct Plan {
     pub landlock: Option<c_int>,
     pub opens: Option<c_int>,
     pub status: c_int,
-    pub go: c_int,
-    /// Set by the child once the pipes stand at their own numbers.
+    pub orders: c_int,
+    /// Set by the child once its own descriptors stand at their numbers.
     pub moved: Cell<bool>,
     pub program: CString,
-    /// Owns what `argv` points to.
-    _strings: Vec<CString>,
-    argv: Vec<*const c_char>,
-    envp: [*const c_char; 1],
+    /// Room for the arguments, and for what points to them.
+    pub text: Box<[Cell<u8>]>,
+    pub argv: Box<[Cell<*const c_char>]>,
+    pub envp: [*const c_char; 1],
 }
 
 /// The descriptors the plan names besides the caller's.
 pub(super) struct Pipes<'a> {
     pub status: BorrowedFd<'a>,
-    pub go: BorrowedFd<'a>,
+    pub orders: BorrowedFd<'a>,
     pub landlock: Option<BorrowedFd<'a>>,
     pub opens: Option<BorrowedFd<'a>>,
 }
 
 impl Plan {
-    pub(super) fn new(spec: &JailSpec<'_>, identity: JailIdentity, pipes: &Pipes<'_>) -> Result<Self, JailError> {
+    pub(super) fn new(spec: &JailSpec, identity: JailIdentity, pipes: &Pipes<'_>) -> Result<Self, JailError> {
         let mut dirs = BTreeSet::new();
         let mut bind = |file: &JailFile| -> Result<Bind, JailError> {
             let target = beneath(ROOT, &file.target)?;
@@ -88,8 +86,6 @@ impl Plan {
             add_parents(&mut dirs, path)?;
             devices.push(Device { source: beneath(HOST, path)?, target: beneath(ROOT, path)?, tree: Cell::new(-1) });
         }
-        let strings = spec.argv.iter().map(|a| c_string(a.as_bytes())).collect::<Result<Vec<_>, _>>()?;
-        let argv = strings.iter().map(|a| a.as_ptr()).chain([std::ptr::null()]).collect();
         let (uid, gid) = match identity {
             JailIdentity::Uid(uid) => (uid, uid),
             JailIdentity::Caller => (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
@@ -100,8 +96,6 @@ impl Plan {
             dirs: dirs.into_iter().map(|d| c_string(d.as_bytes())).collect::<Result<_, _>>()?,
             files,
             devices,
-            fds: spec.fds.iter().map(|(fd, target)| (fd.as_raw_fd(), *target)).collect(),
-            aside: vec![Cell::new(-1); spec.fds.len() + 4],
             limits: spec.limits.table(),
             huge_pages: spec.huge_pages,
             uid,
@@ -111,21 +105,14 @@ impl Plan {
             landlock: pipes.landlock.map(|fd| fd.as_raw_fd()),
             opens: pipes.opens.map(|fd| fd.as_raw_fd()),
             status: pipes.status.as_raw_fd(),
-            go: pipes.go.as_raw_fd(),
+            orders: pipes.orders.as_raw_fd(),
             moved: Cell::new(false),
             program: absolute(&spec.program)?,
-            _strings: strings,
-            argv,
+            text: vec![Cell::new(0); order::MOST_TEXT].into(),
+            // One more stays null, and ends the list.
+            argv: vec![Cell::new(std::ptr::null()); order::MOST_WORDS + 1].into(),
             envp: [std::ptr::null()],
         })
-    }
-
-    pub(super) fn argv_ptrs(&self) -> *const *const c_char {
-        self.argv.as_ptr()
-    }
-
-    pub(super) fn env_ptrs(&self) -> *const *const c_char {
-        self.envp.as_ptr()
     }
 }
 

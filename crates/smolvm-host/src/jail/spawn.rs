@@ -1,4 +1,4 @@
-//! Starts a program in a jail.
+//! Makes a jail, and starts a program in it.
 
 use std::ffi::c_int;
 use std::fs::File;
@@ -13,8 +13,9 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
-use super::child::{self, REPORT, STATUS, landlock_abi};
+use super::child::{self, FEWEST_FILES, REPORT, STATUS, landlock_abi};
 use super::opens::Listener;
+use super::order::Order;
 use super::plan::{Pipes, Plan};
 use super::step::Step;
 use super::{inspect::Missing, landlock};
@@ -45,9 +46,7 @@ pub struct JailFile {
 /// Resource limits, soft and hard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Longest file that can be written, in bytes.
-    pub file_size: u64,
-    /// One more than the highest descriptor.
+    /// One more than the highest descriptor; at least 84, for the child that becomes the program.
     pub open_files: u64,
     /// Threads of the program's uid; `None` where the uid is shared with others.
     pub threads: Option<u64>,
@@ -57,7 +56,6 @@ impl Limits {
     pub(super) fn table(&self) -> Vec<(u32, u64)> {
         let mut table = vec![
             (libc::RLIMIT_CORE, 0),
-            (libc::RLIMIT_FSIZE, self.file_size),
             (libc::RLIMIT_NOFILE, self.open_files),
             (libc::RLIMIT_MSGQUEUE, 0),
             (libc::RLIMIT_RTPRIO, 0),
@@ -68,19 +66,15 @@ impl Limits {
     }
 }
 
-/// What to start and what it gets.
+/// What to start and what it sees.
 #[derive(Debug)]
-pub struct JailSpec<'a> {
+pub struct JailSpec {
     /// The program's path in the jail (one of `files`).
     pub program: PathBuf,
-    /// Its argument vector, `argv[0]` included.
-    pub argv: Vec<String>,
     /// All files it sees.
     pub files: Vec<JailFile>,
     /// All device nodes it sees, by their path on the host.
     pub devices: Vec<PathBuf>,
-    /// Every descriptor it inherits, and under which number (below 10).
-    pub fds: Vec<(&'a OwnedFd, c_int)>,
     /// Who it runs as.
     pub identity: JailIdentity,
     /// Supplementary groups; only for [`JailIdentity::Uid`].
@@ -149,12 +143,15 @@ pub enum JailError {
         /// Which.
         path: PathBuf,
     },
-    /// A string with a NUL in it.
-    #[error("an argument contains a NUL byte")]
+    /// A path with a NUL in it.
+    #[error("a path contains a NUL byte")]
     NulByte,
     /// A number that the child needs for itself.
-    #[error("a jailed program inherits descriptors below {STATUS} only")]
+    #[error("a jailed program inherits descriptors below {STATUS} only, and may open {FEWEST_FILES} files at least")]
     DescriptorNumber,
+    /// The child did not take its order.
+    #[error("the jailed program cannot be told what to do")]
+    Order(#[source] std::io::Error),
     /// A file the program could not open as the user it becomes.
     #[error("{} cannot be read by the jailed program", path.display())]
     Unreadable {
@@ -203,27 +200,38 @@ fn on(action: &'static str) -> impl FnOnce(Errno) -> JailError {
     move |errno| JailError::System { action, source: errno.into() }
 }
 
-/// Starts the program and returns when it has been executed.
+/// A jail with a child of this process in it, which waits for its order and ends with this process, or when this is dropped.
+pub struct Jail {
+    child: Unfinished,
+    pid: i32,
+    status: File,
+    opens: Option<UnixStream>,
+    has_landlock: bool,
+    missing: Vec<Missing>,
+}
+
+/// Makes a jail; what goes wrong in it is told when it is started.
 ///
-/// The program dies with the calling *thread*, so the caller is a process of one thread (refused
+/// Whoever is in it dies with the calling *thread*, so the caller is a process of one thread (refused
 /// otherwise) that stays for as long as the program is wanted.
-pub fn spawn(spec: &JailSpec<'_>) -> Result<Jailed, JailError> {
+pub fn make(spec: &JailSpec) -> Result<Jail, JailError> {
     require_one_thread()?;
     let identity = judge_identity(spec.identity)?;
-    if spec.fds.iter().any(|(_, target)| !(0..STATUS).contains(target)) {
+    if spec.limits.open_files < FEWEST_FILES {
         return Err(JailError::DescriptorNumber);
     }
     let (status_read, status_write) = pipe_with(PipeFlags::CLOEXEC).map_err(on("make a pipe"))?;
-    let (go_read, go_write) = pipe_with(PipeFlags::CLOEXEC).map_err(on("make a pipe"))?;
+    let socket = || UnixStream::pair().map_err(|source| JailError::System { action: "make a socket", source });
+    let (orders, orders_theirs) = socket()?;
     let landlock = landlock::ruleset(spec)?;
     let (opens, opens_theirs) = match spec.opens {
         Opens::Kernel => None,
-        Opens::Caller => Some(UnixStream::pair().map_err(|source| JailError::System { action: "make a socket", source })?),
+        Opens::Caller => Some(socket()?),
     }
     .unzip();
     let pipes = Pipes {
         status: status_write.as_fd(),
-        go: go_read.as_fd(),
+        orders: orders_theirs.as_fd(),
         landlock: landlock.as_ref().map(AsFd::as_fd),
         opens: opens_theirs.as_ref().map(AsFd::as_fd),
     };
@@ -231,28 +239,7 @@ pub fn spawn(spec: &JailSpec<'_>) -> Result<Jailed, JailError> {
     let mut missing = Vec::new();
     let (pid, pidfd) = clone(&plan, identity, &mut missing)?;
     // The child has copies; with these closed an end of file means that it ended, or executed.
-    drop((status_write, go_read, opens_theirs));
-    let mut child = Unfinished { pidfd: Some(pidfd), go: Some(go_write) };
-    let deadline = Instant::now() + PATIENCE;
-    let mut status = File::from(status_read);
-    match read_report(&mut status, deadline)? {
-        Some((Step::Armed, _)) => {}
-        Some((step, errno)) => return Err(failed(step, errno)),
-        None => return Err(JailError::ChildLost),
-    }
-    let received = opens.as_ref().map(|socket| Listener::receive(socket.as_fd())).transpose();
-    let opens = received.map_err(|source| JailError::System { action: "take over the program's opens", source })?;
-    // The same rule decides whether the kernel may deliver the signal that is sent when this process dies.
-    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-        rustix::process::test_kill_process(pid).map_err(|errno| JailError::NoLifeline(errno.into()))?;
-    }
-    if let Some(go) = child.go.take() {
-        rustix::io::write(&go, &[1]).map_err(on("release the jailed program"))?;
-    }
-    if let Some((step, errno)) = read_report(&mut status, deadline)? {
-        return Err(failed(step, errno));
-    }
-    let Some(pidfd) = child.pidfd.take() else { return Err(JailError::ChildLost) };
+    drop((status_write, orders_theirs, opens_theirs));
     if landlock.is_none() {
         missing.push(Missing::new("landlock", "this kernel does not offer it"));
     }
@@ -260,8 +247,39 @@ pub fn spawn(spec: &JailSpec<'_>) -> Result<Jailed, JailError> {
         missing.push(Missing::new("supplementary groups", "an ordinary user cannot drop them; no file they open is visible in the jail"));
         missing.push(Missing::new("own uid", "an ordinary user cannot give it one; its ids are the caller's"));
     }
-    let pid = u32::try_from(pid).map_err(|_| JailError::ChildLost)?;
-    Ok(Jailed { pid, pidfd, landlock_abi: landlock.is_some().then(landlock_abi).flatten(), missing, opens })
+    let child = Unfinished { pidfd: Some(pidfd), orders: Some(orders) };
+    Ok(Jail { child, pid, status: status_read.into(), opens, has_landlock: landlock.is_some(), missing })
+}
+
+impl Jail {
+    /// Gives the child its order, and returns when it has executed the program.
+    pub fn start(self, order: &Order<'_>) -> Result<Jailed, JailError> {
+        let Self { mut child, pid, mut status, opens, has_landlock, missing } = self;
+        if order.fds.iter().any(|(_, target)| !(0..STATUS).contains(target)) {
+            return Err(JailError::DescriptorNumber);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        match read_report(&mut status, deadline)? {
+            Some((Step::Armed, _)) => {}
+            Some((step, errno)) => return Err(failed(step, errno)),
+            None => return Err(JailError::ChildLost),
+        }
+        let received = opens.as_ref().map(|socket| Listener::receive(socket.as_fd())).transpose();
+        let opens = received.map_err(|source| JailError::System { action: "take over the program's opens", source })?;
+        // The same rule decides whether the kernel may deliver the signal that is sent when this process dies.
+        if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+            rustix::process::test_kill_process(pid).map_err(|errno| JailError::NoLifeline(errno.into()))?;
+        }
+        if let Some(orders) = child.orders.take() {
+            order.send(&orders).map_err(JailError::Order)?;
+        }
+        if let Some((step, errno)) = read_report(&mut status, deadline)? {
+            return Err(failed(step, errno));
+        }
+        let Some(pidfd) = child.pidfd.take() else { return Err(JailError::ChildLost) };
+        let pid = u32::try_from(pid).map_err(|_| JailError::ChildLost)?;
+        Ok(Jailed { pid, pidfd, landlock_abi: has_landlock.then(landlock_abi).flatten(), missing, opens })
+    }
 }
 
 fn failed(step: Step, errno: i32) -> JailError {
@@ -333,14 +351,14 @@ fn read_report(status: &mut File, deadline: Instant) -> Result<Option<(Step, i32
 /// A child that is killed and reaped unless it was taken out.
 struct Unfinished {
     pidfd: Option<OwnedFd>,
-    /// What it waits for before it executes anything.
-    go: Option<OwnedFd>,
+    /// Where it gets what it waits for before it executes anything.
+    orders: Option<UnixStream>,
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
         // Without it the child ends by itself, also where this process may not kill it.
-        self.go = None;
+        self.orders = None;
         if let Some(pidfd) = &self.pidfd {
             let _ = crate::proc::kill::kill(pidfd);
             let _ = reap(pidfd);

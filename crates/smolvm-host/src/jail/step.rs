@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Step {
-    /// Reported when everything is in place and only the program's start is left.
+    /// Reported when everything is in place that does not come with the order.
     Armed = 1,
     /// Map the caller's ids into the user namespace.
     MapIds,
@@ -42,8 +42,8 @@ pub enum Step {
     Opens,
     /// Ask the kernel to end this process with its parent.
     Lifeline,
-    /// Wait for the parent's word.
-    Go,
+    /// Wait for the parent's order.
+    Order,
     /// Start the program.
     Exec,
 }
@@ -69,7 +69,7 @@ impl Step {
         Self::Landlock,
         Self::Opens,
         Self::Lifeline,
-        Self::Go,
+        Self::Order,
         Self::Exec,
     ];
 
@@ -101,7 +101,7 @@ impl std::fmt::Display for Step {
             Self::Landlock => "enter its landlock domain",
             Self::Opens => "have its opens held",
             Self::Lifeline => "tie it to its monitor",
-            Self::Go => "wait for its monitor",
+            Self::Order => "take its order",
             Self::Exec => "start the program",
         })
     }

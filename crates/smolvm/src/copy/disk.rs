@@ -9,6 +9,8 @@
 //! Each copy puts a layer of its own over what it shares when it starts ([`Smolvm::own_disk`]). A disk of too many layers
 //! becomes one of two before another comes ([`MOST_LAYERS`]).
 
+use std::path::Path;
+
 use smolvm_host::disk::{Chain, add_layer, can_clone, merge_layers, remove_layers};
 use smolvm_host::effect::{perform, perform_once};
 use smolvm_host::image::snapshot::Files;
@@ -114,6 +116,16 @@ impl Smolvm {
     pub(crate) fn room_for(&self, bytes: u64) -> Result<(), Error> {
         capacity::check_copy(self.paths(), bytes)
     }
+}
+
+/// Lays a layer over a disk that others read, too, before anybody starts it: whoever makes it waits for the disk anyway. One with as many as it may
+/// have waits for its start ([`Smolvm::own_disk`]).
+pub(crate) fn lay_over_shared(lowest: &Path, size: u64) -> Result<(), Error> {
+    let chain = Chain::read(lowest)?;
+    if chain.is_shared()? && chain.depth() < MOST_LAYERS {
+        add_layer(lowest, chain.top().saturating_add(1), size)?;
+    }
+    Ok(())
 }
 
 /// Takes away what the hypervisor does not have open: empty layers of copies that were given up, and those that were

@@ -15,6 +15,7 @@ mod memory;
 mod surroundings;
 mod take;
 
+pub(crate) use disk::lay_over_shared;
 pub(crate) use make::REMOVAL_WAIT;
 pub(crate) use memory::{Order, Whole};
 pub(crate) use surroundings::accelerator_of;

@@ -5,13 +5,16 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use smolvm_host::image::template::DiskState;
+use smolvm_model::engine::GuestMemory;
 use smolvm_proto::InitConfig;
 
-use crate::start::Steps;
+use crate::installation::Settings;
 
-/// Everything one run needs besides the installation, resolved; one JSON object.
+/// What one run is of, resolved: all that is known before anything is made for it. One JSON object.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MonitorConfig {
+    /// Where the installation is.
+    pub settings: Settings,
     /// The sandbox.
     pub id: String,
     /// Generation of its row while it is starting.
@@ -42,8 +45,6 @@ pub struct MonitorConfig {
     pub network: Option<MonitorNetwork>,
     /// The image's own init, if it is booted.
     pub init: Option<InitConfig>,
-    /// Where the time of this start went until here.
-    pub steps: Steps,
 }
 
 /// Where the guest's memory comes from.
@@ -81,6 +82,16 @@ impl MonitorMemory {
         match self {
             Self::Boot | Self::Park { .. } => false,
             Self::Restore { .. } | Self::Fork => true,
+        }
+    }
+
+    /// What kind of memory a hypervisor has then.
+    pub(super) fn kind(&self) -> GuestMemory {
+        match self {
+            Self::Boot => GuestMemory::Anonymous,
+            Self::Park { .. } => GuestMemory::Parked,
+            Self::Restore { .. } => GuestMemory::Restored,
+            Self::Fork => GuestMemory::Forked,
         }
     }
 

@@ -1,8 +1,8 @@
-//! What the command that starts a monitor hands it: where it is at once, and once all of it is there its configuration, and descriptors.
+//! What the command that starts a monitor tells it: what it is to run at once, and once all of it is there what was made for that, with descriptors.
 //!
 //! ```text
-//!   installation:   a mark ─► length (4 bytes) ─► JSON
-//!   all else:       a mark, with a descriptor, for each ─► a mark ─► length (4 bytes) ─► JSON
+//!   a run:     a mark ─► length (4 bytes) ─► JSON
+//!   its parts: a mark, with a descriptor, for each ─► a mark ─► length (4 bytes) ─► JSON
 //! ```
 
 use std::io::{self, Read, Write};
@@ -12,19 +12,19 @@ use std::os::unix::net::UnixStream;
 use rustix::net::{RecvFlags, SendFlags};
 use smolvm_host::fdpass::{receive_with, send_with};
 
-/// Longest configuration that is read; a real one has about 1.5 KiB.
+/// Longest text that is read; a real one has about 1.5 KiB.
 const CAP: u32 = 64 << 10;
 
 /// What comes with a mark.
-const INSTALLATION: u8 = b'i';
+const RUN: u8 = b'r';
 const TEMPLATE: u8 = b't';
 const TAP: u8 = b'n';
-const TEXT: u8 = b'c';
+const PARTS: u8 = b'p';
 
 /// What was handed over.
 #[derive(Debug)]
 pub(super) struct Handed {
-    /// The configuration.
+    /// What else is to be said of it.
     pub(super) text: Vec<u8>,
     /// A template's directory.
     pub(super) template: Option<OwnedFd>,
@@ -32,19 +32,19 @@ pub(super) struct Handed {
     pub(super) tap: Option<OwnedFd>,
 }
 
-/// Says in which installation it is, of which there is enough to be looked at until all else is there.
-pub(crate) fn introduce(socket: &UnixStream, text: &[u8]) -> io::Result<()> {
-    say(socket, INSTALLATION, text)
+/// Says what it is to run, for which there is enough to do until the parts are there.
+pub(crate) fn tell(socket: &UnixStream, text: &[u8]) -> io::Result<()> {
+    say(socket, RUN, text)
 }
 
-/// Hands over a configuration, and descriptors that stay open there whatever becomes of this process.
-pub(crate) fn send(socket: &UnixStream, text: &[u8], template: Option<BorrowedFd<'_>>, tap: Option<BorrowedFd<'_>>) -> io::Result<()> {
+/// Hands over the parts, and descriptors that stay open there whatever becomes of this process.
+pub(crate) fn hand_over(socket: &UnixStream, text: &[u8], template: Option<BorrowedFd<'_>>, tap: Option<BorrowedFd<'_>>) -> io::Result<()> {
     for (mark, fd) in [(TEMPLATE, template), (TAP, tap)] {
         if fd.is_some() {
             send_with(socket, &[mark], fd, SendFlags::empty())?;
         }
     }
-    say(socket, TEXT, text)
+    say(socket, PARTS, text)
 }
 
 fn say(mut socket: &UnixStream, mark: u8, text: &[u8]) -> io::Result<()> {
@@ -53,17 +53,17 @@ fn say(mut socket: &UnixStream, mark: u8, text: &[u8]) -> io::Result<()> {
 }
 
 /// Waits for the first. None: the command has ended.
-pub(super) fn receive_introduction(socket: &UnixStream) -> io::Result<Option<Vec<u8>>> {
+pub(super) fn receive_run(socket: &UnixStream) -> io::Result<Option<Vec<u8>>> {
     let mut mark = [0];
     match (receive_with(socket, &mut mark, RecvFlags::empty())?, mark[0]) {
         ((0, _), _) => Ok(None),
-        ((_, None), INSTALLATION) => text(socket).map(Some),
+        ((_, None), RUN) => text(socket).map(Some),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 
 /// Waits for the second. None: the command has ended with nothing to hand over.
-pub(super) fn receive(socket: &UnixStream) -> io::Result<Option<Handed>> {
+pub(super) fn receive_parts(socket: &UnixStream) -> io::Result<Option<Handed>> {
     let (mut template, mut tap) = (None, None);
     loop {
         let mut mark = [0];
@@ -71,7 +71,7 @@ pub(super) fn receive(socket: &UnixStream) -> io::Result<Option<Handed>> {
             ((0, _), _) => return Ok(None),
             ((_, Some(fd)), TEMPLATE) => template = Some(fd),
             ((_, Some(fd)), TAP) => tap = Some(fd),
-            ((_, None), TEXT) => return Ok(Some(Handed { text: text(socket)?, template, tap })),
+            ((_, None), PARTS) => return Ok(Some(Handed { text: text(socket)?, template, tap })),
             _ => return Err(io::ErrorKind::InvalidData.into()),
         }
     }
@@ -95,13 +95,13 @@ mod tests {
     fn what_is_handed_over_arrives_with_its_descriptors_or_without() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let ((mut one, template), (mut other, tap)) = (UnixStream::pair().unwrap(), UnixStream::pair().unwrap());
-        introduce(&ours, b"{\"here\":1}").unwrap();
-        send(&ours, b"{}", Some(template.as_fd()), Some(tap.as_fd())).unwrap();
-        send(&ours, b"[1]", None, Some(tap.as_fd())).unwrap();
-        send(&ours, b"[2]", None, None).unwrap();
+        tell(&ours, b"{\"here\":1}").unwrap();
+        hand_over(&ours, b"{}", Some(template.as_fd()), Some(tap.as_fd())).unwrap();
+        hand_over(&ours, b"[1]", None, Some(tap.as_fd())).unwrap();
+        hand_over(&ours, b"[2]", None, None).unwrap();
         drop((template, tap));
-        assert_eq!(receive_introduction(&theirs).unwrap().unwrap(), b"{\"here\":1}");
-        let first = receive(&theirs).unwrap().unwrap();
+        assert_eq!(receive_run(&theirs).unwrap().unwrap(), b"{\"here\":1}");
+        let first = receive_parts(&theirs).unwrap().unwrap();
         assert_eq!(first.text, b"{}");
         UnixStream::from(first.template.unwrap()).write_all(b"1").unwrap();
         UnixStream::from(first.tap.unwrap()).write_all(b"2").unwrap();
@@ -109,16 +109,16 @@ mod tests {
         one.read_exact(&mut bytes[..1]).unwrap();
         other.read_exact(&mut bytes[1..]).unwrap();
         assert_eq!(&bytes, b"12");
-        let second = receive(&theirs).unwrap().unwrap();
+        let second = receive_parts(&theirs).unwrap().unwrap();
         assert!(second.text == b"[1]" && second.template.is_none() && second.tap.is_some());
-        let third = receive(&theirs).unwrap().unwrap();
+        let third = receive_parts(&theirs).unwrap().unwrap();
         assert!(third.text == b"[2]" && third.template.is_none() && third.tap.is_none());
         (&ours).write_all(b"n").unwrap();
-        assert_eq!(receive(&theirs).unwrap_err().kind(), io::ErrorKind::InvalidData, "a mark without what it announces");
-        send(&ours, b"", None, None).unwrap();
-        assert_eq!(receive_introduction(&theirs).unwrap_err().kind(), io::ErrorKind::InvalidData, "nobody has said where this is");
+        assert_eq!(receive_parts(&theirs).unwrap_err().kind(), io::ErrorKind::InvalidData, "a mark without what it announces");
+        hand_over(&ours, b"", None, None).unwrap();
+        assert_eq!(receive_run(&theirs).unwrap_err().kind(), io::ErrorKind::InvalidData, "nobody has said what it is to run");
         let (ours, theirs) = UnixStream::pair().unwrap();
         drop(ours);
-        assert!(receive_introduction(&theirs).unwrap().is_none() && receive(&theirs).unwrap().is_none());
+        assert!(receive_run(&theirs).unwrap().is_none() && receive_parts(&theirs).unwrap().is_none());
     }
 }

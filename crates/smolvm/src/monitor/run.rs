@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use smolvm_host::disk::{Chain, OpenDisk};
-use smolvm_host::effect::{Permit, perform, perform_once};
+use smolvm_host::effect::{perform, perform_once};
 use smolvm_host::engine::accel;
-use smolvm_host::engine::launch::{self, LaunchError, LaunchRequest, Memory, NetAttach, Started};
+use smolvm_host::engine::launch::{self, LaunchError, LaunchRequest, Memory, NetAttach, Place, Prepared, Started};
 use smolvm_host::engine::probe::Engine;
 use smolvm_host::image::template::Opened;
 use smolvm_host::jail::JailIdentity;
@@ -21,16 +21,17 @@ use smolvm_model::effect::{Commit, Effect};
 use smolvm_model::engine::{Accelerator, MachineShape};
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Kind, ProcessIdentity};
-use smolvm_model::name::{LaunchToken, SandboxId};
+use smolvm_model::name::{LaunchToken, Mark, SandboxId};
 
 use super::config::{MonitorConfig, MonitorMemory};
 use super::handover::{self, Handed};
 use super::poll::{Loop, Parts};
 use super::report::{Report, Reporter};
 use crate::error::Error;
-use crate::installation::{Settings, Smolvm};
+use crate::installation::Smolvm;
 use crate::paths::{CONSOLE, HYPERVISOR_LOG};
 use crate::session::socket_path;
+use crate::start::Steps;
 
 /// Runs a monitor; its standard output is a socket to the command that started it.
 ///
@@ -68,27 +69,42 @@ pub(super) fn note(text: &str) {
     eprintln!("smolvm monitor: {text}");
 }
 
-/// What a monitor is told, and what it has found meanwhile.
+/// What a monitor is told, and what it has made ready meanwhile.
 struct Told {
-    surroundings: Result<Surroundings, Error>,
     config: MonitorConfig,
+    ready: Result<Ready, Error>,
+    /// Where the time of this start went until then.
+    steps: Steps,
     template: Option<Opened>,
     tap: Option<OwnedFd>,
 }
 
-/// What does not depend on the sandbox.
-struct Surroundings {
+/// What takes nothing that is made for the run.
+struct Ready {
     vm: Smolvm,
-    engine: Engine,
+    /// The hypervisor's jail. Whoever is in it does nothing yet, and ends with this process.
+    prepared: Prepared,
 }
 
-impl Surroundings {
-    fn find(settings: &[u8]) -> Result<Self, Error> {
-        let settings: Settings = serde_json::from_slice(settings).map_err(|e| odd("an installation").because(e))?;
-        let vm = Smolvm::open(settings)?;
+impl Ready {
+    fn get(config: &MonitorConfig) -> Result<Self, Error> {
+        let vm = Smolvm::open(config.settings.clone())?;
         let engine = Engine::find(vm.settings.hypervisor.as_deref(), &vm.paths().cache)
             .map_err(|e| Error::new(ErrorCode::MissingDependency, "the hypervisor cannot be used").hint("smolvm doctor").because(e))?;
-        Ok(Self { vm, engine })
+        let place = Place {
+            engine: &engine,
+            shape: MachineShape {
+                cpus: NonZeroU8::new(config.cpus).ok_or_else(|| odd("a number of processors"))?,
+                memory_mib: NonZeroU32::new(config.memory_mib).ok_or_else(|| odd("an amount of memory"))?,
+                accelerator: if config.accelerator == "kvm" { Accelerator::Kvm } else { Accelerator::Tcg },
+            },
+            memory: config.memory.kind(),
+            kernel: &config.kernel,
+            initramfs: &config.initramfs,
+            identity: config.uid.map_or(JailIdentity::Caller, JailIdentity::Uid),
+        };
+        let prepared = launch::prepare(&place).map_err(not_started(config.memory.is_fork()))?;
+        Ok(Self { vm, prepared })
     }
 }
 
@@ -97,18 +113,20 @@ fn odd(what: &str) -> Error {
 }
 
 fn live(told: Told, reporter: &mut Reporter) -> Result<(), Error> {
-    let Told { surroundings, config, template, tap } = told;
-    let (surroundings, config) = (surroundings?, &config);
-    let vm = &surroundings.vm;
+    let Told { config, ready, mut steps, template, tap } = told;
+    let (Ready { vm, prepared }, config) = (ready?, &config);
+    let vm = &vm;
     let id: SandboxId = config.id.parse().map_err(|_| odd("an id"))?;
     let token: LaunchToken = config.token.parse().map_err(|_| odd("a launch token"))?;
     let _alive = hold_lock(vm, &id)?;
     let listener = perform(Effect::MonitorFiles, |_| listen(vm, &id))?;
-    let mut steps = config.steps.clone();
     let chain = Chain::read(&vm.paths().disk(&id))?;
+    let mark = vm.mark(&id);
     let (started, network) = perform_once(Effect::Hypervisor, |permit| {
         let (net, network) = super::network::attach(config, tap)?;
-        start_hypervisor(permit, (config, template.as_ref()), &surroundings, (&id, &token), &chain, net).map(|started| (started, network))
+        let request = request(config, template.as_ref(), vm, (&mark, &token), &chain, net)?;
+        let started = launch::start(permit, prepared, request).map_err(not_started(config.memory.is_fork()))?;
+        Ok::<_, Error>((started, network))
     })?;
     steps.done("monitor");
     record(vm, &token, &started)?;
@@ -134,18 +152,19 @@ fn live(told: Told, reporter: &mut Reporter) -> Result<(), Error> {
     Loop::new(config, vm, &id, parts, reporter)?.run()
 }
 
-/// Waits for what it is to do, looks around until it is told, and frees standard output for what nobody may hold open by accident.
+/// Waits for what it is to do, gets ready until it is told all of it, and frees standard output for what nobody may hold open by accident.
 fn read_config() -> Result<Option<(Told, Reporter)>, Error> {
     let fail = |e: std::io::Error| Error::new(ErrorCode::Internal, "the monitor was not told what to do").because(e);
     let own: OwnedFd = rustix::stdio::stdout().try_clone_to_owned().map_err(fail)?;
     let null: OwnedFd = OpenOptions::new().read(true).write(true).open("/dev/null").map_err(fail)?.into();
     rustix::stdio::dup2_stdout(&null).map_err(|e| fail(e.into()))?;
     let socket = UnixStream::from(own);
-    let Some(settings) = handover::receive_introduction(&socket).map_err(fail)? else { return Ok(None) };
-    let surroundings = Surroundings::find(&settings);
-    let Some(Handed { text, template, tap }) = handover::receive(&socket).map_err(fail)? else { return Ok(None) };
-    let config = serde_json::from_slice(&text).map_err(|e| fail(e.into()))?;
-    Ok(Some((Told { surroundings, config, template: template.map(Opened::from), tap }, Reporter::new(socket.into()))))
+    let Some(text) = handover::receive_run(&socket).map_err(fail)? else { return Ok(None) };
+    let config: MonitorConfig = serde_json::from_slice(&text).map_err(|e| fail(e.into()))?;
+    let ready = Ready::get(&config);
+    let Some(Handed { text, template, tap }) = handover::receive_parts(&socket).map_err(fail)? else { return Ok(None) };
+    let steps = serde_json::from_slice(&text).map_err(|e| fail(e.into()))?;
+    Ok(Some((Told { config, ready, steps, template: template.map(Opened::from), tap }, Reporter::new(socket.into()))))
 }
 
 fn hold_lock(vm: &Smolvm, id: &SandboxId) -> Result<Lock, Error> {
@@ -167,14 +186,15 @@ fn listen(vm: &Smolvm, id: &SandboxId) -> Result<UnixListener, Error> {
     Ok(listener)
 }
 
-fn start_hypervisor(
-    permit: &Permit,
-    (config, template): (&MonitorConfig, Option<&Opened>),
-    Surroundings { vm, engine }: &Surroundings,
-    (id, token): (&SandboxId, &LaunchToken),
+/// All that the hypervisor is started with.
+fn request<'a>(
+    config: &MonitorConfig,
+    template: Option<&Opened>,
+    vm: &Smolvm,
+    (mark, token): (&'a Mark, &'a LaunchToken),
     chain: &Chain,
     net: Option<NetAttach>,
-) -> Result<Started, Error> {
+) -> Result<LaunchRequest<'a>, Error> {
     // What is wrong with a template is not the host's fault: whoever asked may boot instead.
     let is_fork = config.memory.is_fork();
     let of_template = |file: std::io::Result<File>| {
@@ -184,16 +204,9 @@ fn start_hypervisor(
     let open = |what: &'static str, file: std::io::Result<File>| {
         file.map_err(|e| Error::new(crate::error::io_code(&e), format!("the {what} cannot be opened")).because(e))
     };
-    let accelerator = if config.accelerator == "kvm" { Accelerator::Kvm } else { Accelerator::Tcg };
-    let request = LaunchRequest {
-        engine,
-        mark: &vm.mark(id),
+    Ok(LaunchRequest {
+        mark,
         token,
-        shape: MachineShape {
-            cpus: NonZeroU8::new(config.cpus).ok_or_else(|| odd("a number of processors"))?,
-            memory_mib: NonZeroU32::new(config.memory_mib).ok_or_else(|| odd("an amount of memory"))?,
-            accelerator,
-        },
         memory: match &config.memory {
             MonitorMemory::Boot => Memory::Anonymous,
             MonitorMemory::Park { memory, .. } => Memory::Parked(of_template(OpenOptions::new().read(true).write(true).open(memory))?),
@@ -207,14 +220,10 @@ fn start_hypervisor(
             },
         },
         tsc_khz: accel::host_speed(&vm.paths().cache, &vm.boot_id).tsc_khz,
-        kernel: &config.kernel,
-        initramfs: &config.initramfs,
         root_image: open("root image", File::open(&config.image))?,
         data_disk: OpenDisk::open(chain, config.disk_bytes)?,
         net,
-        identity: config.uid.map_or(JailIdentity::Caller, JailIdentity::Uid),
-    };
-    launch::start(permit, request).map_err(not_started(is_fork))
+    })
 }
 
 fn not_started(is_fork: bool) -> impl FnOnce(LaunchError) -> Error {

@@ -6,6 +6,6 @@ mod reserve;
 mod shared;
 
 pub(crate) use look::Look;
-pub(crate) use raise::{admit, raise};
+pub(crate) use raise::{admit, promised, raise};
 pub(crate) use reserve::{Reservation, reserve};
 pub(crate) use shared::{SharedOutcome, release_shared, unreleased};

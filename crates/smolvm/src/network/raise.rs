@@ -21,19 +21,16 @@ use crate::error::Error;
 use crate::installation::Smolvm;
 use crate::monitor::MonitorNetwork;
 
-/// A TAP that is up, and what the monitor needs to know of it.
-#[derive(Debug)]
-pub(crate) struct Raised {
-    /// What the hypervisor gets.
-    pub(crate) fd: OwnedFd,
-    /// For the monitor.
-    pub(crate) network: MonitorNetwork,
+/// What a monitor needs to know of the device that the reserved names promise.
+pub(crate) fn promised(vm: &Smolvm, store: &mut Store, id: &SandboxId, entries: &[Entry]) -> Result<MonitorNetwork, Error> {
+    let (pool, guest) = (vm.address_pool(store)?, guest_of(vm, id, entries)?);
+    Ok(MonitorNetwork::Tap { tap: guest.tap.to_string(), mac: guest.mac.to_string(), address: guest.address, gateway: pool.gateway() })
 }
 
-/// Makes the device that the reserved names promise. The intents are recorded by the caller before.
+/// Makes the device that the reserved names promise, which the hypervisor gets. The intents are recorded by the caller before.
 ///
 /// Before the guest runs there are rules for it, too ([`admit`]): a device without an element is silent, but one without a table is free.
-pub(crate) fn raise(vm: &Smolvm, store: &mut Store, id: &SandboxId, entries: &[Entry]) -> Result<Raised, Error> {
+pub(crate) fn raise(vm: &Smolvm, store: &mut Store, id: &SandboxId, entries: &[Entry]) -> Result<OwnedFd, Error> {
     let pool = vm.address_pool(store)?;
     let guest = guest_of(vm, id, entries)?;
     let owner_uid = key(entries, Kind::Uid).and_then(|u| u.parse().ok()).unwrap_or_else(|| rustix::process::geteuid().as_raw());
@@ -45,10 +42,7 @@ pub(crate) fn raise(vm: &Smolvm, store: &mut Store, id: &SandboxId, entries: &[E
         guest_address: guest.address,
         guest_mac: guest.mac,
     };
-    let fd = perform(Effect::Tap, |permit| tap::make(permit, &spec).map_err(tap_error))?;
-    let network =
-        MonitorNetwork::Tap { tap: guest.tap.to_string(), mac: guest.mac.to_string(), address: guest.address, gateway: pool.gateway() };
-    Ok(Raised { fd, network })
+    perform(Effect::Tap, |permit| tap::make(permit, &spec).map_err(tap_error))
 }
 
 /// Makes the rules for it. The intents are recorded by the caller before.

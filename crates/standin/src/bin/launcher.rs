@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use smolvm_host::disk::OpenDisk;
 use smolvm_host::effect::permitted;
 use smolvm_host::engine::accel;
-use smolvm_host::engine::launch::{self, LaunchRequest, Launched, Memory, NetAttach, outcome};
+use smolvm_host::engine::launch::{self, LaunchRequest, Launched, Memory, NetAttach, Place, outcome};
 use smolvm_host::engine::probe::Engine;
 use smolvm_host::engine::qmp::Qmp;
 use smolvm_host::jail::{Enforced, JailIdentity};
@@ -93,29 +93,35 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let data = OpenOptions::new().read(true).write(true).open(&job.data)?;
     let limit = data.metadata()?.len();
     let frames = UnixStream::pair()?;
-    let request = LaunchRequest {
+    let memory = match job.targets.as_ref().and_then(|targets| targets.template.as_ref()) {
+        None => Memory::Anonymous,
+        Some(template) => Memory::Forked { memory: File::open(&template.memory)?, devices: File::open(&template.devices)? },
+    };
+    let place = Place {
         engine: &engine,
-        mark: &"smolvm:0123456789:jail-test".parse()?,
-        token: &job.token.parse::<LaunchToken>()?,
         shape: MachineShape {
             cpus: NonZeroU8::MIN,
             memory_mib: NonZeroU32::new(job.memory_mib).ok_or("no memory")?,
             accelerator: Accelerator::Tcg,
         },
-        memory: match job.targets.as_ref().and_then(|targets| targets.template.as_ref()) {
-            None => Memory::Anonymous,
-            Some(template) => Memory::Forked { memory: File::open(&template.memory)?, devices: File::open(&template.devices)? },
-        },
-        tsc_khz: speed.tsc_khz,
+        memory: memory.in_argv(),
         kernel: &job.kernel,
         initramfs: &job.initramfs,
+        identity: job.uid.map_or(JailIdentity::Caller, JailIdentity::Uid),
+    };
+    let request = LaunchRequest {
+        mark: &"smolvm:0123456789:jail-test".parse()?,
+        token: &job.token.parse::<LaunchToken>()?,
+        memory,
+        tsc_khz: speed.tsc_khz,
         root_image: File::open(&job.root)?,
         data_disk: OpenDisk { write: data, read: File::open(&job.data)?, below: Vec::new(), limit },
         net: job.net.then(|| NetAttach { fd: frames.0.into(), kind: NetKind::Stream, mac: MacAddr::local([1, 2, 3, 4, 5]) }),
-        identity: job.uid.map_or(JailIdentity::Caller, JailIdentity::Uid),
     };
     let start = Instant::now();
-    let mut vm = permitted(Effect::Hypervisor, |permit| launch::start(permit, request).and_then(|started| started.believe(None)))??;
+    let mut vm = permitted(Effect::Hypervisor, |permit| {
+        launch::prepare(&place).and_then(|prepared| launch::start(permit, prepared, request)).and_then(|started| started.believe(None))
+    })??;
     let started = Started {
         pid: vm.pid,
         start_ticks: vm.start_ticks,

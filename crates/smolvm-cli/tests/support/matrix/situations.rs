@@ -82,12 +82,23 @@ pub(super) fn deep(place: &Place) {
 pub(super) fn deep_and_saved(place: &Place) {
     static FIRST: std::sync::Once = std::sync::Once::new();
     deep(place);
+    stop_and_save(place, &FIRST);
+}
+
+/// One that has run and does not run, whose disk a snapshot reads.
+pub(super) fn used_and_saved(place: &Place) {
+    static FIRST: std::sync::Once = std::sync::Once::new();
+    running(place);
+    stop_and_save(place, &FIRST);
+}
+
+fn stop_and_save(place: &Place, first: &std::sync::Once) {
     let stop = || {
         place.smolvm(&["stop", "vm-a"]).run().assert_ok();
     };
     stop();
     // The first start with a disk that was used makes a template, which is for other scenarios to break.
-    FIRST.call_once(|| {
+    first.call_once(|| {
         place.smolvm(&["start", "vm-a"]).run().assert_ok();
         stop();
     });

@@ -123,6 +123,8 @@ pub(crate) const START_SHARED: Scenario = Scenario {
     unrecorded: &[],
     instead: None,
 };
+pub(crate) const START_SAVED: Scenario =
+    Scenario { name: "start with a disk that a snapshot reads", prepare: used_and_saved, ..START_SHARED };
 pub(crate) const SNAPSHOT_CREATE: Scenario = Scenario {
     name: "snapshot create",
     place: Place::without_network,
@@ -345,7 +347,7 @@ pub(crate) const IMAGE_PRUNE: Scenario = Scenario {
 };
 
 /// Every one, for the proof that no point is left out.
-pub(crate) const ALL: [&Scenario; 37] = [
+pub(crate) const ALL: [&Scenario; 38] = [
     &CREATE,
     &CREATE_REFUSED,
     &START,
@@ -359,6 +361,7 @@ pub(crate) const ALL: [&Scenario; 37] = [
     &FORK,
     &FORK_DEEP,
     &START_SHARED,
+    &START_SAVED,
     &SNAPSHOT_CREATE,
     &SNAPSHOT_STOPPED,
     &SNAPSHOT_RESTORE,

@@ -8,6 +8,7 @@ mod pause;
 mod vmm;
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use smolvm_proto::{AttachReply, AttachRequest, Channel, Decoder, HostMessage, MonitorErrorCode, MonitorReply, RequestScanner};
@@ -25,8 +26,9 @@ struct Ends {
     rest: (UnixStream, UnixStream, OwnedFd),
 }
 
-fn config() -> MonitorConfig {
+fn config(home: &Path) -> MonitorConfig {
     MonitorConfig {
+        settings: Settings::new(Paths::beneath(home)),
         init: None,
         id: "one".to_owned(),
         generation: 1,
@@ -42,15 +44,14 @@ fn config() -> MonitorConfig {
         machine_id: String::new(),
         uid: None,
         network: None,
-        steps: crate::start::Steps::begin(),
     }
 }
 
 /// A loop with an attached agent and one attached client, whose number is 1.
 fn serving(test: impl FnOnce(&mut Loop<'_>, &mut Ends)) {
     let home = tempfile::tempdir().unwrap();
-    let config = config();
-    let vm = Smolvm::open(Settings::new(Paths::beneath(home.path()))).unwrap();
+    let config = config(home.path());
+    let vm = Smolvm::open(config.settings.clone()).unwrap();
     let id: SandboxId = "one".parse().unwrap();
     let pair = || UnixStream::pair().unwrap();
     let ((qmp, qmp_end), (console, console_end), (agent, mut agent_end)) = (pair(), pair(), pair());
