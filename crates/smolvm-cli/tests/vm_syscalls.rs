@@ -149,6 +149,25 @@ fn whole(text: &str) -> String {
     lines.join("\n")
 }
 
+/// Every thread's process. Its first calls may be told before the clone that made it is told to have returned.
+fn leaders(text: &str) -> BTreeMap<&str, &str> {
+    // Clones whose end is told on a line of its own, and whether they make a thread.
+    let mut begun: BTreeMap<&str, bool> = BTreeMap::new();
+    let mut leaders: BTreeMap<&str, &str> = BTreeMap::new();
+    for call in text.lines().filter_map(parse).filter(|call| call.name.starts_with("clone")) {
+        let thread = call.rest.contains("CLONE_THREAD") || begun.remove(call.pid).unwrap_or(false);
+        match call.rest.rsplit_once(" = ") {
+            None => drop(begun.insert(call.pid, thread)),
+            Some((_, made)) if thread => {
+                let process = leaders.get(call.pid).copied().unwrap_or(call.pid);
+                leaders.insert(made.split(' ').next().unwrap_or(made), process);
+            }
+            Some(_) => {}
+        }
+    }
+    leaders
+}
+
 fn judge(text: &str, home: &str, product: &str) -> (Vec<String>, usize) {
     let mut depth: BTreeMap<&str, usize> = BTreeMap::new();
     // Tools and the hypervisor are no processes of the product: what they do was begun inside an effect, or only asks.
@@ -159,9 +178,7 @@ fn judge(text: &str, home: &str, product: &str) -> (Vec<String>, usize) {
         let group = call.rest.strip_prefix('-').and_then(|rest| rest.split(',').next());
         call.name == "kill" && group.is_some_and(|group| tools.contains(group))
     };
-    // Clones whose end is told on a line of its own, and whether they make a thread.
-    let mut begun: BTreeMap<&str, bool> = BTreeMap::new();
-    let mut leader: BTreeMap<&str, &str> = BTreeMap::new();
+    let leader = leaders(text);
     let (mut found, mut covered) = (Vec::new(), 0);
     for mut call in text.lines().filter_map(parse) {
         if call.name == "execve" {
@@ -178,14 +195,8 @@ fn judge(text: &str, home: &str, product: &str) -> (Vec<String>, usize) {
         if !ours.contains(call.pid) {
             continue;
         }
+        // A thread does what its process is about; a child is looked at once it is the product again.
         if call.name.starts_with("clone") {
-            // A thread does what its process is about; a child is looked at once it is the product again.
-            let thread = call.rest.contains("CLONE_THREAD") || begun.remove(call.pid).unwrap_or(false);
-            match call.rest.rsplit_once(" = ") {
-                None => drop(begun.insert(call.pid, thread)),
-                Some((_, made)) if thread => drop(leader.insert(made.split(' ').next().unwrap_or(made), call.pid)),
-                Some(_) => {}
-            }
             continue;
         }
         if call.name == "write" {
@@ -266,6 +277,23 @@ fn the_judge_sees_what_lies_outside() {
     assert_eq!(covered, 1);
     assert_eq!(found.len(), 3, "{found:#?}");
     assert!(found[0].contains("odd") && found[1].contains("late") && found[2].contains("RTM_DELLINK"), "{found:#?}");
+}
+
+/// A thread's calls are its process's, also those that are told before its maker has heard of it.
+#[test]
+fn a_thread_is_known_before_it_is_told_to_be_there() {
+    let lines = [
+        r#"10 execve("/x/smolvm", ["smolvm"], 0x0) = 0"#,
+        r"10 clone3({flags=CLONE_VM|CLONE_THREAD, exit_signal=0} <unfinished ...>",
+        r#"12 write(3</t/trace>, "10 before:home\n", 15) = 15"#,
+        r"10 <... clone3 resumed>) = 12",
+        r#"12 mkdir("/h/within", 0700) = 0"#,
+        r#"12 write(3</t/trace>, "10 after:home\n", 14) = 14"#,
+        r#"12 mkdir("/h/late", 0700) = 0"#,
+    ];
+    let (found, covered) = judge(&whole(&lines.join("\n")), "/h", "/x/smolvm");
+    assert_eq!((found.len(), covered), (1, 1), "{found:#?}");
+    assert!(found[0].contains("late"), "{found:#?}");
 }
 
 /// What came of a call is told where it ends; one whose end is not told is taken for done.
