@@ -9,7 +9,6 @@
 use std::fs::File;
 use std::io::{Error, Result};
 use std::os::fd::AsRawFd;
-use std::time::Duration;
 
 /// Whether nobody has this file, which was opened for reading, open for writing or mapped so.
 ///
@@ -23,22 +22,6 @@ pub fn has_no_writer(file: &File) -> Result<bool> {
     }
     fcntl(file, libc::F_SETLEASE, libc::F_UNLCK).map(|()| true)
 }
-
-/// The same, where whoever has just let go of it may take a moment: a process between its clone and its program has what its maker had open.
-/// To copy a disk costs more than to wait for that.
-pub fn is_let_go(file: &File) -> Result<bool> {
-    for _ in 0..LOOKS {
-        if has_no_writer(file)? {
-            return Ok(true);
-        }
-        std::thread::sleep(PAUSE);
-    }
-    has_no_writer(file)
-}
-
-/// Twenty milliseconds in all: a guest may stand still meanwhile.
-const LOOKS: u32 = 20;
-const PAUSE: Duration = Duration::from_millis(1);
 
 fn fcntl(file: &File, command: i32, argument: i32) -> Result<()> {
     // SAFETY: a descriptor that is open, and numbers: the kernel gets no pointer.
@@ -64,18 +47,6 @@ mod tests {
         assert!(has_no_writer(&reader).unwrap());
         // The lease is given back: whoever wants to write is not held up.
         drop(File::options().write(true).open(&path).unwrap());
-    }
-
-    #[test]
-    fn one_who_lets_go_in_a_moment_is_waited_for_and_one_who_does_not_is_seen() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("f");
-        let writer = File::create(&path).unwrap();
-        let reader = File::open(&path).unwrap();
-        assert!(!is_let_go(&reader).unwrap());
-        let looking = std::thread::spawn(move || is_let_go(&reader).unwrap());
-        drop(writer);
-        assert!(looking.join().unwrap());
     }
 
     /// What a hypervisor would do that wants to keep its hand on the disk of others.

@@ -110,7 +110,7 @@ fn clone(from: &Path, to: &Path) -> Result<bool, FsError> {
 /// False: it has to be copied.
 fn name_again(from: &Path, to: &Path) -> Result<bool, FsError> {
     let source = File::open(from).map_err(FsError::on("open", from))?;
-    if !lease::is_let_go(&source).unwrap_or(false) {
+    if !lease::has_no_writer(&source).unwrap_or(false) {
         return Ok(false);
     }
     match std::fs::hard_link(from, to) {
