@@ -100,6 +100,8 @@ pub enum Garbage {
 #[derive(Debug, Default)]
 pub struct QmpStream {
     partial: Vec<u8>,
+    /// What happened while somebody waited for something else.
+    untaken: Vec<QmpMessage>,
 }
 
 #[derive(Deserialize)]
@@ -121,9 +123,9 @@ struct Refusal {
 }
 
 impl QmpStream {
-    /// Takes what was read and gives the messages that are complete with it.
+    /// Takes what was read and gives the messages that are complete with it, after the events that came before and nobody took.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<Vec<QmpMessage>, Garbage> {
-        let mut messages = Vec::new();
+        let mut messages = std::mem::take(&mut self.untaken);
         let mut rest = bytes;
         while let Some(end) = rest.iter().position(|b| *b == b'\n') {
             let (line, after) = rest.split_at(end);
@@ -270,9 +272,11 @@ impl Qmp {
         self.execute("getfd", Some(json!({ "fdname": name }))).map(drop)
     }
 
-    /// Ends the session here; whoever goes on reads what comes next with the stream.
+    /// Ends the session here; whoever goes on reads what comes next with the stream, and first the events that nobody has taken. (Answers that
+    /// nobody waited for are none of theirs: they count their own commands.)
     pub fn into_stream(self) -> QmpStream {
-        self.stream
+        let events = self.events.into_iter().chain(self.arrived).filter(|message| matches!(message, QmpMessage::Event { .. }));
+        QmpStream { untaken: events.collect(), ..self.stream }
     }
 
     /// The oldest event that nobody took yet; waits up to the client's patience for one.
@@ -396,6 +400,27 @@ mod tests {
         for bad in ["hello\n", "[]\n", "{}\n", "{\"return\": 1, \"id\": -1}\n", "\u{0}\n"] {
             assert_eq!(QmpStream::default().feed(bad.as_bytes()), Err(Garbage::NoMessage), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn whoever_goes_on_hears_what_happened_before() {
+        let (socket, peer) = peer(|mut s| {
+            open(&mut s);
+            assert_eq!(line(&mut s)["execute"], "go");
+            // All in one: what comes behind the answer is read with it.
+            s.write_all(b"{\"event\": \"STOP\"}\n{\"return\": {}, \"id\": 2}\n{\"return\": {}, \"id\": 9}\n{\"event\": \"RESUME\"}\n{\"ev")
+                .unwrap();
+        });
+        let mut qmp = Qmp::open(socket, PATIENCE).unwrap();
+        qmp.execute("go", None).unwrap();
+        peer.join().unwrap();
+        let mut stream = qmp.into_stream();
+        let names = |messages: Vec<QmpMessage>| {
+            let name = |message| if let QmpMessage::Event { name, .. } = message { name } else { panic!("{message:?}") };
+            messages.into_iter().map(name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(stream.feed(b"").unwrap()), ["STOP", "RESUME"]);
+        assert_eq!(names(stream.feed(b"ent\": \"SHUTDOWN\"}\n").unwrap()), ["SHUTDOWN"]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use smolvm_model::name::SandboxId;
 use smolvm_proto::{AgentMessage, Frame, FrameKind, Nonce, decode};
 
 use super::client::{Client, Heard};
-use super::config::MonitorConfig;
+use super::config::{MonitorConfig, MonitorMemory};
 use super::copy::Copying;
 use super::disk::Disk;
 use super::exit::Evidence;
@@ -162,7 +162,7 @@ impl<'a> Loop<'a> {
     /// Serves until the hypervisor has ended, then writes down how.
     pub(super) fn run(mut self) -> Result<(), Error> {
         self.tell_early()?;
-        self.take_back_descriptors();
+        self.begin();
         loop {
             self.flush();
             for source in self.wait()? {
@@ -189,6 +189,17 @@ impl<'a> Loop<'a> {
                 self.kill_at = None;
                 let _ = perform(Effect::EndHypervisors, |_| kill::kill(&self.pidfd));
             }
+        }
+    }
+
+    /// Hears what the hypervisor has told already. A guest that boots runs since that has answered; one that goes on from a memory is told to run.
+    fn begin(&mut self) {
+        match self.config.memory {
+            MonitorMemory::Boot | MonitorMemory::Park { .. } => self.take_back_descriptors(),
+            MonitorMemory::Fork | MonitorMemory::Restore { .. } => {}
+        }
+        for news in self.vmm.told_before() {
+            self.heard_of_vmm(news);
         }
     }
 

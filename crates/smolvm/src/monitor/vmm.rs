@@ -72,8 +72,17 @@ impl Vmm {
             self.open = false;
             return Vec::new();
         }
+        self.take(&chunk[..count])
+    }
+
+    /// What was told before this took the session over, in order.
+    pub(super) fn told_before(&mut self) -> Vec<News> {
+        self.take(&[])
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Vec<News> {
         // A hypervisor that talks nonsense cannot be controlled; its pidfd still tells when it ends.
-        let Ok(messages) = self.stream.feed(&chunk[..count]) else {
+        let Ok(messages) = self.stream.feed(bytes) else {
             self.open = false;
             return Vec::new();
         };

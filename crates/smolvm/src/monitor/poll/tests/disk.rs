@@ -1,5 +1,7 @@
 //! Layers over the disk of a guest that runs.
 
+use smolvm_host::engine::qmp::Qmp;
+
 use super::*;
 
 /// A client that was told where the guest is has asked it to stand still, for a layer that is number 3.
@@ -34,6 +36,35 @@ fn about_to_be_layered(serving: &mut Loop<'_>) -> u64 {
     assert_eq!(orders(serving), ["blockdev-snapshot"]);
     assert_eq!(serving.disk.numbers(), [0]);
     10
+}
+
+/// A hypervisor closes what it is told to only while its guest runs. One that loads a guest has answered before that does.
+#[test]
+fn what_was_handed_over_for_writing_is_taken_back_when_the_guest_runs() {
+    serving(|serving, _| {
+        serving.begin();
+        assert_eq!(orders(serving), ["remove-fd"], "one that boots runs");
+    });
+    let memories = [MonitorMemory::Fork, MonitorMemory::Restore { memory: PathBuf::new(), devices: PathBuf::new() }];
+    for (memory, told_before) in memories.into_iter().flat_map(|memory| [(memory.clone(), true), (memory, false)]) {
+        serving(|serving, _| {
+            serving.config = Box::leak(Box::new(MonitorConfig { memory, ..serving.config.clone() }));
+            let (qmp, mut hypervisor) = UnixStream::pair().unwrap();
+            let event: &[u8] = if told_before { b"{\"event\": \"RESUME\"}\n" } else { b"" };
+            hypervisor.write_all(&[b"{\"return\": {}, \"id\": 1}\n", event].concat()).unwrap();
+            let mut session = Qmp::resume(qmp.try_clone().unwrap(), Duration::from_secs(5));
+            session.execute("cont", None).unwrap();
+            serving.vmm = Vmm::new(qmp, session.into_stream());
+            serving.begin();
+            if !told_before {
+                assert!(orders(serving).is_empty());
+                serving.heard_of_vmm(News::Resumed);
+            }
+            assert_eq!(orders(serving), ["remove-fd"]);
+            serving.heard_of_vmm(News::Resumed);
+            assert!(orders(serving).is_empty(), "once");
+        });
+    }
 }
 
 #[test]
