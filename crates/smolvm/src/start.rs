@@ -20,7 +20,6 @@ mod wait;
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::net::Ipv4Addr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
@@ -35,16 +34,14 @@ use smolvm_model::engine::AcceleratorRequest;
 use smolvm_model::error_code::ErrorCode;
 use smolvm_model::ledger::{Entry, Kind, Status};
 use smolvm_model::name::SandboxId;
-use smolvm_model::signal::Signal;
 use smolvm_model::spec::NetworkMode;
 use smolvm_model::state::{Admission, Event, Request, State, next};
 use smolvm_model::teardown::Reason;
-use smolvm_proto::InitConfig;
 
 use crate::create::{Made, make_run_dir};
 use crate::error::{Error, io_code};
 use crate::installation::{LOCK_WAIT, Smolvm};
-use crate::monitor::{MonitorConfig, MonitorMemory, MonitorNetwork, Report};
+use crate::monitor::{MonitorMemory, Report};
 use crate::network;
 use crate::observe::Looker;
 use crate::view::SandboxView;
@@ -224,39 +221,6 @@ impl Smolvm {
         }
     }
 
-    /// All that a monitor is told before anything is made for it.
-    fn monitor_config(
-        &self,
-        store: &mut Store,
-        record: &SandboxRecord,
-        entries: &[Entry],
-        plan: &StartPlan,
-    ) -> Result<MonitorConfig, Error> {
-        let id = &record.id;
-        Ok(MonitorConfig {
-            settings: self.settings.clone(),
-            id: id.to_string(),
-            generation: record.generation,
-            token: plan.token.to_string(),
-            cpus: plan.cpus,
-            memory_mib: plan.memory_mib,
-            memory: plan.memory.clone(),
-            accelerator: plan.run.accelerator.clone(),
-            kernel: plan.kernel.clone(),
-            initramfs: plan.initramfs.clone(),
-            image: plan.image.clone(),
-            disk_bytes: plan.disk_bytes,
-            machine_id: machine_id(self, id),
-            uid: entries.iter().find(|e| e.kind == Kind::Uid).and_then(|e| e.key.parse().ok()),
-            network: match plan.network {
-                NetworkMode::None => None,
-                NetworkMode::User => Some(user_network(self, id)),
-                NetworkMode::Tap => Some(network::promised(self, store, id, entries)?),
-            },
-            init: record.spec.init.map(|init| InitConfig { stop_signal: init.stop_signal.map(Signal::number) }),
-        })
-    }
-
     /// Makes what a monitor waits for. `from` is the disk of the template that it is forked from.
     fn make_parts(
         &self,
@@ -396,15 +360,4 @@ enum Came {
     Up,
     /// The monitor says that the template, or the guest that was forked from it, is of no use: booting may be.
     NotForked(Error),
-}
-
-/// One id per sandbox, the same at every start of it, and no secret.
-fn machine_id(vm: &Smolvm, id: &SandboxId) -> String {
-    smolvm_host::install::machine_id_for(&vm.mark(id))
-}
-
-/// In user mode each guest has a network of its own, so all have the same addresses in it (QEMU's customary ones).
-fn user_network(vm: &Smolvm, id: &SandboxId) -> MonitorNetwork {
-    let mac = smolvm_host::install::mac_for(&vm.mark(id)).to_string();
-    MonitorNetwork::User { mac, address: Ipv4Addr::new(10, 0, 2, 15), gateway: Ipv4Addr::new(10, 0, 2, 2) }
 }

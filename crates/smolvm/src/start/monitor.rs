@@ -1,6 +1,7 @@
 //! Starts the monitor, tells it what it is to run, and hands over what was made for that.
 
 use std::io::ErrorKind;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -8,16 +9,55 @@ use std::process::{Child, Stdio};
 
 use serde::Serialize;
 use smolvm_host::image::template::Opened;
+use smolvm_host::store::{SandboxRecord, Store};
 use smolvm_model::error_code::ErrorCode;
+use smolvm_model::ledger::{Entry, Kind};
 use smolvm_model::name::SandboxId;
+use smolvm_model::signal::Signal;
+use smolvm_model::spec::NetworkMode;
+use smolvm_proto::InitConfig;
 
-use super::Steps;
+use super::{StartPlan, Steps};
 use crate::error::{Error, io_code};
 use crate::installation::Smolvm;
-use crate::monitor::{MonitorConfig, handover};
+use crate::monitor::{MonitorConfig, MonitorNetwork, handover};
+use crate::network;
 use crate::paths::MONITOR_LOG;
 
 impl Smolvm {
+    /// All that a monitor is told before anything is made for it.
+    pub(super) fn monitor_config(
+        &self,
+        store: &mut Store,
+        record: &SandboxRecord,
+        entries: &[Entry],
+        plan: &StartPlan,
+    ) -> Result<MonitorConfig, Error> {
+        let id = &record.id;
+        Ok(MonitorConfig {
+            settings: self.settings.clone(),
+            id: id.to_string(),
+            generation: record.generation,
+            token: plan.token.to_string(),
+            cpus: plan.cpus,
+            memory_mib: plan.memory_mib,
+            memory: plan.memory.clone(),
+            accelerator: plan.run.accelerator.clone(),
+            kernel: plan.kernel.clone(),
+            initramfs: plan.initramfs.clone(),
+            image: plan.image.clone(),
+            disk_bytes: plan.disk_bytes,
+            machine_id: machine_id(self, id),
+            uid: entries.iter().find(|e| e.kind == Kind::Uid).and_then(|e| e.key.parse().ok()),
+            network: match plan.network {
+                NetworkMode::None => None,
+                NetworkMode::User => Some(user_network(self, id)),
+                NetworkMode::Tap => Some(network::promised(self, store, id, entries)?),
+            },
+            init: record.spec.init.map(|init| InitConfig { stop_signal: init.stop_signal.map(Signal::number) }),
+        })
+    }
+
     /// Starts the monitor in a process group of its own, out of reach of a terminal's Ctrl-C, its standard output a socket to this process, and
     /// tells it what it is to run.
     pub(super) fn spawn_monitor(&self, id: &SandboxId, config: &MonitorConfig) -> Result<MonitorProcess, Error> {
@@ -65,4 +105,15 @@ fn deliver(told: std::io::Result<()>) -> Result<(), Error> {
 
 fn no_monitor(e: std::io::Error) -> Error {
     Error::new(io_code(&e), "the monitor cannot be started").because(e)
+}
+
+/// One id per sandbox, the same at every start of it, and no secret.
+fn machine_id(vm: &Smolvm, id: &SandboxId) -> String {
+    smolvm_host::install::machine_id_for(&vm.mark(id))
+}
+
+/// In user mode each guest has a network of its own, so all have the same addresses in it (QEMU's customary ones).
+fn user_network(vm: &Smolvm, id: &SandboxId) -> MonitorNetwork {
+    let mac = smolvm_host::install::mac_for(&vm.mark(id)).to_string();
+    MonitorNetwork::User { mac, address: Ipv4Addr::new(10, 0, 2, 15), gateway: Ipv4Addr::new(10, 0, 2, 2) }
 }
